@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Gets what Larder's build, demo and tests need, on Debian 12. Safe to run again: what is there is left alone.
+#
+#   setup.sh           system packages, Python environment (.venv), Kafka's jars
+#   setup.sh --lint    also cargo-deny, which `make lint` runs
+#
+# All that can be shared between checkouts goes to LARDER_CACHE (default ~/.cache/larder).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CACHE="${LARDER_CACHE:-$HOME/.cache/larder}"
+CARGO_DENY=0.20.2
+mkdir -p "$CACHE"
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# --- system packages ---------------------------------------------------------------------------------------------
+missing=()
+need() { # need PACKAGE COMMAND...: the Debian package, and a command that fails when it is not there
+    local package="$1"
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+need gcc command -v gcc
+need g++ command -v g++
+need make command -v make
+need cmake command -v cmake
+need perl command -v perl
+need pkg-config command -v pkg-config
+need libssl-dev test -e /usr/include/openssl/ssl.h
+need zlib1g-dev test -e /usr/include/zlib.h
+need python3-venv python3 -c 'import ensurepip, venv'
+need default-jre-headless command -v java
+need maven command -v mvn
+
+if ((${#missing[@]})); then
+    command -v apt-get >/dev/null || die "please install: ${missing[*]} (names of Debian packages; this is no Debian)"
+    as_root=()
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || die "please run as root: apt-get install ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "apt-get install ${missing[*]}"
+    "${as_root[@]}" apt-get update -q
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+
+command -v cargo >/dev/null || die "cargo is not installed: see https://rustup.rs, then run this again"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "python3 must be 3.11 or newer, it is $(python3 -V)"
+
+# --- Python environment ------------------------------------------------------------------------------------------
+key=$({ cat scripts/requirements.txt scripts/constraints.txt; python3 -V; command -v python3; } | sha256sum | cut -c1-12)
+venv="$CACHE/venv-$key"
+if [[ ! -e "$venv/.complete" ]]; then
+    say "Python packages into $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install -q --disable-pip-version-check -r scripts/requirements.txt -c scripts/constraints.txt
+    touch "$venv/.complete"
+fi
+ln -sfn "$venv" .venv
+
+# --- Kafka -------------------------------------------------------------------------------------------------------
+# The folder's name is computed in the same way in integration-tests/larder_env/paths.py.
+pom=integration-tests/kafka/pom.xml
+jars="$CACHE/kafka-$(sha256sum "$pom" | cut -c1-12)"
+if [[ ! -e "$jars/.complete" ]]; then
+    say "Kafka's jars into $jars"
+    mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"
+    touch "$jars/.complete"
+fi
+
+# --- lint tools --------------------------------------------------------------------------------------------------
+if [[ "${1:-}" == --lint ]]; then
+    tools="$CACHE/cargo-deny-$CARGO_DENY"
+    if [[ ! -x "$tools/bin/cargo-deny" ]]; then
+        say "compiling cargo-deny $CARGO_DENY into $tools (some three minutes on two cores, once)"
+        # not the caller's target directory: what is built here is of no use there
+        CARGO_TARGET_DIR="$CACHE/cargo-deny-build" RUSTFLAGS='' \
+            cargo install -q --locked --no-default-features --root "$tools" "cargo-deny@$CARGO_DENY"
+        rm -rf "$CACHE/cargo-deny-build"
+    fi
+    ln -sfn "$tools" "$CACHE/cargo-deny"
+fi
+say "ready"

@@ -1,0 +1,264 @@
+//! What Larder asks of the outside, in words of the model: the online store, the registry store, the
+//! offline log, the transformer, the clock. Knows none of the things that answer.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::entity_key::EntityKey;
+use crate::error::Result;
+use crate::registry::View;
+use crate::row::{Row, Version};
+use crate::time::Timestamp;
+use crate::value::Value;
+
+/// A boxed future, so that ports are usable as trait objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the time is.
+pub trait Clock: Send + Sync {
+    /// Now, UTC.
+    fn now(&self) -> Timestamp;
+}
+
+/// One view's rows in the online store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Table {
+    /// The project's name.
+    pub project: String,
+    /// The view's name (with `_v2` behind it for version 2 of a versioned view).
+    pub view: String,
+}
+
+/// The keys to read from one table.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// Where to read.
+    pub table: Arc<Table>,
+    /// What to read; the answer has one entry for each, in this order.
+    pub keys: Vec<EntityKey>,
+}
+
+/// A row to merge into a table: applied column by column unless the stored column is newer
+/// ([`crate::row::merge`]).
+#[derive(Clone, Debug)]
+pub struct RowWrite {
+    /// Where to write.
+    pub table: Arc<Table>,
+    /// Whose row.
+    pub key: EntityKey,
+    /// The columns written, with their times.
+    pub row: Row,
+}
+
+/// An entity's window state to set (opaque bytes, made by `window`); `None` removes it.
+#[derive(Clone, Debug)]
+pub struct StateWrite {
+    /// The windowed view's table.
+    pub table: Arc<Table>,
+    /// Whose state.
+    pub key: EntityKey,
+    /// The encoded state.
+    pub state: Option<Bytes>,
+}
+
+/// How far a consumer group has read a partition: the next offset to consume.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The consumer group.
+    pub group: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the next message that is not yet applied.
+    pub offset: i64,
+    /// The greatest event time seen in the partition, µs (its watermark before the delay).
+    pub max_event: Timestamp,
+}
+
+/// Writes that become visible and durable together, or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    /// Rows to merge, in the order of arrival.
+    pub rows: Vec<RowWrite>,
+    /// Window states to replace.
+    pub states: Vec<StateWrite>,
+    /// Consumer positions to set.
+    pub positions: Vec<Position>,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Rows of which at least one column was applied.
+    pub applied: usize,
+    /// Rows that were older than what is stored, in every column.
+    pub stale: usize,
+}
+
+/// Where features are read from at serving time. Contract suite: `online::contract`.
+///
+/// Every error is `Unavailable` (try again) or `Internal` (a row that fails its checksum).
+pub trait OnlineStore: Send + Sync {
+    /// Reads rows: one inner vector per [`Read`], one entry per key, in order.
+    fn read<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Row>>>>>;
+
+    /// Reads window states, in the same shape.
+    fn read_states<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>>;
+
+    /// Applies a batch atomically. Returns once it is as durable as the store is configured to be.
+    fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<Written>>;
+
+    /// All positions of a consumer group.
+    fn positions<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Position>>>;
+
+    /// Removes all rows and states of a table. Gives how many.
+    fn clear<'a>(&'a self, table: &'a Table) -> BoxFuture<'a, Result<u64>>;
+
+    /// Makes everything durable and lets go of the files. Nothing may be called after it.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// The kinds of registered objects, as they stand in `feast.core.Registry`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectKind {
+    /// `feast.core.Project`; its project is its own name.
+    Project,
+    /// `feast.core.Entity`.
+    Entity,
+    /// `feast.core.DataSource`.
+    DataSource,
+    /// `feast.core.FeatureView`.
+    FeatureView,
+    /// `feast.core.StreamFeatureView`.
+    StreamFeatureView,
+    /// `feast.core.OnDemandFeatureView`.
+    OnDemandFeatureView,
+    /// `feast.core.LabelView`.
+    LabelView,
+    /// `feast.core.FeatureService`.
+    FeatureService,
+    /// `feast.core.SavedDataset`.
+    SavedDataset,
+    /// `feast.core.ValidationReference`.
+    ValidationReference,
+    /// `feast.core.Permission`.
+    Permission,
+    /// `feast.core.Infra`; one per project, without a name.
+    Infra,
+}
+
+/// A registered object: its bytes are kept as they came, unknown fields included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// What it is.
+    pub kind: ObjectKind,
+    /// The project it belongs to.
+    pub project: String,
+    /// Its name, unique in its project and kind.
+    pub name: String,
+    /// The serialized message.
+    pub bytes: Bytes,
+}
+
+/// A change to the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Sets an object.
+    Put(Object),
+    /// Removes an object, if it is there.
+    Delete {
+        /// What it is.
+        kind: ObjectKind,
+        /// The project it belongs to.
+        project: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Where the registry is kept.
+pub trait RegistryStore: Send + Sync {
+    /// Everything that is registered.
+    fn load(&self) -> BoxFuture<'_, Result<Vec<Object>>>;
+
+    /// Applies changes atomically; durable on return. `Unsupported` where the store is read-only.
+    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<()>>;
+
+    /// A number that differs when the content may have changed behind our back (a file's time and
+    /// size); constant for a store that only we write.
+    fn stamp(&self) -> BoxFuture<'_, Result<u64>>;
+}
+
+/// A named column of values, all of one length with its siblings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedColumn {
+    /// The column's name in the source.
+    pub name: String,
+    /// One value per row.
+    pub values: Vec<Value>,
+}
+
+/// Rows for the online store, batch by batch.
+pub trait RowBatches: Send {
+    /// The next batch; `None` at the end. Dropping the iterator stops the work.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<(EntityKey, Row)>>>>;
+}
+
+/// One raw event of a windowed view's batch source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawEvent {
+    /// Whose event.
+    pub key: EntityKey,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The aggregated columns' values, in the order asked for.
+    pub values: Vec<Value>,
+}
+
+/// Raw events, batch by batch, in the source's order.
+pub trait EventBatches: Send {
+    /// The next batch; `None` at the end.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<RawEvent>>>>;
+}
+
+/// The history behind the views.
+pub trait OfflineLog: Send + Sync {
+    /// Appends rows to a view's batch source (columns by their names in the source, timestamps as
+    /// UNIX_TIMESTAMP or RFC 3339 text). All or nothing. Gives the number of rows.
+    fn append<'a>(&'a self, view: &'a View, rows: AppendRows) -> BoxFuture<'a, Result<u64>>;
+
+    /// The latest row per entity key in `[start, end)` by (event, created) timestamp.
+    fn latest<'a>(
+        &'a self,
+        view: &'a View,
+        range: Range<Timestamp>,
+    ) -> BoxFuture<'a, Result<Box<dyn RowBatches>>>;
+
+    /// The raw events of a windowed view's batch source with a time before `end`, with these columns.
+    fn events<'a>(
+        &'a self,
+        view: &'a View,
+        columns: &'a [String],
+        end: Timestamp,
+    ) -> BoxFuture<'a, Result<Box<dyn EventBatches>>>;
+}
+
+/// Rows for [`OfflineLog::append`]: join keys and features by name, with a version per row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AppendRows {
+    /// Join keys and features; each as long as `versions`.
+    pub columns: Vec<NamedColumn>,
+    /// Each row's event and created time.
+    pub versions: Vec<Version>,
+}
+
+/// Runs on-demand transformations outside this process (`feast.serving.TransformationService`).
+pub trait Transformer: Send + Sync {
+    /// Transforms Arrow IPC file bytes with the named view's function.
+    fn transform<'a>(&'a self, project: &'a str, view: &'a str, arrow: Bytes) -> BoxFuture<'a, Result<Bytes>>;
+}

@@ -1,0 +1,389 @@
+//! A view with what serving needs worked out once: join keys with types, features, ttl, sources,
+//! aggregations. Knows nothing of where it is stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::feast::core;
+
+use super::Project;
+use crate::entity_key::{DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME};
+use crate::error::{Error, Kind, Result};
+use crate::feature_ref::FeatureRef;
+use crate::ports::Table;
+use crate::time::duration_us;
+use crate::value::ValueType;
+
+/// Which kind of view it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewKind {
+    /// `FeatureView` (batch, with or without a push or Kafka source).
+    Feature,
+    /// `StreamFeatureView`.
+    Stream,
+    /// `LabelView`.
+    Label,
+    /// `OnDemandFeatureView`.
+    OnDemand,
+}
+
+/// A feature's name and type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The name, unique in its view.
+    pub name: String,
+    /// The registered type.
+    pub value_type: ValueType,
+}
+
+/// One part of a view's entity key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinKey {
+    /// The column's name.
+    pub name: String,
+    /// The entity it belongs to.
+    pub entity: String,
+    /// The registered type; `Invalid` where nothing says it.
+    pub value_type: ValueType,
+}
+
+/// An aggregation as it is registered (WINDOWS.md).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregation {
+    /// The feature that it makes.
+    pub feature: String,
+    /// The stream's column; empty for `count` of events.
+    pub column: String,
+    /// The function with its parameters in parentheses.
+    pub function: String,
+    /// The window's length in µs; 0 is a lifetime window.
+    pub window_us: i64,
+    /// The slide interval in µs; 0 or the window itself is "not given".
+    pub slide_us: i64,
+}
+
+/// A view of any kind.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The project.
+    pub project: String,
+    /// The name.
+    pub name: String,
+    /// Which kind.
+    pub kind: ViewKind,
+    /// The entity key's parts, in the order of the view's entities.
+    pub join_keys: Vec<JoinKey>,
+    /// The features, without the join keys.
+    pub features: Vec<Field>,
+    /// How old a row may be, µs; 0 is for ever.
+    pub ttl_us: i64,
+    /// Whether it is served online.
+    pub online: bool,
+    /// Whether the user switched it off.
+    pub disabled: bool,
+    /// Where its history is; for a push or Kafka source without one of the view's own, that source's.
+    pub batch_source: Option<Arc<core::DataSource>>,
+    /// The push or Kafka source.
+    pub stream_source: Option<Arc<core::DataSource>>,
+    /// The aggregations of a windowed stream view; empty for every other.
+    pub aggregations: Vec<Aggregation>,
+    /// The tiles' length in µs where `enable_tiling` is set; else 0.
+    pub tiling_hop_us: i64,
+    /// The event time column of a stream view; empty means the source's.
+    pub timestamp_field: String,
+    /// The transformation mode of a stream view (`python`, `sql`, …).
+    pub mode: String,
+    /// The version number that the registry counts.
+    pub version: i32,
+    /// The names of an on-demand view's request data.
+    pub request_data: Vec<Field>,
+    /// Where its rows are in the online store.
+    pub table: Arc<Table>,
+    /// The materialization intervals so far, µs, oldest first.
+    pub materialized: Vec<(i64, i64)>,
+}
+
+impl View {
+    /// From a `FeatureView`.
+    pub fn of_feature_view(
+        project: &str,
+        view: core::FeatureView,
+        entities: &BTreeMap<String, Arc<core::Entity>>,
+    ) -> Self {
+        let spec = view.spec.unwrap_or_default();
+        let mut out = Self::empty(project, &spec.name, ViewKind::Feature);
+        out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
+        out.ttl_us = duration_us(spec.ttl.as_ref());
+        out.online = spec.online;
+        out.disabled = spec.disabled;
+        out.sources(spec.batch_source, spec.stream_source);
+        out.mode = spec.mode;
+        out.meta(view.meta);
+        out
+    }
+
+    /// From a `StreamFeatureView`.
+    pub fn of_stream(
+        project: &str,
+        view: core::StreamFeatureView,
+        entities: &BTreeMap<String, Arc<core::Entity>>,
+    ) -> Self {
+        let spec = view.spec.unwrap_or_default();
+        let mut out = Self::empty(project, &spec.name, ViewKind::Stream);
+        out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
+        out.ttl_us = duration_us(spec.ttl.as_ref());
+        out.online = spec.online;
+        out.disabled = spec.disabled;
+        out.sources(spec.batch_source, spec.stream_source);
+        out.timestamp_field = spec.timestamp_field;
+        out.mode = spec.mode;
+        out.tiling_hop_us = if spec.enable_tiling { duration_us(spec.tiling_hop_size.as_ref()) } else { 0 };
+        out.aggregations = spec
+            .aggregations
+            .iter()
+            .map(|a| {
+                let window_us = duration_us(a.time_window.as_ref());
+                Aggregation {
+                    feature: aggregated_name(a, window_us, &out.features),
+                    column: a.column.clone(),
+                    function: a.function.clone(),
+                    window_us,
+                    slide_us: duration_us(a.slide_interval.as_ref()),
+                }
+            })
+            .collect();
+        out.meta(view.meta);
+        out
+    }
+
+    /// From a `LabelView`.
+    pub fn of_label(
+        project: &str,
+        view: core::LabelView,
+        entities: &BTreeMap<String, Arc<core::Entity>>,
+    ) -> Self {
+        let spec = view.spec.unwrap_or_default();
+        let mut out = Self::empty(project, &spec.name, ViewKind::Label);
+        out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
+        out.ttl_us = duration_us(spec.ttl.as_ref());
+        out.online = spec.online;
+        out.sources(None, spec.source);
+        out
+    }
+
+    /// From an `OnDemandFeatureView`.
+    pub fn of_on_demand(
+        project: &str,
+        view: &core::OnDemandFeatureView,
+        entities: &BTreeMap<String, Arc<core::Entity>>,
+    ) -> Self {
+        let spec = view.spec.clone().unwrap_or_default();
+        let mut out = Self::empty(project, &spec.name, ViewKind::OnDemand);
+        out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
+        for source in spec.sources.values() {
+            use core::on_demand_source::Source;
+            if let Some(Source::RequestDataSource(request)) = &source.source
+                && let Some(core::data_source::Options::RequestDataOptions(options)) = &request.options
+            {
+                out.request_data.extend(options.schema.iter().map(field));
+            }
+        }
+        out
+    }
+
+    fn empty(project: &str, name: &str, kind: ViewKind) -> Self {
+        Self {
+            project: project.to_owned(),
+            name: name.to_owned(),
+            kind,
+            join_keys: Vec::new(),
+            features: Vec::new(),
+            ttl_us: 0,
+            online: true,
+            disabled: false,
+            batch_source: None,
+            stream_source: None,
+            aggregations: Vec::new(),
+            tiling_hop_us: 0,
+            timestamp_field: String::new(),
+            mode: String::new(),
+            version: 0,
+            request_data: Vec::new(),
+            table: Arc::new(Table { project: project.to_owned(), view: name.to_owned() }),
+            materialized: Vec::new(),
+        }
+    }
+
+    /// The entity key from the view's entities; a column that is a join key is no feature.
+    fn keys_and_features(
+        &mut self,
+        names: &[String],
+        columns: &[core::FeatureSpecV2],
+        features: &[core::FeatureSpecV2],
+        entities: &BTreeMap<String, Arc<core::Entity>>,
+    ) {
+        for name in names {
+            let entity = entities.get(name).and_then(|e| e.spec.as_ref());
+            let join_key = match entity.map(|e| e.join_key.as_str()) {
+                Some(key) if !key.is_empty() => key.to_owned(),
+                _ if name == DUMMY_ENTITY_NAME => DUMMY_ENTITY_ID.to_owned(),
+                _ => name.clone(),
+            };
+            let column = columns.iter().chain(features).find(|c| c.name == join_key).map(|c| c.value_type());
+            let registered = entity.map(core::EntitySpecV2::value_type).filter(|t| *t != ValueType::Invalid);
+            let value_type = match join_key.as_str() {
+                DUMMY_ENTITY_ID => ValueType::String,
+                _ => column.filter(|t| *t != ValueType::Invalid).or(registered).unwrap_or(ValueType::Invalid),
+            };
+            self.join_keys.push(JoinKey { name: join_key, entity: name.clone(), value_type });
+        }
+        let is_key = |name: &str| self.join_keys.iter().any(|k| k.name == name);
+        self.features = features.iter().filter(|f| !is_key(&f.name)).map(field).collect();
+    }
+
+    fn sources(&mut self, batch: Option<core::DataSource>, stream: Option<core::DataSource>) {
+        let nested = stream.as_ref().and_then(|s| s.batch_source.as_deref().cloned());
+        self.batch_source = batch.or(nested).map(Arc::new);
+        self.stream_source = stream.map(Arc::new);
+    }
+
+    fn meta(&mut self, meta: Option<core::FeatureViewMeta>) {
+        let meta = meta.unwrap_or_default();
+        self.version = meta.current_version_number;
+        let micros = |t: &Option<prost_types::Timestamp>| {
+            t.as_ref().map_or(0, |t| crate::time::Timestamp::from_proto(t).micros())
+        };
+        self.materialized = meta
+            .materialization_intervals
+            .iter()
+            .map(|i| (micros(&i.start_time), micros(&i.end_time)))
+            .collect();
+    }
+
+    /// Whether its features are windows over a stream.
+    pub fn is_windowed(&self) -> bool {
+        !self.aggregations.is_empty()
+    }
+
+    /// Whether it has no entities.
+    pub fn is_entityless(&self) -> bool {
+        self.join_keys.iter().all(|k| k.name == DUMMY_ENTITY_ID)
+    }
+
+    /// A feature by name.
+    pub fn feature(&self, name: &str) -> Option<&Field> {
+        self.features.iter().find(|f| f.name == name)
+    }
+
+    /// The event time column of its rows: the view's own, else the batch source's, else the
+    /// stream source's; `event_timestamp` where none says.
+    pub fn event_time_column(&self) -> &str {
+        [
+            self.timestamp_field.as_str(),
+            self.batch_source.as_ref().map_or("", |s| s.timestamp_field.as_str()),
+            self.stream_source.as_ref().map_or("", |s| s.timestamp_field.as_str()),
+        ]
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .unwrap_or("event_timestamp")
+    }
+
+    /// The created time column, where a source names one.
+    pub fn created_time_column(&self) -> Option<&str> {
+        [&self.batch_source, &self.stream_source]
+            .into_iter()
+            .flatten()
+            .map(|s| s.created_timestamp_column.as_str())
+            .find(|name| !name.is_empty())
+    }
+}
+
+fn field(spec: &core::FeatureSpecV2) -> Field {
+    Field { name: spec.name.clone(), value_type: spec.value_type() }
+}
+
+/// `name` if set, else Feast's `resolved_name`: `{function}_{column}`, or that with `_{seconds}s`
+/// behind it where the schema has it so (`feast/aggregation/__init__.py`).
+fn aggregated_name(a: &core::Aggregation, window_us: i64, features: &[Field]) -> String {
+    if !a.name.is_empty() {
+        return a.name.clone();
+    }
+    let short = format!("{}_{}", a.function, a.column);
+    let long = format!("{short}_{}s", window_us / 1_000_000);
+    if features.iter().any(|f| f.name == long) { long } else { short }
+}
+
+/// A view as one request sees it.
+#[derive(Clone, Debug)]
+pub struct Projection {
+    /// The view.
+    pub view: Arc<View>,
+    /// The name before `__` in full feature names: the alias if there is one.
+    pub name: String,
+    /// The features asked for, in order.
+    pub features: Vec<Field>,
+    /// Join key → the request's column that carries it, where they differ.
+    pub join_key_map: BTreeMap<String, String>,
+}
+
+impl Projection {
+    pub(super) fn of_service(
+        project: &Project,
+        project_name: &str,
+        projection: &core::FeatureViewProjection,
+    ) -> Result<Self> {
+        let view = project.view(&projection.feature_view_name, project_name)?;
+        let name = match projection.feature_view_name_alias.as_str() {
+            "" => view.name.clone(),
+            alias => alias.to_owned(),
+        };
+        let features = projection
+            .feature_columns
+            .iter()
+            .filter(|c| !view.join_keys.iter().any(|k| k.name == c.name))
+            .map(|c| feature_of(view, &c.name))
+            .collect::<Result<_>>()?;
+        Ok(Self { view: view.clone(), name, features, join_key_map: projection.join_key_map.clone() })
+    }
+
+    pub(super) fn of_refs(project: &Project, project_name: &str, refs: &[String]) -> Result<Vec<Self>> {
+        let mut out: Vec<Self> = Vec::new();
+        for text in refs {
+            let reference = FeatureRef::parse(text)?;
+            let view = project.view(&reference.view, project_name)?;
+            if let Some(version) = reference.version
+                && i64::from(version) != i64::from(view.version)
+            {
+                return Err(Error::of_class(
+                    Kind::NotFound,
+                    "FeatureViewVersionNotFound",
+                    format!(
+                        "Version v{version} of feature view {} does not exist in project {project_name}",
+                        reference.view
+                    ),
+                ));
+            }
+            let feature = feature_of(view, &reference.feature)?;
+            match out.iter_mut().find(|p| p.view.name == view.name) {
+                Some(projection) => projection.features.push(feature),
+                None => out.push(Self {
+                    view: view.clone(),
+                    name: view.name.clone(),
+                    features: vec![feature],
+                    join_key_map: BTreeMap::new(),
+                }),
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn feature_of(view: &View, name: &str) -> Result<Field> {
+    view.feature(name).cloned().ok_or_else(|| {
+        Error::of_class(
+            Kind::NotFound,
+            "FeatureViewNotFoundException",
+            format!("Feature {name} does not exist in feature view {} of project {}", view.name, view.project),
+        )
+    })
+}

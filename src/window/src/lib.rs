@@ -1,0 +1,47 @@
+//! Time windows: tiles, aggregation functions, the state of one entity and its one definition of
+//! time, for online and offline alike. Knows no async runtime, Arrow, I/O, environment or clock:
+//! time comes in as microseconds of event time.
+//!
+//! # Definition
+//! For one entity and a query time `t`, a window `W` and a hop `h`, all in microseconds:
+//!
+//! ```text
+//! value(t) = f over the events e with  start <= e.ts <= t,   start = floor((t - W) / h) * h
+//! ```
+//!
+//! The leading edge is exact, the trailing edge moves in hops. `W = 0` is a lifetime window. An
+//! entity is *known* at `t` if an event lies between the earliest start of all its windows at `t`
+//! (see [`Spec::window_start`]) and `t`.
+//!
+//! # Rules that the table of functions leaves open
+//! - Nulls are skipped; `count` without a column counts events. A known entity whose window holds
+//!   no value has count 0 and null for everything else.
+//! - A sum of integers is exact in 128 bits. A result beyond 64 bits is clamped to the nearest
+//!   64-bit integer and [`Answer::saturated`] is set, whatever order the events came in, so that
+//!   one absurd event cannot make an entity unreadable; it never wraps and never turns null.
+//! - A sum of floats is compensated to about 106 bits, so that arrival order does not show. A sum
+//!   beyond the range of a double is infinite, as in IEEE 754.
+//! - NaN is a value, not a null: it makes `sum`, `mean`, `var` and `stddev` NaN, and for `min` and
+//!   `max` it is greater than every number (as in PostgreSQL, DuckDB and Arrow's total order):
+//!   `max` is NaN as soon as one value is, `min` only if all are. `-0.0` is less than `0.0` there.
+//! - `var` and `stddev` are those of a sample: null for fewer than two values.
+//! - `first` and `last` go by timestamp; among equal timestamps by arrival.
+
+mod codec;
+mod compensated;
+mod error;
+mod function;
+mod hop;
+pub mod oracle;
+mod partial;
+mod scalar;
+mod spec;
+mod state;
+mod sweep;
+
+pub use error::{Error, Kind};
+pub use function::Function;
+pub use scalar::{ColumnType, Scalar};
+pub use spec::{AggregationDef, Feature, Spec, Tiling};
+pub use state::{Answer, Event, Outcome, State};
+pub use sweep::sweep;

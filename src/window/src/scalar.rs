@@ -1,0 +1,105 @@
+//! The values that events carry and features take, and their types. Knows no wire and no store:
+//! callers convert at their edge.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+/// One value. Cloning is cheap.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// No value.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// A signed integer of any width, or a timestamp in microseconds since the epoch.
+    Int(i64),
+    /// A floating value of any width.
+    Float(f64),
+    /// Text.
+    Text(Arc<str>),
+    /// Bytes.
+    Bytes(Arc<[u8]>),
+}
+
+impl Scalar {
+    /// Whether there is no value.
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+
+    /// The type's name, for messages.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "Null",
+            Self::Bool(_) => "Bool",
+            Self::Int(_) => "Int",
+            Self::Float(_) => "Float",
+            Self::Text(_) => "Text",
+            Self::Bytes(_) => "Bytes",
+        }
+    }
+
+    /// The order of `min` and `max`: NaN (of either sign) is greater than every number, -0.0 less
+    /// than 0.0. Values of different types, which a checked column never mixes, compare equal.
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
+            (Self::Int(a), Self::Int(b)) => a.cmp(b),
+            (Self::Float(a), Self::Float(b)) => match (a.is_nan(), b.is_nan()) {
+                (false, false) => a.total_cmp(b),
+                (a, b) => a.cmp(&b),
+            },
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            (Self::Bytes(a), Self::Bytes(b)) => a.cmp(b),
+            _ => Ordering::Equal,
+        }
+    }
+}
+
+/// The type of a column of the stream, or of a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColumnType {
+    /// Booleans: [`Scalar::Bool`].
+    Bool,
+    /// Integers of any width: [`Scalar::Int`].
+    Int,
+    /// Floating values of any width: [`Scalar::Float`]; integers are taken as floats.
+    Float,
+    /// Timestamps: [`Scalar::Int`], microseconds since the epoch.
+    Timestamp,
+    /// Text: [`Scalar::Text`].
+    Text,
+    /// Bytes: [`Scalar::Bytes`].
+    Bytes,
+    /// Lists, maps, structs: they can be counted. Any value that is not null stands for one.
+    Other,
+}
+
+impl ColumnType {
+    /// Whether a column of this type may hold the value.
+    pub(crate) fn admits(self, value: &Scalar) -> bool {
+        match value {
+            Scalar::Null => true,
+            Scalar::Bool(_) => matches!(self, Self::Bool | Self::Other),
+            Scalar::Int(_) => matches!(self, Self::Int | Self::Timestamp | Self::Float | Self::Other),
+            Scalar::Float(_) => matches!(self, Self::Float | Self::Other),
+            Scalar::Text(_) => matches!(self, Self::Text | Self::Other),
+            Scalar::Bytes(_) => matches!(self, Self::Bytes | Self::Other),
+        }
+    }
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bool => "Bool",
+            Self::Int => "Int",
+            Self::Float => "Float",
+            Self::Timestamp => "Timestamp",
+            Self::Text => "Text",
+            Self::Bytes => "Bytes",
+            Self::Other => "Other",
+        })
+    }
+}
