@@ -3,8 +3,9 @@
 File paths are relative and stored in the registry as written: the server resolves them against the directory
 it was started with (`larder serve -c DIR`), which is this one or a copy of it. `prepare.py` writes the files.
 
-Two environment variables matter when the repo is applied: `KAFKA_BOOTSTRAP_SERVERS` (default localhost:9092), and
-`DEPARTURES_STREAM=push` to receive the raw departures through the push API where there is no broker.
+Environment variables that matter when the repo is applied: `KAFKA_BOOTSTRAP_SERVERS` (default localhost:9092),
+`DEPARTURES_TOPIC` (default departures), and `DEPARTURES_STREAM=push` to receive the same raw departures through the
+push API where there is no broker.
 """
 
 import os
@@ -49,7 +50,7 @@ else:
     departures_stream = KafkaSource(
         name="departures",
         kafka_bootstrap_servers=BOOTSTRAP_SERVERS,
-        topic="departures",
+        topic=os.environ.get("DEPARTURES_TOPIC", "departures"),
         timestamp_field="event_timestamp",
         created_timestamp_column="created",
         watermark_delay_threshold=timedelta(minutes=5),

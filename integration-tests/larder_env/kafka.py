@@ -54,7 +54,9 @@ class Kafka:
 
         def led() -> bool:
             topic = admin.list_topics(timeout=10).topics.get(name)
-            return topic is not None and bool(topic.partitions) and all(p.leader >= 0 for p in topic.partitions.values())
+            return (
+                topic is not None and bool(topic.partitions) and all(p.leader >= 0 for p in topic.partitions.values())
+            )
 
         wait_until(led, f"topic {name} to have leaders")
 
@@ -93,7 +95,14 @@ def start(work: Path, outlive: bool = False) -> Kafka:
     (work / "server.properties").write_text(_properties(work / "storage", broker_port, controller_port))
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     formatted = subprocess.run(
-        [*_java(jars, work), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", work / "server.properties"],
+        [
+            *_java(jars, work),
+            "kafka.tools.StorageTool",
+            "format",
+            f"--cluster-id={cluster}",
+            "-c",
+            work / "server.properties",
+        ],
         capture_output=True,
         text=True,
         timeout=120,

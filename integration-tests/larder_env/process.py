@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -12,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# makes the kernel end the child when this process ends, however it ends; from util-linux, always there on Debian
+DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
 class ProcessError(RuntimeError):
@@ -70,14 +70,13 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as out:
             self._child = subprocess.Popen(
-                [str(word) for word in command],
+                [*([] if self._outlive else DIE_WITH_PARENT), *map(str, command)],
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=self._outlive,
-                preexec_fn=None if self._outlive else _die_with_parent,
             )
 
     def wait_ready(self, ready: Callable[[], object], seconds: float) -> None:
@@ -121,8 +120,3 @@ class Process:
         """The last lines of the log, under a heading."""
         tail = "\n".join(self.log_text().splitlines()[-lines:])
         return f"--- {self.log} ---\n{tail}"
-
-
-def _die_with_parent() -> None:
-    """In the child, before exec: ask the kernel for SIGKILL when the parent ends, however it ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod ports;
 pub mod registry;
 pub mod row;
+pub mod schema;
 pub mod time;
 pub mod value;
 

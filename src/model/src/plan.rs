@@ -1,1 +1,237 @@
-//! plan
+//! How one feature request is answered: which tables are read with which key, and where each output
+//! comes from. Worked out from the registry and the feature list alone; knows no store and no rows.
+//!
+//! Source: `_get_online_request_context` and `_prepare_entities_to_read_from_online_store` in
+//! `feast/utils.py`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::entity_key::{DUMMY_ENTITY_ID, EntityKey};
+use crate::error::{Error, Kind, Result};
+use crate::ports::Table;
+use crate::registry::{FeatureRequest, Field, JoinKey, Project, Projection, View, ViewKind};
+use crate::row::column_id;
+use crate::value::{Value, ValueType, coerce};
+
+/// The answer's shape for one (registry revision, feature list, naming).
+#[derive(Debug)]
+pub struct Plan {
+    /// One read per view, in the order of the answer.
+    pub views: Vec<ViewPlan>,
+    /// Request columns that are recognised as keys: name in the request → name in the answer.
+    columns: BTreeMap<String, String>,
+    /// Types to coerce key columns to, by name in the answer.
+    types: BTreeMap<String, ValueType>,
+    /// Request data that on-demand views need.
+    request_data: Vec<Field>,
+}
+
+/// One view's part of a plan.
+#[derive(Debug)]
+pub struct ViewPlan {
+    /// The view.
+    pub view: Arc<View>,
+    /// Where to read.
+    pub table: Arc<Table>,
+    /// Its key's parts, each with the request column that carries it.
+    keys: Vec<(JoinKey, String)>,
+    /// The features asked for.
+    pub features: Vec<Field>,
+    /// Their ids in a row.
+    pub column_ids: Vec<u32>,
+    /// Their names in the answer.
+    pub names: Vec<String>,
+}
+
+/// A request's entity columns, checked against a plan.
+#[derive(Debug)]
+pub struct Bound {
+    /// The number of entity rows.
+    pub rows: usize,
+    /// The entity columns as the answer repeats them, in the order of the request.
+    pub columns: Vec<(String, Vec<Value>)>,
+    /// Per view: the distinct keys.
+    pub keys: Vec<Vec<EntityKey>>,
+    /// Per view: for each row, the position of its key among the distinct ones.
+    pub fan_out: Vec<Vec<usize>>,
+}
+
+impl Plan {
+    /// Plans a request.
+    ///
+    /// Errors: what does not exist, output names that collide, views that are switched off or whose
+    /// features are not computed here.
+    pub fn new(
+        project: &Project,
+        project_name: &str,
+        request: &FeatureRequest,
+        full_feature_names: bool,
+    ) -> Result<Self> {
+        let projections = project.projections(project_name, request)?;
+        check_collisions(&projections, full_feature_names)?;
+        let mut plan = Self {
+            views: Vec::new(),
+            columns: BTreeMap::new(),
+            types: BTreeMap::new(),
+            request_data: Vec::new(),
+        };
+        for projection in projections {
+            plan.add(projection, full_feature_names)?;
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, projection: Projection, full_feature_names: bool) -> Result<()> {
+        let view = projection.view;
+        if view.disabled {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("Feature view {} is disabled: enable it before reading its features", view.name),
+            ));
+        }
+        if view.kind == ViewKind::OnDemand {
+            self.request_data.extend(view.request_data.iter().cloned());
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "On demand feature view {} cannot be computed: this server runs no transformations yet; ask for \
+                     its source features instead",
+                    view.name
+                ),
+            ));
+        }
+        let mut keys = Vec::new();
+        for key in &view.join_keys {
+            let column = projection.join_key_map.get(&key.name).unwrap_or(&key.name).clone();
+            if key.name != DUMMY_ENTITY_ID {
+                self.columns.insert(column.clone(), column.clone());
+                // An entity's name in the place of its join key is deprecated in Feast, but answered.
+                if !projection.join_key_map.contains_key(&key.name) {
+                    self.columns.entry(key.entity.clone()).or_insert_with(|| column.clone());
+                }
+                self.types.entry(column.clone()).or_insert(key.value_type);
+            }
+            keys.push((key.clone(), column));
+        }
+        let names = projection
+            .features
+            .iter()
+            .map(|f| if full_feature_names { format!("{}__{}", projection.name, f.name) } else { f.name.clone() })
+            .collect();
+        self.views.push(ViewPlan {
+            table: view.table.clone(),
+            view,
+            keys,
+            column_ids: projection.features.iter().map(|f| column_id(&f.name)).collect(),
+            features: projection.features,
+            names,
+        });
+        Ok(())
+    }
+
+    /// Checks a request's columns and works out the keys to read.
+    ///
+    /// Errors: columns of unequal length, a column that is neither a join key nor request data of
+    /// this request, a missing join key, a key value that is null or not of its type.
+    pub fn bind(&self, entities: Vec<(String, Vec<Value>)>) -> Result<Bound> {
+        let rows = check_lengths(&entities)?;
+        let mut columns = Vec::with_capacity(entities.len());
+        for (name, values) in entities {
+            let Some(target) = self.columns.get(&name) else {
+                if self.request_data.iter().any(|f| f.name == name) {
+                    continue;
+                }
+                return Err(self.unknown_column(&name));
+            };
+            let value_type = self.types.get(target).copied().unwrap_or(ValueType::Invalid);
+            let values = values
+                .into_iter()
+                .map(|v| coerce(v, value_type))
+                .collect::<Result<Vec<_>>>()
+                .map_err(|e| Error::invalid(format!("the join key '{target}': {}", e.message())))?;
+            if columns.iter().any(|(seen, _)| seen == target) {
+                return Err(Error::invalid(format!(
+                    "the join key '{target}' is given twice: once by its name and once by its entity's name"
+                )));
+            }
+            columns.push((target.clone(), values));
+        }
+        let mut bound = Bound { rows, columns, keys: Vec::new(), fan_out: Vec::new() };
+        for view in &self.views {
+            let (keys, fan_out) = view.keys_of(&bound)?;
+            bound.keys.push(keys);
+            bound.fan_out.push(fan_out);
+        }
+        Ok(bound)
+    }
+
+    fn unknown_column(&self, name: &str) -> Error {
+        let known: Vec<_> = self.types.keys().map(String::as_str).collect();
+        Error::invalid(format!(
+            "Unknown entity column '{name}': the features asked for have the join keys [{}]",
+            known.join(", ")
+        ))
+    }
+}
+
+impl ViewPlan {
+    fn keys_of(&self, bound: &Bound) -> Result<(Vec<EntityKey>, Vec<usize>)> {
+        if self.view.is_entityless() {
+            return Ok((vec![EntityKey::dummy()], vec![0; bound.rows]));
+        }
+        let mut parts = Vec::with_capacity(self.keys.len());
+        for (key, column) in &self.keys {
+            let Some((_, values)) = bound.columns.iter().find(|(name, _)| name == column) else {
+                return Err(Error::invalid(format!(
+                    "Missing join key '{column}' in the entity rows: feature view {} needs it",
+                    self.view.name
+                )));
+            };
+            parts.push((key.name.as_str(), values));
+        }
+        let mut keys = Vec::new();
+        let mut seen: HashMap<EntityKey, usize> = HashMap::with_capacity(bound.rows);
+        let mut fan_out = Vec::with_capacity(bound.rows);
+        for row in 0..bound.rows {
+            let row_parts: Vec<_> = parts.iter().map(|(name, values)| (*name, &values[row])).collect();
+            let key = EntityKey::encode(&row_parts)
+                .map_err(|e| Error::invalid(format!("entity row {row}: {}", e.message())))?;
+            let next = keys.len();
+            let position = *seen.entry(key.clone()).or_insert(next);
+            if position == next {
+                keys.push(key);
+            }
+            fan_out.push(position);
+        }
+        Ok((keys, fan_out))
+    }
+}
+
+fn check_lengths(entities: &[(String, Vec<Value>)]) -> Result<usize> {
+    let Some((first, values)) = entities.first() else {
+        return Err(Error::invalid("no entity rows: send at least one entity column"));
+    };
+    match entities.iter().find(|(_, other)| other.len() != values.len()) {
+        None => Ok(values.len()),
+        Some((name, other)) => Err(Error::invalid(format!(
+            "All entity rows must have the same columns: '{first}' has {} values and '{name}' has {}",
+            values.len(),
+            other.len()
+        ))),
+    }
+}
+
+/// Feast's collision error: an output name that would stand twice.
+fn check_collisions(projections: &[Projection], full_feature_names: bool) -> Result<()> {
+    let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for projection in projections {
+        for feature in &projection.features {
+            let reference = format!("{}:{}", projection.name, feature.name);
+            let output = if full_feature_names { reference.clone() } else { feature.name.clone() };
+            by_name.entry(output).or_default().push(reference);
+        }
+    }
+    let collided: Vec<String> = by_name.into_values().filter(|refs| refs.len() > 1).flatten().collect();
+    if collided.is_empty() { Ok(()) } else { Err(Error::feature_name_collision(&collided, full_feature_names)) }
+}

@@ -150,6 +150,8 @@ pub enum ObjectKind {
     Permission,
     /// `feast.core.Infra`; one per project, without a name.
     Infra,
+    /// `feast.core.ProjectMetadata` (deprecated in Feast): only what an older registry holds.
+    ProjectMetadata,
 }
 
 /// A registered object: its bytes are kept as they came, unknown fields included.
@@ -203,10 +205,13 @@ pub struct NamedColumn {
     pub values: Vec<Value>,
 }
 
+/// A row and whose it is.
+pub type KeyedRow = (EntityKey, Row);
+
 /// Rows for the online store, batch by batch.
 pub trait RowBatches: Send {
     /// The next batch; `None` at the end. Dropping the iterator stops the work.
-    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<(EntityKey, Row)>>>>;
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeyedRow>>>>;
 }
 
 /// One raw event of a windowed view's batch source.

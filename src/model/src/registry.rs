@@ -1,18 +1,19 @@
 //! The resolved registry: one immutable picture of all registered objects, as typed messages with
 //! what serving needs worked out once. Knows no store: it is built from [`Object`]s.
 
+pub mod object;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::feast::core;
 use prost::Message;
+use proto::feast::core;
 
 pub use view::{Aggregation, Field, JoinKey, Projection, View, ViewKind};
 
 use crate::error::{Error, Result};
-use crate::ports::{Object, ObjectKind};
+use crate::ports::{Change, Object, ObjectKind};
 
 /// All projects at one moment.
 #[derive(Debug, Default)]
@@ -54,14 +55,38 @@ impl Registry {
     ///
     /// Errors: an object whose bytes are not the message of its kind.
     pub fn resolve(revision: u64, objects: impl IntoIterator<Item = Object>) -> Result<Self> {
-        let mut projects: BTreeMap<String, Project> = BTreeMap::new();
-        for object in objects {
-            let project = projects.entry(object.project.clone()).or_default();
-            project.objects.insert((object.kind, object.name.clone()), object);
+        Self::default().with(revision, objects.into_iter().map(Change::Put))
+    }
+
+    /// This registry after `changes`, with the next revision. Only what the changes touch is worked
+    /// out again: their objects, and all views of a project whose entities changed.
+    ///
+    /// Errors: an object whose bytes are not the message of its kind.
+    pub fn changed(&self, changes: impl IntoIterator<Item = Change>) -> Result<Self> {
+        self.with(self.revision + 1, changes)
+    }
+
+    fn with(&self, revision: u64, changes: impl IntoIterator<Item = Change>) -> Result<Self> {
+        let mut projects = self.projects.clone();
+        let mut touched: BTreeMap<String, BTreeSet<(ObjectKind, String)>> = BTreeMap::new();
+        for change in changes {
+            let (kind, project, name) = match change {
+                Change::Put(object) => {
+                    let key = (object.kind, object.project.clone(), object.name.clone());
+                    let project = projects.entry(object.project.clone()).or_default();
+                    project.objects.insert((object.kind, object.name.clone()), object);
+                    key
+                }
+                Change::Delete { kind, project, name } => (kind, project, name),
+            };
+            touched.entry(project).or_default().insert((kind, name));
         }
-        for (name, project) in &mut projects {
-            project.index(name)?;
+        for (name, touched) in touched {
+            if let Some(project) = projects.get_mut(&name) {
+                project.index(&name, touched)?;
+            }
         }
+        projects.retain(|_, project| !project.objects.is_empty());
         Ok(Self { revision, projects })
     }
 
@@ -69,36 +94,55 @@ impl Registry {
     pub fn project(&self, name: &str) -> Result<&Project> {
         self.projects.get(name).ok_or_else(|| Error::project_not_found(name))
     }
+
+    /// An object as it was stored.
+    ///
+    /// Errors: the kind's own "does not exist", also where there is no such project.
+    pub fn object(&self, kind: ObjectKind, project: &str, name: &str) -> Result<&Object> {
+        self.projects
+            .get(project)
+            .and_then(|p| p.objects.get(&(kind, name.to_owned())))
+            .ok_or_else(|| kind.not_found(name, project))
+    }
 }
 
 impl Project {
-    /// Works out the typed maps from `objects`.
-    fn index(&mut self, project: &str) -> Result<()> {
-        for ((kind, name), object) in &self.objects {
-            let name = name.clone();
+    /// Works out the typed maps again for what was touched.
+    fn index(&mut self, project: &str, touched: BTreeSet<(ObjectKind, String)>) -> Result<()> {
+        let mut views = BTreeSet::new();
+        for key in touched {
+            let object = self.objects.get(&key);
+            let (kind, name) = key;
             match kind {
-                ObjectKind::Project => self.project = Some(Arc::new(decode(object)?)),
+                ObjectKind::Project => self.project = object.map(decode).transpose()?.map(Arc::new),
                 ObjectKind::Entity => {
-                    self.entities.insert(name, Arc::new(decode(object)?));
+                    set(&mut self.entities, &name, object)?;
+                    views.extend(self.views.keys().cloned());
                 }
-                ObjectKind::DataSource => {
-                    self.data_sources.insert(name, Arc::new(decode(object)?));
-                }
-                ObjectKind::FeatureService => {
-                    self.feature_services.insert(name, Arc::new(decode(object)?));
+                ObjectKind::DataSource => set(&mut self.data_sources, &name, object)?,
+                ObjectKind::FeatureService => set(&mut self.feature_services, &name, object)?,
+                kind if kind.is_view() => {
+                    views.insert(name);
                 }
                 _ => {}
             }
         }
-        for ((kind, name), object) in &self.objects {
-            let view = match kind {
-                ObjectKind::FeatureView => View::of_feature_view(project, decode(object)?, &self.entities),
-                ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, &self.entities),
-                ObjectKind::OnDemandFeatureView => View::of_on_demand(project, &decode(object)?, &self.entities),
-                ObjectKind::LabelView => View::of_label(project, decode(object)?, &self.entities),
-                _ => continue,
+        for name in views {
+            let stored =
+                ObjectKind::VIEWS.into_iter().find_map(|kind| self.objects.get(&(kind, name.clone())));
+            let Some(object) = stored else {
+                self.views.remove(&name);
+                continue;
             };
-            self.views.insert(name.clone(), Arc::new(view));
+            let view = match object.kind {
+                ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, &self.entities),
+                ObjectKind::OnDemandFeatureView => {
+                    View::of_on_demand(project, &decode(object)?, &self.entities)
+                }
+                ObjectKind::LabelView => View::of_label(project, decode(object)?, &self.entities),
+                _ => View::of_feature_view(project, decode(object)?, &self.entities),
+            };
+            self.views.insert(name, Arc::new(view));
         }
         Ok(())
     }
@@ -127,10 +171,30 @@ impl Project {
     }
 }
 
+/// Puts the decoded object into `map`, or takes it out where there is none any more.
+fn set<M: Message + Default>(
+    map: &mut BTreeMap<String, Arc<M>>,
+    name: &str,
+    object: Option<&Object>,
+) -> Result<()> {
+    match object {
+        Some(object) => {
+            map.insert(name.to_owned(), Arc::new(decode(object)?));
+        }
+        None => {
+            map.remove(name);
+        }
+    }
+    Ok(())
+}
+
 fn decode<M: Message + Default>(object: &Object) -> Result<M> {
     M::decode(object.bytes.clone()).map_err(|e| {
         Error::internal(
-            format!("the stored {:?} '{}' of project '{}' is damaged", object.kind, object.name, object.project),
+            format!(
+                "the stored {:?} '{}' of project '{}' is damaged",
+                object.kind, object.name, object.project
+            ),
             e,
         )
     })

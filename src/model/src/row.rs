@@ -66,9 +66,13 @@ impl Row {
             out.extend_from_slice(&end.to_le_bytes());
         }
         if !shared {
-            columns.iter().for_each(|c| put_version(&mut out, c.version));
+            for column in &columns {
+                put_version(&mut out, column.version);
+            }
         }
-        columns.iter().for_each(|c| out.extend_from_slice(&c.value));
+        for column in &columns {
+            out.extend_from_slice(&column.value);
+        }
         Self(out.into())
     }
 

@@ -23,6 +23,17 @@ impl Timestamp {
         Self(seconds.saturating_mul(MICROS))
     }
 
+    /// From a number whose unit shows in its magnitude: below 10^11 it is seconds (until the year
+    /// 5138), below 10^14 milliseconds, below 10^17 microseconds, else nanoseconds.
+    pub fn from_epoch(number: i64) -> Self {
+        match number.unsigned_abs() {
+            n if n < 100_000_000_000 => Self(number * MICROS),
+            n if n < 100_000_000_000_000 => Self(number * 1000),
+            n if n < 100_000_000_000_000_000 => Self(number),
+            _ => Self(number / 1000),
+        }
+    }
+
     /// Microseconds since the epoch.
     pub fn micros(self) -> i64 {
         self.0

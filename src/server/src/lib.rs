@@ -1,1 +1,45 @@
-//! server
+//! The faces of Larder: gRPC and HTTP. Every handler unpacks, calls one verb of `service`, packs.
+//!
+//! Knows no store, no file and no flag; status codes come from `rpc`.
+
+pub mod grpc;
+pub mod http;
+pub mod listen;
+
+use std::sync::Arc;
+
+use service::catalog::Catalog;
+use service::materialize::Materializer;
+use service::push::Pusher;
+use service::retrieve::Retriever;
+
+/// What the online face serves.
+#[derive(Clone)]
+pub struct Online {
+    /// Reads.
+    pub retriever: Arc<Retriever>,
+    /// Writes.
+    pub pusher: Arc<Pusher>,
+    /// Materializations; absent where the server runs without its offline side.
+    pub materializer: Option<Arc<Materializer>>,
+    /// The greatest request body, bytes.
+    pub max_body_bytes: usize,
+}
+
+/// The router of the online port: JSON over HTTP, and gRPC with health and reflection.
+///
+/// Errors: the descriptors cannot be read (a broken build).
+pub async fn online_router(online: Online) -> Result<axum::Router, tonic_reflection::server::Error> {
+    let grpc = grpc::online_routes(online.clone()).await?;
+    Ok(grpc.into_axum_router().merge(http::router(online)))
+}
+
+/// The router of the registry port: gRPC with health and reflection; messages up to `limit` bytes.
+///
+/// Errors: the descriptors cannot be read (a broken build).
+pub async fn registry_router(
+    catalog: Arc<Catalog>,
+    limit: usize,
+) -> Result<axum::Router, tonic_reflection::server::Error> {
+    Ok(grpc::registry_routes(catalog, limit).await?.into_axum_router())
+}

@@ -1,1 +1,9 @@
-//! service
+//! One file per user verb: retrieve, push, catalog, materialize. Each orders port calls; none knows
+//! a protocol, a store or a file format.
+
+pub mod catalog;
+pub mod materialize;
+mod metrics;
+pub mod push;
+pub mod retrieve;
+pub mod windows;

@@ -47,7 +47,9 @@ pub enum Error {
         function: String,
     },
     /// The function cannot take the column's type.
-    #[error("function `{function}` cannot take column `{column}` of type {column_type}: it takes {accepted}")]
+    #[error(
+        "function `{function}` cannot take column `{column}` of type {column_type}: it takes {accepted}"
+    )]
     ColumnType {
         /// The function.
         function: String,
@@ -88,7 +90,9 @@ pub enum Error {
     #[error("there are no aggregations: a windowed view needs at least one")]
     NoAggregations,
     /// The event does not have one value per column of the definition.
-    #[error("the event has {found} values, the definition has {expected} columns: pass one per name in `Spec::columns`")]
+    #[error(
+        "the event has {found} values, the definition has {expected} columns: pass one per name in `Spec::columns`"
+    )]
     EventWidth {
         /// How many columns the definition has.
         expected: usize,
@@ -106,7 +110,9 @@ pub enum Error {
         found: &'static str,
     },
     /// [`crate::sweep`] was given events out of order.
-    #[error("event at {ts_us} us comes after one at {previous_us} us: sort the events by timestamp first")]
+    #[error(
+        "event at {ts_us} us comes after one at {previous_us} us: sort the events by timestamp first"
+    )]
     Unsorted {
         /// The later timestamp, that came first.
         previous_us: i64,
@@ -114,7 +120,9 @@ pub enum Error {
         ts_us: i64,
     },
     /// The state belongs to another definition.
-    #[error("the state belongs to definition {found:016x}, the view is now {expected:016x}: rebuild it from the raw events")]
+    #[error(
+        "the state belongs to definition {found:016x}, the view is now {expected:016x}: rebuild it from the raw events"
+    )]
     Fingerprint {
         /// Of the definition in use.
         expected: u64,
@@ -122,7 +130,9 @@ pub enum Error {
         found: u64,
     },
     /// The state was written in another format.
-    #[error("the state has format version {found}, this build reads {expected}: rebuild it from the raw events")]
+    #[error(
+        "the state has format version {found}, this build reads {expected}: rebuild it from the raw events"
+    )]
     Version {
         /// What this build reads.
         expected: u8,

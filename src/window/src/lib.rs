@@ -13,6 +13,34 @@
 //! entity is *known* at `t` if an event lies between the earliest start of all its windows at `t`
 //! (see [`Spec::window_start`]) and `t`.
 //!
+//! ```
+//! use window::{AggregationDef, ColumnType, Event, Scalar, Spec, State, Tiling};
+//!
+//! let minute = 60_000_000;
+//! let aggregation = |feature: &str, function: &str| AggregationDef {
+//!     feature: feature.into(),
+//!     column: "delay".into(),
+//!     function: function.into(),
+//!     window_us: 60 * minute,
+//!     slide_us: 0,
+//! };
+//! let stream = |column: &str| (column == "delay").then_some(ColumnType::Float);
+//! let spec = Spec::new(
+//!     &[aggregation("n", "count"), aggregation("mean", "mean")],
+//!     Tiling::default(),
+//!     stream,
+//! )?;
+//!
+//! let mut state = State::new(&spec);
+//! for (ts_us, delay) in [(0, 4.0), (minute, 8.0)] {
+//!     state.apply(&spec, Event { ts_us, columns: &[Scalar::Float(delay)] }, minute)?;
+//! }
+//! let answer = state.evaluate(&spec, 2 * minute).expect("known");
+//! assert_eq!(answer.values, [Scalar::Int(2), Scalar::Float(6.0)]);
+//! assert_eq!(state.evaluate(&spec, 120 * minute), None);
+//! # Ok::<(), window::Error>(())
+//! ```
+//!
 //! # Rules that the table of functions leaves open
 //! - Nulls are skipped; `count` without a column counts events. A known entity whose window holds
 //!   no value has count 0 and null for everything else.
@@ -24,7 +52,9 @@
 //! - NaN is a value, not a null: it makes `sum`, `mean`, `var` and `stddev` NaN, and for `min` and
 //!   `max` it is greater than every number (as in PostgreSQL, DuckDB and Arrow's total order):
 //!   `max` is NaN as soon as one value is, `min` only if all are. `-0.0` is less than `0.0` there.
-//! - `var` and `stddev` are those of a sample: null for fewer than two values.
+//! - `var` and `stddev` are those of a sample: null for fewer than two values. They are exact to
+//!   1e-12 where the deviation is above about 1e-9 of the mean, and 0 where it is below about 1e-15
+//!   (1e-13 for a million values), which is noise; values beyond 1e154 make them infinite.
 //! - `first` and `last` go by timestamp; among equal timestamps by arrival.
 
 mod codec;

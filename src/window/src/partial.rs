@@ -87,9 +87,16 @@ impl Partial {
         match (self, other) {
             (Self::Count(n), Self::Count(m)) => *n = n.saturating_add(*m),
             (Self::SumInt(sum), Self::SumInt(x)) => *sum = sum.saturating_add(*x),
-            (Self::SumFloat(sum), Self::SumFloat(x)) | (Self::Squares(sum), Self::Squares(x)) => sum.merge(*x),
-            (this @ (Self::Min(_) | Self::Max(_)), Self::Min(x) | Self::Max(x)) if !x.is_null() => this.add(0, x),
-            (this @ (Self::First(_) | Self::Last(_)), Self::First(Some((ts_us, x))) | Self::Last(Some((ts_us, x)))) => {
+            (Self::SumFloat(sum), Self::SumFloat(x)) | (Self::Squares(sum), Self::Squares(x)) => {
+                sum.merge(*x);
+            }
+            (this @ (Self::Min(_) | Self::Max(_)), Self::Min(x) | Self::Max(x)) if !x.is_null() => {
+                this.add(0, x);
+            }
+            (
+                this @ (Self::First(_) | Self::Last(_)),
+                Self::First(Some((ts_us, x))) | Self::Last(Some((ts_us, x))),
+            ) => {
                 this.add(*ts_us, x);
             }
             _ => {}

@@ -93,6 +93,8 @@ pub struct View {
     pub timestamp_field: String,
     /// The transformation mode of a stream view (`python`, `sql`, …).
     pub mode: String,
+    /// Whether a stream view has a transformation of its own (a Python function or Substrait).
+    pub has_transformation: bool,
     /// The version number that the registry counts.
     pub version: i32,
     /// The names of an on-demand view's request data.
@@ -137,6 +139,10 @@ impl View {
         out.sources(spec.batch_source, spec.stream_source);
         out.timestamp_field = spec.timestamp_field;
         out.mode = spec.mode;
+        #[allow(deprecated)] // older registries have only this one
+        let function = spec.user_defined_function.is_some_and(|f| !f.body.is_empty());
+        out.has_transformation =
+            function || spec.feature_transformation.is_some_and(|t| t.transformation.is_some());
         out.tiling_hop_us = if spec.enable_tiling { duration_us(spec.tiling_hop_size.as_ref()) } else { 0 };
         out.aggregations = spec
             .aggregations
@@ -207,6 +213,7 @@ impl View {
             tiling_hop_us: 0,
             timestamp_field: String::new(),
             mode: String::new(),
+            has_transformation: false,
             version: 0,
             request_data: Vec::new(),
             table: Arc::new(Table { project: project.to_owned(), view: name.to_owned() }),
@@ -229,7 +236,7 @@ impl View {
                 _ if name == DUMMY_ENTITY_NAME => DUMMY_ENTITY_ID.to_owned(),
                 _ => name.clone(),
             };
-            let column = columns.iter().chain(features).find(|c| c.name == join_key).map(|c| c.value_type());
+            let column = columns.iter().chain(features).find(|c| c.name == join_key).map(core::FeatureSpecV2::value_type);
             let registered = entity.map(core::EntitySpecV2::value_type).filter(|t| *t != ValueType::Invalid);
             let value_type = match join_key.as_str() {
                 DUMMY_ENTITY_ID => ValueType::String,
@@ -383,7 +390,10 @@ fn feature_of(view: &View, name: &str) -> Result<Field> {
         Error::of_class(
             Kind::NotFound,
             "FeatureViewNotFoundException",
-            format!("Feature {name} does not exist in feature view {} of project {}", view.name, view.project),
+            format!(
+                "Feature {name} does not exist in feature view {} of project {}",
+                view.name, view.project
+            ),
         )
     })
 }

@@ -1,0 +1,64 @@
+# Larder: one page of commands. Each sets up what it needs; `make help` lists them.
+#
+# Variables: PROFILE=release|debug (what `make build` and `make demo` use), KEEP=1 (`make demo` leaves its servers up),
+# STREAM=auto|kafka|push (`make demo`), CARGO_TARGET_DIR, LARDER_CACHE, KAFKA_BOOTSTRAP_SERVERS, PYTEST_ARGS.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PROFILE ?= release
+LARDER_CACHE ?= $(HOME)/.cache/larder
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PROFILE_FLAG := $(if $(filter release,$(PROFILE)),--release)
+PYTHON_CODE := demo feature_repo integration-tests
+export LARDER_CACHE
+export PYTHONWARNINGS ?= ignore
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup build demo test test-rust test-integration lint advisories format clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
+
+setup: ## system packages (Debian), Python environment, Kafka's jars; quick when all is there
+	@scripts/setup.sh
+
+build: setup ## the binary, with PROFILE (default release)
+	cargo build --locked -p app $(PROFILE_FLAG)
+
+demo: build ## the whole of Larder on the flights of 2013; KEEP=1 leaves it running
+	@PYTHONPATH=integration-tests .venv/bin/python demo/demo.py --binary $(TARGET)/$(PROFILE)/larder
+
+test: setup test-rust test-integration ## every test: Rust, then the real Feast SDK and a real Kafka against the binary
+
+test-rust: setup ## cargo test of the whole workspace
+	cargo test --workspace --locked
+
+test-integration: setup ## pytest against the debug binary; PYTEST_ARGS="-k word -x"
+	cargo build --workspace --bins --locked
+	LARDER_BIN=$(abspath $(TARGET))/debug/larder \
+	    .venv/bin/python -m pytest -c integration-tests/pytest.ini integration-tests $(PYTEST_ARGS)
+
+lint: ## rustfmt, clippy, cargo-deny, typos, ruff, mypy
+	@scripts/setup.sh --lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	"$(LARDER_CACHE)/cargo-deny/bin/cargo-deny" --locked check bans licenses sources
+	.venv/bin/typos
+	.venv/bin/ruff check $(PYTHON_CODE)
+	.venv/bin/ruff format --check $(PYTHON_CODE)
+	.venv/bin/mypy --no-error-summary
+
+advisories: ## known vulnerabilities of dependencies (not in `lint`: it must reach the RustSec database on GitHub)
+	@scripts/setup.sh --lint
+	"$(LARDER_CACHE)/cargo-deny/bin/cargo-deny" check advisories
+
+format: setup ## rustfmt and ruff, writing
+	cargo fmt --all
+	.venv/bin/ruff check --fix $(PYTHON_CODE)
+	.venv/bin/ruff format $(PYTHON_CODE)
+
+clean: ## what was built and prepared in this checkout (not the cache)
+	cargo clean
+	rm -rf .venv demo-out feature_repo/data

@@ -1,0 +1,124 @@
+"""The binary `larder` as a child process, and the addresses at which it listens."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from larder_env.process import Process, free_ports
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The four ports of one server."""
+
+    online: int
+    registry: int
+    offline: int
+    metrics: int
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Four ports nobody listens on."""
+        return cls(*free_ports(4))
+
+
+class Larder:
+    """`larder serve -c DIR`. Ports stay the same over restarts, so that a client survives one."""
+
+    def __init__(
+        self,
+        binary: Path,
+        repo: Path,
+        ports: Ports,
+        log: Path | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        outlive: bool = False,
+    ) -> None:
+        self.binary = binary
+        self.repo = repo
+        self.ports = ports
+        self.args = list(args)
+        self.env = dict(env or {})
+        self.process = Process("larder", log or repo / "larder.log", outlive)
+
+    @property
+    def online_url(self) -> str:
+        """HTTP (and gRPC) address of the online server."""
+        return f"http://{HOST}:{self.ports.online}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus would scrape."""
+        return f"http://{HOST}:{self.ports.metrics}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """What the server has logged so far."""
+        return self.process.log_text()
+
+    def command(self) -> list[str]:
+        """The command line."""
+        ports = self.ports
+        return [
+            str(self.binary),
+            "serve",
+            *("-c", str(self.repo)),
+            *("--host", HOST),
+            *("--online-port", str(ports.online)),
+            *("--registry-port", str(ports.registry)),
+            *("--offline-port", str(ports.offline)),
+            *("--metrics-port", str(ports.metrics)),
+            *self.args,
+        ]
+
+    def start(self, seconds: float = 30.0) -> Larder:
+        """Start, and wait until /health answers 200. A server that dies or dawdles raises with its log."""
+        self.process.spawn(self.command(), cwd=self.repo, env=self.env)
+        self.process.wait_ready(self.healthy, seconds)
+        return self
+
+    def healthy(self) -> bool:
+        """Whether /health answers 200 right now."""
+        try:
+            return requests.get(f"{self.online_url}/health", timeout=2).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        return self.process.stop()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self.process.kill()
+
+    def restart(self, how: signal.Signals = signal.SIGTERM) -> Larder:
+        """Stop (SIGTERM) or kill (SIGKILL), and start again on the same data and ports."""
+        if how == signal.SIGKILL:
+            self.kill()
+        else:
+            self.stop()
+        return self.start()
+
+    def post(self, path: str, body: object, **options: object) -> requests.Response:
+        """POST JSON to the online server; the response as it is, whatever its status."""
+        return requests.post(f"{self.online_url}{path}", json=body, timeout=60, **options)  # type: ignore[arg-type]
+
+    def metrics(self) -> str:
+        """The page /metrics."""
+        response = requests.get(self.metrics_url, timeout=5)
+        response.raise_for_status()
+        return response.text

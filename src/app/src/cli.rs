@@ -1,0 +1,65 @@
+//! The command line. Knows nothing of what the flags do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A Feast-compatible feature-store backend in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the features of a repository.
+    Serve(Serve),
+}
+
+/// Flags of `serve`; each wins over the configuration.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The directory with larder.yaml or a Feast feature_store.yaml
+    #[arg(short = 'c', long = "config", value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Which services to run
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) services: Option<Vec<Service>>,
+    /// The address to listen on
+    #[arg(long, env = "LARDER_HOST")]
+    pub(crate) host: Option<String>,
+    /// gRPC and HTTP feature server [default: 6566; 0 takes a free port, here and below]
+    #[arg(long)]
+    pub(crate) online_port: Option<u16>,
+    /// gRPC registry server [default: 6570]
+    #[arg(long)]
+    pub(crate) registry_port: Option<u16>,
+    /// Arrow Flight offline server [default: 8815]
+    #[arg(long)]
+    pub(crate) offline_port: Option<u16>,
+    /// Prometheus metrics [default: 8000]
+    #[arg(long)]
+    pub(crate) metrics_port: Option<u16>,
+    /// Certificate chain in PEM, for TLS on every port but the metrics'
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key in PEM
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+/// A part of Larder that can run on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Service {
+    /// Feature server (HTTP and gRPC).
+    Online,
+    /// Registry server (gRPC).
+    Registry,
+    /// Offline server (Arrow Flight).
+    Offline,
+    /// Kafka consumers.
+    Ingest,
+}

@@ -1,0 +1,79 @@
+//! What a configuration reads as, and what a bad one says.
+
+use super::*;
+use clap::Parser;
+
+fn load_with(file: &str, text: &str, flags: &[&str]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join(file), text).expect("written");
+    let path = dir.path().to_str().expect("utf-8");
+    let args = ["larder", "serve", "-c", path].into_iter().chain(flags.iter().copied());
+    let cli::Command::Serve(options) = cli::Cli::try_parse_from(args).expect("flags").command;
+    load(&options).map_err(|e| e.to_string().replace(path, "DIR"))
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_defaults() {
+    let text = "project: demo\nonline_port: 1\nregistry_port: 2\n";
+    let config = load_with("larder.yaml", text, &["--online-port", "9", "--services", "online,ingest"]).expect("good");
+    assert_eq!((config.ports.online, config.ports.registry, config.ports.offline), (9, 2, 8815));
+    assert_eq!(config.services, [Service::Online, Service::Ingest]);
+}
+
+#[test]
+fn a_bad_key_is_named_with_file_and_line() {
+    for (text, wanted) in [
+        ("project: demo\nonlin_port: 1\n", ["DIR/larder.yaml:2", "onlin_port"]),
+        ("project: demo\nonline_port: many\n", ["DIR/larder.yaml:2", "online_port"]),
+        ("project: demo\nlimits:\n  max_entities: -1\n", ["DIR/larder.yaml:3", "limits.max_entities"]),
+        ("project: demo\ningest:\n  auto_offset_reset: soon\n", ["DIR/larder.yaml:3", "ingest.auto_offset_reset"]),
+        ("host: x\n", ["DIR/larder.yaml:1", "project"]),
+        ("project: [\n", ["DIR/larder.yaml:", ""]),
+    ] {
+        let error = load_with("larder.yaml", text, &[]).expect_err(text);
+        assert!(wanted.iter().all(|w| error.contains(w)), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn a_feast_file_is_read_as_it_is() {
+    let text = "project: my_project\nprovider: local\nregistry: data/registry.db\nonline_store:\n    type: sqlite\n    \
+                path: data/online_store.db\nentity_key_serialization_version: 3\nauth:\n    type: no_auth\n";
+    let config = load_with("feature_store.yaml", text, &[]).expect("good");
+    assert!(matches!(&config.registry, Registry::File { path, cache_ttl_seconds: 600 } if path.ends_with("data/registry.db")));
+    assert!(config.notes.iter().any(|n| n.contains("sqlite") && n.contains("embedded")), "{:?}", config.notes);
+
+    let remote = "project: p\nregistry: {registry_type: remote, path: localhost:6570}\nonline_store: {type: remote}\n\
+                  offline_store: {type: remote, host: localhost}\n";
+    let config = load_with("feature_store.yaml", remote, &[]).expect("good");
+    assert!(matches!(config.registry, Registry::Embedded));
+
+    for (text, wanted) in [
+        ("project: p\nregistry:\n  registry_type: sql\n  path: x\n", ["feature_store.yaml:3", "sql"]),
+        ("project: p\nonline_store: redis\n", ["feature_store.yaml:2", "redis"]),
+        ("project: p\nentity_key_serialization_version: 2\n", ["feature_store.yaml:2", "version"]),
+        ("provider: local\n", ["feature_store.yaml:1", "project"]),
+    ] {
+        let error = load_with("feature_store.yaml", text, &[]).expect_err(text);
+        assert!(wanted.iter().all(|w| error.contains(w)), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn variables_are_expanded_as_feast_does_it() {
+    let variable = |name: &str| (name == "PORT").then(|| "7".to_owned());
+    for (text, wanted) in [
+        ("a: $PORT", "a: 7"),
+        ("a: ${PORT}1", "a: 71"),
+        ("a: ${NONE} $NONE $", "a: ${NONE} $NONE $"),
+        ("a: ${PORT", "a: ${PORT"),
+    ] {
+        assert_eq!(expand(text, variable), wanted);
+    }
+}
+
+#[test]
+fn a_directory_without_configuration_says_what_to_do() {
+    let error = load_with("other.yaml", "", &[]).expect_err("no file");
+    assert!(error.contains("-c DIR"), "{error}");
+}

@@ -1,0 +1,262 @@
+//! Wiring: opens the stores, makes the verbs, binds the listeners, runs until told to stop, and then
+//! stops in order: accept no more, drain, checkpoint, close.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::{Router, middleware};
+use model::Timestamp;
+use model::ports::{Clock, OfflineLog, OnlineStore, RegistryStore};
+use service::catalog::{Catalog, CatalogSettings};
+use service::materialize::Materializer;
+use service::push::Pusher;
+use service::retrieve::Retriever;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Service;
+use crate::config::{self, Config};
+use crate::{observe, telemetry};
+
+/// Why the server could not start or stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+    #[error("the data directory {path} cannot be made: {source}")]
+    Data { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] online::Error),
+    #[error("{0}")]
+    Model(#[from] model::Error),
+    #[error("cannot listen on {host}:{port} for the {service} service: {source}")]
+    Bind { service: &'static str, host: String, port: u16, source: io::Error },
+    #[error("TLS: {path}: {message}")]
+    Tls { path: PathBuf, message: String },
+    #[error("gRPC reflection: {0}")]
+    Reflection(String),
+    #[error("signals cannot be waited for: {0}")]
+    Signal(io::Error),
+    #[cfg(feature = "kafka")]
+    #[error(transparent)]
+    Ingest(#[from] ingest::Error),
+}
+
+/// The machine's clock.
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// What all services share.
+struct Shared {
+    catalog: Arc<Catalog>,
+    store: Arc<dyn OnlineStore>,
+    clock: Arc<dyn Clock>,
+    log: Option<Arc<dyn OfflineLog>>,
+    #[cfg(feature = "offline")]
+    offline: Option<Arc<offline::Offline>>,
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+pub(crate) async fn serve(config: Config) -> Result<(), Error> {
+    let telemetry = telemetry::init(&config.telemetry)?;
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
+    let shared = open(&config).await?;
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    listen(&config, &shared, telemetry.router(), &shutdown, &mut tasks).await?;
+    #[cfg(feature = "kafka")]
+    if config.services.contains(&Service::Ingest) {
+        let deps = ingest::Deps {
+            registry: shared.catalog.subscribe(),
+            store: shared.store.clone(),
+            clock: shared.clock.clone(),
+            settings: ingest_settings(&config.ingest),
+        };
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = ingest::run(deps, shutdown).await {
+                tracing::error!(%error, "ingestion stopped");
+            }
+        });
+    }
+    tracing::info!(project = config.project, version = env!("CARGO_PKG_VERSION"), "ready");
+
+    let signal = wait_for_signal().await.map_err(Error::Signal)?;
+    tracing::info!(signal, "stopping: draining requests and consumers");
+    shutdown.cancel();
+    while tasks.join_next().await.is_some() {}
+    shared.store.close().await?;
+    tracing::info!("stopped");
+    telemetry.close();
+    Ok(())
+}
+
+async fn open(config: &Config) -> Result<Shared, Error> {
+    std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: config.data.clone(), source })?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut cache_ttl = Duration::ZERO;
+    let registry: Arc<dyn RegistryStore> = match &config.registry {
+        config::Registry::Embedded => Arc::new(online::registry::sled::Store::open(&config.data.join("registry"))?),
+        config::Registry::File { path, cache_ttl_seconds } => {
+            cache_ttl = Duration::from_secs(*cache_ttl_seconds);
+            Arc::new(online::registry::file::Store::new(path.clone()))
+        }
+    };
+    let catalog = Arc::new(Catalog::open(registry, clock.clone(), CatalogSettings { cache_ttl }).await?);
+    let store: Arc<dyn OnlineStore> = match &config.online {
+        config::OnlineStore::Memory => Arc::new(online::memory::Store::new()),
+        config::OnlineStore::Sled { cache_bytes, tier_bytes, durability } => {
+            let mut settings = online::sled::Settings::new(config.data.join("online"));
+            settings.cache_bytes = *cache_bytes;
+            settings.tier_bytes = *tier_bytes;
+            settings.durability = match durability {
+                config::Durability::Memory => online::sled::Durability::Memory,
+                config::Durability::Flush => online::sled::Durability::Flush,
+                config::Durability::Fsync => online::sled::Durability::Fsync,
+            };
+            Arc::new(online::sled::Store::open(settings)?)
+        }
+    };
+    #[cfg(feature = "offline")]
+    let offline = if config.services.contains(&Service::Offline) {
+        let settings = offline::Settings {
+            repo_dir: config.dir.clone(),
+            data_dir: config.data.join("offline"),
+            memory_limit_bytes: config.offline_memory_bytes,
+            ..offline::Settings::default()
+        };
+        Some(Arc::new(offline::Offline::new(settings, catalog.subscribe())?))
+    } else {
+        None
+    };
+    Ok(Shared {
+        catalog,
+        store,
+        clock,
+        #[cfg(feature = "offline")]
+        log: offline.clone().map(|o| o as Arc<dyn OfflineLog>),
+        #[cfg(not(feature = "offline"))]
+        log: None,
+        #[cfg(feature = "offline")]
+        offline,
+    })
+}
+
+/// Binds every listener and serves it. Nothing serves before all could be bound.
+async fn listen(
+    config: &Config,
+    shared: &Shared,
+    metrics: Router,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), Error> {
+    let tls = config.tls.as_ref().map(|(cert, key)| tls(cert, key)).transpose()?;
+    let mut listeners: Vec<(&'static str, TcpListener, Router, bool)> = Vec::new();
+    if config.services.contains(&Service::Online) {
+        let router = server::online_router(online_face(config, shared))
+            .await
+            .map_err(|e| Error::Reflection(e.to_string()))?;
+        listeners.push(("online", bind(config, "online", config.ports.online).await?, router, true));
+    }
+    if config.services.contains(&Service::Registry) {
+        let router = server::registry_router(shared.catalog.clone(), config.limits.max_body_bytes)
+            .await
+            .map_err(|e| Error::Reflection(e.to_string()))?;
+        listeners.push(("registry", bind(config, "registry", config.ports.registry).await?, router, true));
+    }
+    #[cfg(feature = "offline")]
+    if let Some(offline) = &shared.offline {
+        let flight = offline::flight::service(offline.clone());
+        let router = tonic::service::Routes::new(flight).into_axum_router();
+        listeners.push(("offline", bind(config, "offline", config.ports.offline).await?, router, true));
+    }
+    listeners.push(("metrics", bind(config, "metrics", config.ports.metrics).await?, metrics, false));
+
+    for (service, listener, router, secured) in listeners {
+        let address = listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
+        let tls = tls.clone().filter(|_| secured);
+        tracing::info!(service, address, tls = tls.is_some(), "listening");
+        let router = router.layer(middleware::from_fn_with_state(service, observe::request));
+        tasks.spawn(server::listen::run(listener, router, tls, shutdown.clone()));
+    }
+    Ok(())
+}
+
+fn online_face(config: &Config, shared: &Shared) -> server::Online {
+    let project = || config.project.clone();
+    let (catalog, store) = (|| shared.catalog.clone(), || shared.store.clone());
+    server::Online {
+        retriever: Arc::new(Retriever::new(
+            catalog(),
+            store(),
+            shared.clock.clone(),
+            project(),
+            config.limits.max_entities,
+        )),
+        pusher: Arc::new(Pusher::new(catalog(), store(), shared.log.clone(), shared.clock.clone(), project())),
+        materializer: shared
+            .log
+            .clone()
+            .map(|log| Arc::new(Materializer::new(catalog(), store(), log, shared.clock.clone(), project()))),
+        max_body_bytes: config.limits.max_body_bytes,
+    }
+}
+
+async fn bind(config: &Config, service: &'static str, port: u16) -> Result<TcpListener, Error> {
+    server::listen::bind(&config.host, port)
+        .await
+        .map_err(|source| Error::Bind { service, host: config.host.clone(), port, source })
+}
+
+fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let bad = |path: &Path, message: String| Error::Tls { path: path.to_owned(), message };
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| bad(cert, e.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| bad(key, e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad(cert, e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|e| bad(cert, e.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[cfg(feature = "kafka")]
+fn ingest_settings(config: &config::Ingest) -> ingest::Settings {
+    ingest::Settings {
+        group_prefix: config.group_prefix.clone(),
+        auto_offset_reset: config.auto_offset_reset.clone(),
+        batch_messages: config.batch_messages,
+        linger: Duration::from_millis(config.linger_ms),
+        max_future: Duration::from_millis(config.max_future_ms),
+        kafka: config.kafka.clone(),
+        ..ingest::Settings::default()
+    }
+}
+
+async fn wait_for_signal() -> io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}

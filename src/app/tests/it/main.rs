@@ -1,0 +1,3 @@
+//! Tests of the whole house from inside the workspace.
+
+mod tidy;

@@ -1,0 +1,240 @@
+//! What one view takes from its topic: which columns make its key, time and values, checked against
+//! the stream's schema once, before any message. Knows no Kafka client and no store.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use model::entity_key::DUMMY_ENTITY_ID;
+use model::registry::{View, ViewKind};
+use model::row::column_id;
+use model::schema::{self, Format, Kafka};
+use model::{Error, Result, ValueType};
+use service::windows;
+use window::Spec;
+
+/// A column of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its name in the message.
+    pub name: String,
+    /// The type that the schema gives it.
+    pub value_type: ValueType,
+}
+
+/// A part of the entity key.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The join key.
+    pub name: String,
+    /// Where its value stands; `None` for the key of a view without entities.
+    pub source: Option<Source>,
+    /// The registered type.
+    pub value_type: ValueType,
+}
+
+/// A feature of a plain view.
+#[derive(Clone, Debug)]
+pub struct Feature {
+    /// Where its value stands.
+    pub source: Source,
+    /// Its id in the row.
+    pub id: u32,
+    /// The registered type.
+    pub value_type: ValueType,
+}
+
+/// What the view makes of an event.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A row: the features as they stand in the message.
+    Rows(Vec<Feature>),
+    /// Windows over the columns, in the order of [`Spec::columns`].
+    Windows {
+        /// The windows.
+        spec: Box<Spec>,
+        /// The columns that they read.
+        columns: Vec<Source>,
+    },
+}
+
+/// What one view takes from its topic.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// The view.
+    pub view: Arc<View>,
+    /// The consumer group, which no other view has.
+    pub group: String,
+    /// `host:port`, separated by commas.
+    pub bootstrap_servers: String,
+    /// The topic.
+    pub topic: String,
+    /// How long after the latest event an earlier one is in time, µs.
+    pub watermark_delay_us: i64,
+    /// The event time's column.
+    pub time: Source,
+    /// The created time's column, if the stream has one.
+    pub created: Option<Source>,
+    /// The entity key's parts.
+    pub keys: Vec<Key>,
+    /// Rows or windows.
+    pub content: Content,
+    /// Two feeds with the same identity do the same: no need to start the consumer again.
+    pub identity: String,
+}
+
+impl Feed {
+    /// The feed of a view; `None` where it has none: no Kafka source, disabled, not served online,
+    /// or of a kind that takes no stream.
+    ///
+    /// Errors: another message format than `JsonFormat`, a schema that cannot be read or lacks a
+    /// join key or the event time, windows that are refused, a transformation (it would have to run
+    /// before the values are used, and Python does not run in this process).
+    pub fn of(view: &Arc<View>, group_prefix: &str) -> Result<Option<Self>> {
+        let streams = matches!(view.kind, ViewKind::Feature | ViewKind::Stream);
+        let Some(source) = view.stream_source.as_ref().filter(|_| streams && view.online && !view.disabled) else {
+            return Ok(None);
+        };
+        let Some(Kafka { bootstrap_servers, topic, format, watermark_delay_us }) = schema::kafka(source) else {
+            return Ok(None);
+        };
+        let text = match format {
+            Format::Json(text) => text,
+            Format::Other(name) => {
+                return Err(Error::invalid(format!(
+                    "the Kafka source '{}' has {name}; this version reads JsonFormat only",
+                    source.name
+                )));
+            }
+        };
+        if view.has_transformation {
+            return Err(Error::invalid(
+                "it has a transformation function, which does not run in the server: remove the function and let the \
+                 producer send the columns as the features have them",
+            ));
+        }
+        if topic.is_empty() || bootstrap_servers.is_empty() {
+            return Err(Error::invalid(format!(
+                "the Kafka source '{}' names no topic or no kafka_bootstrap_servers",
+                source.name
+            )));
+        }
+        let columns = Columns::read(&text, &source.field_mapping)?;
+        let content = if view.is_windowed() {
+            let spec = windows::spec_of(view)?;
+            let wanted = spec.columns().iter().map(|name| columns.get(name)).collect::<Result<_>>()?;
+            Content::Windows { spec: Box::new(spec), columns: wanted }
+        } else {
+            Content::Rows(columns.features(view)?)
+        };
+        let mut feed = Self {
+            view: Arc::clone(view),
+            group: group(group_prefix, &view.project, &view.name),
+            time: columns.time(&[&view.timestamp_field, &source.timestamp_field, view.event_time_column()])?,
+            created: columns.find(&source.created_timestamp_column).cloned(),
+            keys: view.join_keys.iter().map(|k| columns.key(k)).collect::<Result<_>>()?,
+            bootstrap_servers,
+            topic,
+            watermark_delay_us,
+            content,
+            identity: String::new(),
+        };
+        feed.identity = feed.describe();
+        Ok(Some(feed))
+    }
+
+    /// The windows' definition with all else that decides what state holds; `None` for plain views.
+    /// State under one definition must not be continued under another.
+    pub fn definition(&self) -> Option<String> {
+        let Content::Windows { spec, .. } = &self.content else { return None };
+        let keys: Vec<_> = self.keys.iter().map(|k| (&k.name, k.source.as_ref().map(|s| &s.name))).collect();
+        Some(format!(
+            "1 windows={:016x} topic={:?} time={:?} keys={keys:?}",
+            spec.fingerprint(),
+            self.topic,
+            self.time.name
+        ))
+    }
+
+    fn describe(&self) -> String {
+        let mut text = format!(
+            "{:?}",
+            (&self.bootstrap_servers, &self.topic, &self.time, &self.created, &self.keys, self.watermark_delay_us)
+        );
+        let _ = match &self.content {
+            Content::Rows(features) => write!(text, "{features:?}"),
+            Content::Windows { columns, .. } => {
+                write!(text, "{columns:?} {:?} {}", self.view.aggregations, self.view.tiling_hop_us)
+            }
+        };
+        text
+    }
+}
+
+/// The consumer group of a view: `<prefix>.<project>.<view>`.
+pub fn group(prefix: &str, project: &str, view: &str) -> String {
+    format!("{prefix}.{project}.{view}")
+}
+
+/// The stream's columns by the names that the view uses (`field_mapping` applied).
+struct Columns(BTreeMap<String, Source>);
+
+impl Columns {
+    fn read(text: &str, mapping: &BTreeMap<String, String>) -> Result<Self> {
+        let columns = schema::parse(text)?.into_iter().map(|field| {
+            let name = mapping.get(&field.name).unwrap_or(&field.name).clone();
+            (name, Source { name: field.name, value_type: field.value_type })
+        });
+        Ok(Self(columns.collect()))
+    }
+
+    /// A column by the view's name for it, or by the message's.
+    fn find(&self, name: &str) -> Option<&Source> {
+        self.0.get(name).or_else(|| self.0.values().find(|c| c.name == name))
+    }
+
+    fn get(&self, name: &str) -> Result<Source> {
+        self.find(name).cloned().ok_or_else(|| {
+            let known: Vec<_> = self.0.keys().map(String::as_str).collect();
+            Error::invalid(format!(
+                "the stream's schema has no column '{name}': add it to schema_json, which has {}",
+                known.join(", ")
+            ))
+        })
+    }
+
+    fn time(&self, names: &[&str]) -> Result<Source> {
+        let mut named = names.iter().filter(|n| !n.is_empty());
+        match names.iter().find_map(|name| self.find(name)) {
+            Some(found) => Ok(found.clone()),
+            None => self.get(named.next().copied().unwrap_or("event_timestamp")),
+        }
+    }
+
+    fn key(&self, key: &model::registry::JoinKey) -> Result<Key> {
+        if key.name == DUMMY_ENTITY_ID {
+            return Ok(Key { name: key.name.clone(), source: None, value_type: ValueType::String });
+        }
+        let source = self.get(&key.name)?;
+        let value_type =
+            if key.value_type == ValueType::Invalid { source.value_type } else { key.value_type };
+        Ok(Key { name: key.name.clone(), source: Some(source), value_type })
+    }
+
+    fn features(&self, view: &View) -> Result<Vec<Feature>> {
+        let found: Vec<Feature> = view
+            .features
+            .iter()
+            .filter_map(|field| {
+                let source = self.find(&field.name)?.clone();
+                Some(Feature { source, id: column_id(&field.name), value_type: field.value_type })
+            })
+            .collect();
+        match view.features.first() {
+            Some(first) if found.is_empty() => Err(self.get(&first.name).err().unwrap_or_else(|| {
+                Error::invalid("the stream's schema has none of the view's features")
+            })),
+            _ => Ok(found),
+        }
+    }
+}

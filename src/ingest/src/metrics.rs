@@ -1,0 +1,226 @@
+//! What ingestion counts and says: one function per thing worth knowing emits its log line and its
+//! metric together. Knows no exporter.
+//!
+//! Every series has the labels `project` and `view`; what a stopped view leaves behind is set to 0.
+
+use std::collections::BTreeMap;
+
+use ::metrics::{Label, counter, gauge, histogram};
+use model::Timestamp;
+
+use crate::feed::Feed;
+use crate::pipeline::{Applied, Batch, DeadLetter};
+
+/// What a view's consumer is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// It reads.
+    Running,
+    /// It failed and will start again.
+    Retrying,
+    /// It waits for the view or its state to be changed.
+    Blocked,
+    /// The view asks for something that is not offered.
+    Refused,
+    /// It is gone, or switched off.
+    Stopped,
+}
+
+impl Status {
+    const SHOWN: [(Self, &'static str); 4] = [
+        (Self::Running, "running"),
+        (Self::Retrying, "retrying"),
+        (Self::Blocked, "blocked"),
+        (Self::Refused, "refused"),
+    ];
+}
+
+fn labels(project: &str, view: &str) -> Vec<Label> {
+    vec![Label::new("project", project.to_owned()), Label::new("view", view.to_owned())]
+}
+
+fn of(feed: &Feed) -> Vec<Label> {
+    labels(&feed.view.project, &feed.view.name)
+}
+
+fn of_partition(feed: &Feed, partition: i32) -> Vec<Label> {
+    let mut labels = of(feed);
+    labels.push(Label::new("topic", feed.topic.clone()));
+    labels.push(Label::new("partition", partition.to_string()));
+    labels
+}
+
+fn status(project: &str, view: &str, now: Status) {
+    for (status, name) in Status::SHOWN {
+        let mut labels = labels(project, view);
+        labels.push(Label::new("state", name));
+        gauge!("larder_ingest_view_state", labels).set(if status == now { 1.0 } else { 0.0 });
+    }
+}
+
+pub(crate) fn started(feed: &Feed) {
+    status(&feed.view.project, &feed.view.name, Status::Running);
+    tracing::info!(
+        project = feed.view.project,
+        view = feed.view.name,
+        topic = feed.topic,
+        brokers = feed.bootstrap_servers,
+        group = feed.group,
+        "consuming"
+    );
+}
+
+pub(crate) fn retrying(feed: &Feed, error: &str, pause: std::time::Duration) {
+    status(&feed.view.project, &feed.view.name, Status::Retrying);
+    counter!("larder_ingest_restarts_total", of(feed)).increment(1);
+    tracing::warn!(
+        project = feed.view.project,
+        view = feed.view.name,
+        topic = feed.topic,
+        error,
+        ?pause,
+        "the consumer failed and starts again from its stored position"
+    );
+}
+
+pub(crate) fn blocked(feed: &Feed, reason: &str) {
+    status(&feed.view.project, &feed.view.name, Status::Blocked);
+    tracing::error!(
+        project = feed.view.project,
+        view = feed.view.name,
+        topic = feed.topic,
+        reason,
+        "the consumer stopped and waits for a change"
+    );
+}
+
+pub(crate) fn refused(project: &str, view: &str, reason: &str) {
+    status(project, view, Status::Refused);
+    tracing::warn!(project, view, reason, "the view's stream is not consumed");
+}
+
+pub(crate) fn stopped(project: &str, view: &str, why: &str) {
+    status(project, view, Status::Stopped);
+    tracing::info!(project, view, why, "stopped consuming");
+}
+
+pub(crate) fn forgotten(project: &str, view: &str, windowed: bool) {
+    status(project, view, Status::Stopped);
+    tracing::info!(project, view, windowed, "the view is deleted: its positions and window state are removed");
+}
+
+pub(crate) fn forget_failed(project: &str, view: &str, error: &model::Error) {
+    tracing::error!(project, view, %error, "the deleted view's positions and window state could not be removed");
+}
+
+/// A feature that nothing fills.
+pub(crate) fn unfilled(feed: &Feed, feature: &str) {
+    tracing::warn!(
+        project = feed.view.project,
+        view = feed.view.name,
+        feature,
+        "no aggregation or column of the stream fills this feature: it will be null"
+    );
+}
+
+pub(crate) fn assigned(feed: &Feed, partition: i32, offset: Option<i64>) {
+    tracing::info!(
+        project = feed.view.project,
+        view = feed.view.name,
+        topic = feed.topic,
+        partition,
+        stored_offset = offset,
+        "partition assigned"
+    );
+}
+
+/// The topic no longer has the stored position: its retention passed it, or it was made anew.
+pub(crate) fn position_lost(feed: &Feed, partition: i32, stored: i64, found: i64) {
+    counter!("larder_ingest_position_lost_total", of_partition(feed, partition)).increment(1);
+    tracing::warn!(
+        project = feed.view.project,
+        view = feed.view.name,
+        topic = feed.topic,
+        partition,
+        stored,
+        found,
+        "the topic goes on at another offset than the stored one: messages between were removed (retention, \
+         compaction, transactions), or the topic was made anew"
+    );
+}
+
+pub(crate) fn broker_error(feed: &Feed, error: &rdkafka::error::KafkaError, repeated: bool) {
+    counter!("larder_ingest_broker_errors_total", of(feed)).increment(1);
+    if repeated {
+        tracing::debug!(view = feed.view.name, %error, "Kafka");
+    } else {
+        tracing::warn!(
+            project = feed.view.project,
+            view = feed.view.name,
+            topic = feed.topic,
+            brokers = feed.bootstrap_servers,
+            %error,
+            "Kafka is not available to the consumer; it keeps trying"
+        );
+    }
+}
+
+pub(crate) fn write_retry(feed: &Feed, what: &str, error: &str, attempt: u32) {
+    counter!("larder_ingest_retries_total", of(feed)).increment(1);
+    tracing::warn!(project = feed.view.project, view = feed.view.name, what, error, attempt, "trying again");
+}
+
+/// One batch that is in the store.
+pub(crate) fn written(feed: &Feed, messages: usize, batch: &Batch, applied: Applied, seconds: f64) {
+    counter!("larder_ingest_messages_total", of(feed)).increment(messages as u64);
+    counter!("larder_ingest_applied_total", of(feed)).increment(applied.applied as u64);
+    counter!("larder_ingest_late_total", of(feed)).increment(batch.late as u64);
+    let dropped = if feed.view.is_windowed() { "larder_ingest_late_dropped_total" } else { "larder_ingest_stale_total" };
+    counter!(dropped, of(feed)).increment(applied.dropped as u64);
+    histogram!("larder_ingest_batch_seconds", of(feed)).record(seconds);
+    for (&partition, progress) in &batch.progress {
+        gauge!("larder_ingest_position", of_partition(feed, partition)).set(progress.next as f64);
+        if progress.max_event > Timestamp::MIN {
+            let watermark = progress.max_event.micros().saturating_sub(feed.watermark_delay_us);
+            gauge!("larder_ingest_watermark_seconds", of_partition(feed, partition)).set(watermark as f64 / 1e6);
+        }
+    }
+    tracing::debug!(
+        view = feed.view.name,
+        messages,
+        applied = applied.applied,
+        dropped = applied.dropped,
+        late = batch.late,
+        dead = batch.dead.len(),
+        seconds,
+        "batch written"
+    );
+}
+
+/// Dead letters that the broker has: one log line per batch and reason, with the first as example.
+pub(crate) fn dead_lettered(feed: &Feed, letters: &[DeadLetter]) {
+    let mut by_reason: BTreeMap<&'static str, (u64, &DeadLetter)> = BTreeMap::new();
+    for letter in letters {
+        by_reason.entry(letter.reason.label()).or_insert((0, letter)).0 += 1;
+    }
+    for (reason, (count, first)) in by_reason {
+        let mut labels = of(feed);
+        labels.push(Label::new("reason", reason));
+        counter!("larder_ingest_dead_letters_total", labels).increment(count);
+        tracing::warn!(
+            project = feed.view.project,
+            view = feed.view.name,
+            topic = feed.topic,
+            count,
+            partition = first.message.partition,
+            offset = first.message.offset,
+            reason = %first.reason,
+            "messages sent to the dead-letter topic"
+        );
+    }
+}
+
+/// How many messages of a partition are not read yet.
+pub(crate) fn lag(feed: &Feed, partition: i32, messages: i64) {
+    gauge!("larder_ingest_consumer_lag", of_partition(feed, partition)).set(messages as f64);
+}

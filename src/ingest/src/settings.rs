@@ -1,0 +1,85 @@
+//! What can be set about ingestion. Knows no file and no environment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// Where a view starts to read a partition of which no position is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// At the oldest message that the topic still has.
+    #[default]
+    Earliest,
+    /// Behind the newest.
+    Latest,
+}
+
+impl OffsetReset {
+    /// The value of Kafka's `auto.offset.reset`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Earliest => "earliest",
+            Self::Latest => "latest",
+        }
+    }
+}
+
+/// What can be set about ingestion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A view's consumer group is `<group_prefix>.<project>.<view>`.
+    pub group_prefix: String,
+    /// Where a view starts that has no stored position.
+    pub auto_offset_reset: OffsetReset,
+    /// The most messages that are written together.
+    pub batch_size: usize,
+    /// How long a batch waits for more messages after its first.
+    pub linger: Duration,
+    /// How far after the server's clock an event may lie; beyond it is a dead letter.
+    pub future_skew: Duration,
+    /// The longest pause between two attempts at something that fails.
+    pub max_backoff: Duration,
+    /// librdkafka properties for the consumers and the dead-letter producer (`security.protocol`, …).
+    pub properties: BTreeMap<String, String>,
+    /// librdkafka properties for the consumers only. The group, the servers and what keeps positions
+    /// in our store cannot be set.
+    pub consumer_properties: BTreeMap<String, String>,
+    /// librdkafka properties for the dead-letter producer only.
+    pub producer_properties: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            group_prefix: "larder".to_owned(),
+            auto_offset_reset: OffsetReset::Earliest,
+            batch_size: 1000,
+            linger: Duration::from_millis(20),
+            future_skew: Duration::from_secs(5),
+            max_backoff: Duration::from_secs(5),
+            properties: BTreeMap::new(),
+            consumer_properties: BTreeMap::new(),
+            producer_properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let refuse = |name, reason: &str| Err(Error::Setting { name, reason: reason.to_owned() });
+        if self.batch_size == 0 {
+            return refuse("batch_size", "it is 0; set 1 or more");
+        }
+        if self.group_prefix.is_empty() {
+            return refuse("group_prefix", "it is empty; set a name, such as \"larder\"");
+        }
+        Ok(())
+    }
+
+    /// Everything that the dead-letter producer is given.
+    pub(crate) fn producer_properties(&self) -> BTreeMap<String, String> {
+        let both = self.properties.iter().chain(&self.producer_properties);
+        both.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}

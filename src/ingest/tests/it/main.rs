@@ -1,0 +1,7 @@
+//! The tests of `ingest` from outside: decoding, the pipeline with crashes, the consumer against
+//! librdkafka's mock cluster.
+
+mod decode;
+mod kafka;
+mod pipeline;
+mod support;

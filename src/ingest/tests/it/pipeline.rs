@@ -1,0 +1,201 @@
+//! The pipeline against crashes, late events and a changed definition, held against the naive
+//! oracle of `window`. Knows no Kafka.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use ingest::feed::Feed;
+use ingest::pipeline::{self, Failure, Message, Progress};
+use model::value::{NULL, ValueType};
+use model::{Timestamp, Value};
+use proptest::prelude::*;
+
+use crate::support::{MemoryStore, SECOND, Stream, T0, entity, int};
+
+fn stream() -> Stream {
+    Stream::windowed("v", "localhost:9092", "t")
+}
+
+fn message(partition: i32, offset: i64, user: &str, amount: i64, ts: i64) -> Message {
+    let payload = serde_json::json!({"user": user, "amount": amount, "ts": Timestamp(ts).to_rfc3339()});
+    Message { partition, offset, payload: Some(payload.to_string().into_bytes()), ..Message::default() }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+}
+
+/// Prepares and writes one batch, as the consumer does.
+fn step(feed: &Feed, store: &MemoryStore, messages: Vec<Message>, now: i64) -> (pipeline::Batch, pipeline::Applied) {
+    block_on(async {
+        let progress = pipeline::stored_progress(feed, store).await.expect("readable");
+        let batch = pipeline::prepare(feed, messages, &progress, Timestamp(now), 5 * SECOND);
+        let applied = pipeline::write(feed, store, &batch, Timestamp(now)).await.expect("written");
+        (batch, applied)
+    })
+}
+
+#[test]
+fn a_batch_writes_states_and_positions_together() {
+    let (stream, store) = (stream(), MemoryStore::default());
+    let messages = vec![
+        message(0, 10, "a", 1, T0 - 5 * SECOND),
+        message(1, 3, "b", 2, T0 - 5 * SECOND),
+        Message { partition: 0, offset: 11, payload: Some(b"{".to_vec()), ..Message::default() },
+        message(0, 12, "a", 4, T0),
+    ];
+    let (batch, applied) = step(&stream.feed(), &store, messages, T0);
+    assert_eq!((applied.applied, applied.dropped, batch.late), (3, 0, 0));
+    assert_eq!(batch.dead.len(), 1);
+    assert_eq!(batch.dead[0].message.offset, 11);
+    assert_eq!(store.position("v", "t", 0), Some(13));
+    assert_eq!(store.position("v", "t", 1), Some(4));
+    assert_eq!(store.answer(&stream.view(), "a", T0), Some(vec![int(5), int(2)]));
+    assert_eq!(store.answer(&stream.view(), "b", T0), Some(vec![int(2), int(1)]));
+}
+
+#[test]
+fn late_events_count_until_no_window_reaches_them() {
+    let (stream, store) = (stream(), MemoryStore::default());
+    step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
+    // the watermark is 10 s behind the latest event of the partition, and survives a restart
+    let late = vec![
+        message(0, 1, "a", 2, T0 - 10 * SECOND),
+        message(0, 2, "a", 4, T0 - 11 * SECOND),
+        message(0, 3, "a", 8, T0 - 3600 * SECOND),
+    ];
+    let (batch, applied) = step(&stream.feed(), &store, late, T0);
+    assert_eq!((batch.late, applied.applied, applied.dropped), (2, 2, 1));
+    assert_eq!(store.answer(&stream.view(), "a", T0), Some(vec![int(7), int(3)]));
+    // another partition has its own watermark
+    let (batch, _) = step(&stream.feed(), &store, vec![message(1, 0, "b", 1, T0 - 30 * SECOND)], T0);
+    assert_eq!(batch.late, 0);
+}
+
+#[test]
+fn an_entity_whose_windows_are_empty_is_forgotten() {
+    let (stream, store) = (stream(), MemoryStore::default());
+    step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
+    assert_eq!(store.content().states.len(), 1);
+    let old = message(0, 1, "a", 1, T0);
+    step(&stream.feed(), &store, vec![old], T0 + 3600 * SECOND);
+    assert!(store.content().states.is_empty());
+    assert_eq!(store.position("v", "t", 0), Some(2));
+}
+
+#[test]
+fn plain_views_keep_the_newest_by_event_time() {
+    let stream = Stream::plain("v", "localhost:9092", "t");
+    let store = MemoryStore::default();
+    step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0), message(0, 1, "a", 2, T0 - SECOND)], T0);
+    assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(int(1)));
+    let null = Message {
+        offset: 2,
+        payload: Some(format!(r#"{{"user": "a", "ts": {}}}"#, T0 + SECOND).into_bytes()),
+        ..Message::default()
+    };
+    let (_, applied) = step(&stream.feed(), &store, vec![null], T0);
+    assert_eq!(applied.applied, 1);
+    assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(NULL));
+    assert!(store.content().rows.keys().all(|(_, key)| *key == entity("user", "a")));
+}
+
+#[test]
+fn the_state_of_another_definition_is_never_continued() {
+    let store = MemoryStore::default();
+    step(&stream().feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
+    let mut changed = stream();
+    changed.features.push(("low", ValueType::Int64));
+    changed.aggregations.push(("low", "min", "amount"));
+    let feed = changed.feed();
+    assert_ne!(feed.definition(), stream().feed().definition());
+    let batch = pipeline::prepare(&feed, vec![message(0, 1, "a", 1, T0)], &BTreeMap::new(), Timestamp(T0), 0);
+    let failure = block_on(pipeline::write(&feed, &store, &batch, Timestamp(T0))).expect_err("refused");
+    assert!(matches!(&failure, Failure::State(e) if e.message().contains("'v'")), "{failure:?}");
+    assert_eq!(store.position("v", "t", 0), Some(1));
+}
+
+#[derive(Clone, Debug)]
+struct LogEntry {
+    partition: i32,
+    user: usize,
+    amount: i64,
+    ts: i64,
+}
+
+fn log() -> impl Strategy<Value = Vec<LogEntry>> {
+    let entry = (0..3i32, 0..4usize, -50..50i64, 0..120i64).prop_map(|(partition, user, amount, second)| LogEntry {
+        partition,
+        user,
+        amount,
+        ts: T0 - second * SECOND,
+    });
+    proptest::collection::vec(entry, 0..60)
+}
+
+/// What the naive oracle says of one user's events.
+fn oracle(stream: &Stream, log: &[LogEntry], user: usize, at: i64) -> Option<Vec<Value>> {
+    let events: Vec<&LogEntry> = log.iter().filter(|e| e.user == user).collect();
+    let view = stream.view();
+    let spec = service::windows::spec_of(&view).expect("a good definition");
+    let start = spec.window_start(at);
+    let inside: Vec<i64> = events.iter().filter(|e| e.ts >= start && e.ts <= at).map(|e| e.amount).collect();
+    (!inside.is_empty()).then(|| vec![int(inside.iter().sum()), int(inside.len() as i64)])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever crashes (before a write, or after it and before anyone knew), and however the log is
+    /// cut into batches: every event counts exactly once.
+    #[test]
+    fn crashes_neither_lose_nor_repeat_an_event(
+        log in log(),
+        steps in proptest::collection::vec((1usize..9, 0..3u8), 1..200),
+    ) {
+        let (stream, store) = (stream(), MemoryStore::default());
+        let feed = stream.feed();
+        let mut partitions: BTreeMap<i32, Vec<Message>> = BTreeMap::new();
+        for entry in &log {
+            let partition = partitions.entry(entry.partition).or_default();
+            let offset = partition.len() as i64;
+            partition.push(message(entry.partition, offset, &format!("u{}", entry.user), entry.amount, entry.ts));
+        }
+        block_on(async {
+            let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
+            let rest = std::iter::repeat_n((50, 2), 10);
+            for (size, fate) in steps.into_iter().chain(rest) {
+                // what a broker would send from here, the partitions in turn
+                let next = |p: i32| progress.get(&p).map_or(0, |at| at.next) as usize;
+                let messages: Vec<Message> = partitions
+                    .iter()
+                    .flat_map(|(p, log)| log.iter().skip(next(*p)).take(size))
+                    .take(size)
+                    .cloned()
+                    .collect();
+                let batch = pipeline::prepare(&feed, messages, &progress, Timestamp(T0), 0);
+                if fate == 0 {
+                    store.fail_writes.store(1, Ordering::SeqCst);
+                    let failure = pipeline::write(&feed, &store, &batch, Timestamp(T0)).await.expect_err("fails");
+                    assert!(matches!(failure, Failure::Unavailable(_)));
+                } else {
+                    pipeline::write(&feed, &store, &batch, Timestamp(T0)).await.expect("written");
+                    progress.extend(batch.progress.clone());
+                }
+                if fate < 2 {
+                    // the process dies here; the next one knows only what the store says
+                    progress = pipeline::stored_progress(&feed, &store).await.expect("readable");
+                }
+            }
+        });
+        for (partition, messages) in &partitions {
+            prop_assert_eq!(store.position("v", "t", *partition), Some(messages.len() as i64));
+        }
+        for at in [T0, T0 + 30 * SECOND, T0 + 59 * SECOND, T0 + 200 * SECOND] {
+            for user in 0..4 {
+                let answer = store.answer(&stream.view(), &format!("u{user}"), at);
+                prop_assert_eq!(answer, oracle(&stream, &log, user, at), "user {} at {}", user, at);
+            }
+        }
+    }
+}

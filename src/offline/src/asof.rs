@@ -1,0 +1,207 @@
+//! The point-in-time join as a pure kernel: one pass over two sides that are sorted by (key, time).
+//!
+//! The probe side is the entity frame, the build side a view's history, which arrives in chunks.
+//! What a build row means is a [`Fold`]'s to say: [`Latest`] keeps the last row not later than the
+//! probe's time and within the ttl, `window_fold` keeps window states. Knows no files, no plan, no I/O.
+
+use arrow::array::{Array, Int64Array};
+use arrow::row::{OwnedRow, Row, Rows};
+use model::Result;
+
+/// The entity rows that have a key and a time, in the order (key, time).
+#[derive(Debug)]
+pub struct Probe {
+    keys: Rows,
+    times: Int64Array,
+    order: Vec<u32>,
+}
+
+impl Probe {
+    /// Sorts the entity rows. `times` are µs; rows with a null time, or of which `valid` says that a
+    /// key part is null, match nothing.
+    pub fn new(keys: Rows, times: Int64Array, valid: impl Fn(usize) -> bool) -> Self {
+        let mut order: Vec<u32> =
+            (0..times.len()).filter(|&i| times.is_valid(i) && valid(i)).map(|i| i as u32).collect();
+        order.sort_unstable_by(|&a, &b| {
+            let (a, b) = (a as usize, b as usize);
+            keys.row(a).cmp(&keys.row(b)).then_with(|| times.value(a).cmp(&times.value(b)))
+        });
+        Self { keys, times, order }
+    }
+
+    /// The number of entity rows, matched or not.
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether there is no entity row.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// The least and the greatest time among the rows that can match, µs.
+    pub fn time_range(&self) -> Option<(i64, i64)> {
+        let times = || self.order.iter().map(|&i| self.times.value(i as usize));
+        Some((times().min()?, times().max()?))
+    }
+
+    fn at(&self, cursor: usize) -> Option<(u32, Row<'_>, i64)> {
+        let row = *self.order.get(cursor)?;
+        Some((row, self.keys.row(row as usize), self.times.value(row as usize)))
+    }
+}
+
+/// What is made of the build rows of one key.
+pub trait Fold {
+    /// The next build rows belong to another key.
+    fn new_key(&mut self);
+    /// A build row of the key, in the order of time; `row` counts within the chunk.
+    fn add(&mut self, row: usize, time: i64) -> Result<()>;
+    /// The answer for an entity row of this key at `time`: all rows added so far are not later.
+    fn settle(&mut self, probe: u32, time: i64);
+}
+
+/// The state of one merge between chunks.
+#[derive(Debug)]
+pub struct Merge<'a> {
+    probe: &'a Probe,
+    cursor: usize,
+    key: Option<OwnedRow>,
+}
+
+impl<'a> Merge<'a> {
+    /// A merge before its first chunk.
+    pub fn new(probe: &'a Probe) -> Self {
+        Self { probe, cursor: 0, key: None }
+    }
+
+    /// Takes the next chunk of the build side: keys (by the same converter as the probe's) and times
+    /// in µs, sorted by (key, time, …) across all chunks.
+    pub fn push(&mut self, keys: &Rows, times: &[i64], fold: &mut impl Fold) -> Result<()> {
+        for (i, &time) in times.iter().enumerate() {
+            let key = keys.row(i);
+            while let Some((row, probe_key, probe_time)) = self.probe.at(self.cursor) {
+                if (probe_key, probe_time) >= (key, time) {
+                    break;
+                }
+                self.settle(row, probe_key, probe_time, fold);
+            }
+            let Some((_, probe_key, _)) = self.probe.at(self.cursor) else { return Ok(()) };
+            if probe_key != key {
+                continue;
+            }
+            if !self.has_key(key) {
+                self.key = Some(key.owned());
+                fold.new_key();
+            }
+            fold.add(i, time)?;
+        }
+        Ok(())
+    }
+
+    /// Settles what is left: no build row comes any more.
+    pub fn finish(&mut self, fold: &mut impl Fold) {
+        while let Some((row, key, time)) = self.probe.at(self.cursor) {
+            self.settle(row, key, time, fold);
+        }
+    }
+
+    /// Whether every entity row has its answer: the rest of the build side need not be read.
+    pub fn is_done(&self) -> bool {
+        self.cursor >= self.probe.order.len()
+    }
+
+    fn settle(&mut self, row: u32, key: Row<'_>, time: i64, fold: &mut impl Fold) {
+        if self.has_key(key) {
+            fold.settle(row, time);
+        }
+        self.cursor += 1;
+    }
+
+    fn has_key(&self, key: Row<'_>) -> bool {
+        self.key.as_ref().is_some_and(|k| k.row() == key)
+    }
+}
+
+/// A build row that some entity row matched: the one carried over from earlier chunks, or one of
+/// the chunk at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// The carried row.
+    Carried,
+    /// A row of the chunk.
+    Row(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    at: Pick,
+    time: i64,
+    slot: Option<u32>,
+}
+
+/// Feast's point-in-time rule: the last row not later than t and, with a ttl, not before t - ttl.
+///
+/// Matched rows are given out once each by [`Latest::drain`], chunk by chunk; [`Latest::slots`] says
+/// for every entity row which of them (counted over all chunks) is its own.
+#[derive(Debug)]
+pub struct Latest {
+    ttl_us: i64,
+    candidate: Option<Candidate>,
+    picks: Vec<Pick>,
+    next_slot: u32,
+    slots: Vec<Option<u32>>,
+}
+
+impl Latest {
+    /// For `rows` entity rows; a ttl of 0 µs is none.
+    pub fn new(rows: usize, ttl_us: i64) -> Self {
+        Self { ttl_us, candidate: None, picks: Vec::new(), next_slot: 0, slots: vec![None; rows] }
+    }
+
+    /// Ends a chunk: the rows to keep of it, in the order of their slots, and the row of the chunk
+    /// to carry over, if the carried one changes.
+    pub fn drain(&mut self) -> (Vec<Pick>, Option<usize>) {
+        let carry = match &mut self.candidate {
+            Some(candidate) => match std::mem::replace(&mut candidate.at, Pick::Carried) {
+                Pick::Row(row) if candidate.slot.is_none() => Some(row),
+                _ => None,
+            },
+            None => None,
+        };
+        (std::mem::take(&mut self.picks), carry)
+    }
+
+    /// Each entity row's slot among the kept rows.
+    pub fn slots(self) -> Vec<Option<u32>> {
+        self.slots
+    }
+}
+
+impl Fold for Latest {
+    fn new_key(&mut self) {
+        self.candidate = None;
+    }
+
+    fn add(&mut self, row: usize, time: i64) -> Result<()> {
+        self.candidate = Some(Candidate { at: Pick::Row(row), time, slot: None });
+        Ok(())
+    }
+
+    fn settle(&mut self, probe: u32, time: i64) {
+        let Some(candidate) = &mut self.candidate else { return };
+        if self.ttl_us > 0 && candidate.time < time.saturating_sub(self.ttl_us) {
+            return;
+        }
+        let slot = *candidate.slot.get_or_insert_with(|| {
+            self.picks.push(candidate.at);
+            self.next_slot += 1;
+            self.next_slot - 1
+        });
+        self.slots[probe as usize] = Some(slot);
+    }
+}
+
+#[cfg(test)]
+#[path = "asof/tests.rs"]
+mod tests;

@@ -1,0 +1,247 @@
+//! The query engine: one DataFusion runtime with a memory limit and a spill directory, and the one
+//! query that everything here is made of: a view's history, cut in time, sorted by key and time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::catalog::TableProvider;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryReservation};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::functions_window::expr_fn::row_number;
+use datafusion::logical_expr::{Expr, SortExpr, cast, lit};
+use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
+use model::{Error, Result};
+use proto::feast::core::DataSource;
+
+use crate::error::{engine, sql as sql_error};
+use crate::keys::KeyType;
+use crate::scan::ParquetFiles;
+use crate::source::{Location, missing};
+use crate::Settings;
+
+/// DataFusion, set up.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    repo: PathBuf,
+    runtime: Arc<RuntimeEnv>,
+    config: SessionConfig,
+}
+
+/// A source whose files are open.
+pub(crate) struct Table {
+    /// The registered source.
+    pub(crate) source: Arc<DataSource>,
+    /// Its columns.
+    pub(crate) schema: SchemaRef,
+    files: Arc<ParquetFiles>,
+}
+
+/// Which part of a source to read, by the source's own column names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cut {
+    /// The key columns with the form they are compared in.
+    pub(crate) keys: Vec<(String, KeyType)>,
+    /// The event time column.
+    pub(crate) time: String,
+    /// The created time column.
+    pub(crate) created: Option<String>,
+    /// Further columns.
+    pub(crate) values: Vec<String>,
+    /// The first time, µs, inclusive; `None` is from the beginning.
+    pub(crate) from: Option<i64>,
+    /// The last time, µs, inclusive; `None` is to the end.
+    pub(crate) to: Option<i64>,
+    /// Leave out rows with a null key or time (else the caller counts them).
+    pub(crate) only_keyed: bool,
+}
+
+impl Cut {
+    /// Where the time column stands in the result: behind the keys.
+    pub(crate) fn time_at(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Where the created column stands, if there is one.
+    pub(crate) fn created_at(&self) -> Option<usize> {
+        self.created.as_ref().map(|_| self.keys.len() + 1)
+    }
+
+    /// Where the further columns begin; the row number stands last, if sorted.
+    pub(crate) fn values_at(&self) -> usize {
+        self.keys.len() + 1 + usize::from(self.created.is_some())
+    }
+}
+
+/// The order in which a cut is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As in the files.
+    File,
+    /// By key, event time, created time, and then as in the files.
+    KeyTimeCreated,
+    /// By key, event time, and then as in the files: the order of arrival.
+    KeyTime,
+}
+
+impl Engine {
+    /// Sets the runtime up.
+    ///
+    /// Errors: a spill directory that cannot be made.
+    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+        let io = |e| crate::error::io("creating", &settings.spill_dir, e);
+        std::fs::create_dir_all(&settings.spill_dir).map_err(io)?;
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill_dir.clone()]));
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_limit_bytes)))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .map_err(engine)?;
+        // One partition: files are read in order, and ties are broken by it.
+        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(settings.batch_rows);
+        let reserve = (settings.memory_limit_bytes / 8).min(10 << 20);
+        config.options_mut().execution.sort_spill_reservation_bytes = reserve;
+        config.options_mut().execution.parquet.schema_force_view_types = false;
+        Ok(Self { repo: settings.repo_dir.clone(), runtime, config })
+    }
+
+    /// Memory that is not DataFusion's own, counted against the same limit.
+    pub(crate) fn reservation(&self, what: &str) -> MemoryReservation {
+        MemoryConsumer::new(what).register(&self.runtime.memory_pool)
+    }
+
+    /// Where relative paths start.
+    pub(crate) fn repo(&self) -> &std::path::Path {
+        &self.repo
+    }
+
+    /// Opens a source.
+    ///
+    /// Errors: a source that is not local Parquet, or has no file.
+    pub(crate) async fn open(&self, source: &Arc<DataSource>) -> Result<Table> {
+        let location = Location::of(source, &self.repo)?;
+        let source = source.clone();
+        let open = move || {
+            let files = location.files()?;
+            if files.is_empty() {
+                return Err(missing(&source, &location));
+            }
+            let files = Arc::new(ParquetFiles::open(&files)?);
+            Ok(Table { source, schema: files.schema(), files })
+        };
+        blocking(open).await
+    }
+
+    /// Reads a cut of a source: keys, time, created, values and, if sorted, the row number.
+    pub(crate) async fn read(&self, table: &Table, cut: &Cut, order: Order) -> Result<SendableRecordBatchStream> {
+        self.frame(table, cut, order)?.execute_stream().await.map_err(engine)
+    }
+
+    fn frame(&self, table: &Table, cut: &Cut, order: Order) -> Result<DataFrame> {
+        let type_of = |name: &str| -> Result<DataType> {
+            let field = table.schema.field_with_name(name).map_err(|e| Error::internal("a column vanished", e))?;
+            Ok(field.data_type().clone())
+        };
+        let mut frame = self.context().read_table(table.files.clone()).map_err(engine)?;
+        let time_type = type_of(&cut.time)?;
+        let mut filters = Vec::new();
+        if let Some(from) = cut.from {
+            filters.push(ident(&cut.time).gt_eq(bound(from, &time_type, true)));
+        }
+        if let Some(to) = cut.to {
+            filters.push(ident(&cut.time).lt_eq(bound(to, &time_type, false)));
+        }
+        if let Some(in_range) = filters.into_iter().reduce(Expr::and) {
+            let kept = if cut.only_keyed { in_range } else { in_range.or(ident(&cut.time).is_null()) };
+            frame = frame.filter(kept).map_err(engine)?;
+        }
+        if cut.only_keyed {
+            let not_null = cut.keys.iter().map(|(k, _)| ident(k)).chain([ident(&cut.time)]).map(Expr::is_not_null);
+            if let Some(filter) = not_null.reduce(Expr::and) {
+                frame = frame.filter(filter).map_err(engine)?;
+            }
+        }
+        let mut columns = Vec::new();
+        for (i, (name, key)) in cut.keys.iter().enumerate() {
+            let from = type_of(name)?;
+            let to = key.sort_type(&from);
+            let column = if from == to { ident(name) } else { cast(ident(name), to) };
+            columns.push(column.alias(format!("k{i}")));
+        }
+        columns.push(ident(&cut.time).alias("t"));
+        columns.extend(cut.created.iter().map(|c| ident(c).alias("c")));
+        columns.extend(cut.values.iter().enumerate().map(|(i, v)| ident(v).alias(format!("v{i}"))));
+        frame = frame.select(columns).map_err(engine)?;
+        if order == Order::File {
+            return Ok(frame);
+        }
+        let by = |name: &str| -> SortExpr { ident(name).sort(true, true) };
+        let mut sort: Vec<SortExpr> = (0..cut.keys.len()).map(|i| by(&format!("k{i}"))).collect();
+        sort.push(by("t"));
+        if order == Order::KeyTimeCreated && cut.created.is_some() {
+            sort.push(by("c"));
+        }
+        sort.push(by("row"));
+        let frame = frame.window(vec![row_number().alias("row")]).map_err(engine)?;
+        frame.sort(sort).map_err(engine)
+    }
+
+    /// Runs a SELECT over tables that it may name: `(name, source)`. Nothing else can be reached.
+    pub(crate) async fn sql(&self, text: &str, sources: Vec<(String, Arc<DataSource>)>) -> Result<DataFrame> {
+        let context = self.context();
+        let state = context.state();
+        let dialect = state.config_options().sql_parser.dialect;
+        let statement = state.sql_to_statement(text, &dialect).map_err(sql_error)?;
+        let named = state.resolve_table_references(&statement).map_err(sql_error)?;
+        for reference in named {
+            if let Some((name, source)) = sources.iter().find(|(name, _)| name == reference.table()) {
+                let table = self.open(source).await?;
+                context.register_table(datafusion::common::TableReference::bare(name.as_str()), table.files).map_err(engine)?;
+            }
+        }
+        let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        context.sql_with_options(text, options).await.map_err(sql_error)
+    }
+
+    fn context(&self) -> SessionContext {
+        SessionContext::new_with_config_rt(self.config.clone(), self.runtime.clone())
+    }
+}
+
+/// Runs what blocks on the file system off the async workers.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::internal("a background task broke off", e)),
+    }
+}
+
+fn ident(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
+/// A bound in µs in the time column's own type, so that it can be held against file statistics. A
+/// time finer than µs counts with the µs that it lies in.
+fn bound(micros: i64, time_type: &DataType, lower: bool) -> Expr {
+    let coarse = |unit: i64| if lower { -(-micros).div_euclid(unit) } else { micros.div_euclid(unit) };
+    let fine = micros.saturating_mul(1000).saturating_add(if lower { 0 } else { 999 });
+    match time_type {
+        DataType::Timestamp(unit, zone) => {
+            let zone = zone.clone();
+            lit(match unit {
+                TimeUnit::Second => ScalarValue::TimestampSecond(Some(coarse(1_000_000)), zone),
+                TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(Some(coarse(1000)), zone),
+                TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(micros), zone),
+                TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(Some(fine), zone),
+            })
+        }
+        DataType::Date32 => {
+            let days = coarse(86_400_000_000).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+            lit(ScalarValue::Date32(Some(days as i32)))
+        }
+        _ => lit(ScalarValue::Date64(Some(coarse(1000)))),
+    }
+}

@@ -1,0 +1,88 @@
+//! How failures of Arrow, DataFusion and files become [`model::Error`]s: the kind says what the
+//! caller should do, the cause goes to the log only. Knows no status code.
+
+use std::path::Path;
+
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use model::{Error, Kind};
+
+/// A query that failed: over the memory limit is `TooLarge`, data that cannot be cast is
+/// `InvalidArgument`, the rest is our fault.
+pub(crate) fn engine(error: DataFusionError) -> Error {
+    if let Some(inner) = own(&error) {
+        return inner;
+    }
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(reason) => Error::new(
+            Kind::TooLarge,
+            format!(
+                "the query needs more than the offline memory limit: ask for fewer rows or views, or raise the \
+                 limit in larder.yaml ({})",
+                first_line(reason)
+            ),
+        ),
+        DataFusionError::ArrowError(inner, _) if is_data(inner) => {
+            Error::invalid(format!("the source's data does not fit its registered types: {}", first_line(&inner.to_string())))
+        }
+        _ => Error::internal("the offline query failed", error),
+    }
+}
+
+/// A failed query over SQL that the caller wrote: what cannot be planned is the caller's to mend.
+pub(crate) fn sql(error: DataFusionError) -> Error {
+    match error.find_root() {
+        DataFusionError::SQL(..)
+        | DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Diagnostic(..) => {
+            Error::invalid(format!("the entity SQL cannot be run: {}", short(&error.strip_backtrace())))
+        }
+        _ => engine(error),
+    }
+}
+
+/// A failed Arrow kernel.
+pub(crate) fn arrow(error: ArrowError) -> Error {
+    if is_data(&error) {
+        return Error::invalid(format!("a value does not fit its registered type: {}", first_line(&error.to_string())));
+    }
+    Error::internal("a column could not be computed", error)
+}
+
+/// A file that could not be read or written.
+pub(crate) fn io(what: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::internal(format!("{what} {} failed: {error}", path.display()), error)
+}
+
+/// A Parquet file that could not be read or written.
+pub(crate) fn parquet(what: &str, path: &Path, error: parquet::errors::ParquetError) -> Error {
+    Error::internal(format!("{what} {} failed: {}", path.display(), first_line(&error.to_string())), error)
+}
+
+/// Our own error that went through DataFusion.
+fn own(error: &DataFusionError) -> Option<Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if let Some(found) = inner.downcast_ref::<Error>() {
+            return Some(found.clone());
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+fn is_data(error: &ArrowError) -> bool {
+    matches!(error, ArrowError::CastError(_) | ArrowError::ParseError(_) | ArrowError::ComputeError(_))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// An error text that fits into a gRPC trailer.
+pub(crate) fn short(text: &str) -> String {
+    const LIMIT: usize = 2000;
+    if text.chars().count() <= LIMIT { text.to_owned() } else { text.chars().take(LIMIT).chain("…".chars()).collect() }
+}

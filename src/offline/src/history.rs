@@ -1,0 +1,346 @@
+//! Historical retrieval: every view of a request is joined to the entity frame, one after the other,
+//! and the result is given out in batches in the frame's order.
+//!
+//! A view's history is read once, cut in time, sorted with spill, and merged with the entity rows;
+//! held in memory are the entity frame and, per view, those history rows that some entity row matched.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_empty_array};
+use arrow::compute::{concat, interleave_record_batch, take};
+use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
+use datafusion::execution::memory_pool::MemoryReservation;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
+use model::registry::View;
+use model::{Error, Result};
+use tokio_util::task::AbortOnDropHandle;
+use window::Spec;
+
+use crate::asof::{Latest, Merge, Pick, Probe};
+use crate::convert::{arrow_type, from_values, in_column, micros, to_registered};
+use crate::engine::{Cut, Engine, Order, Table};
+use crate::error::{arrow as arrow_error, engine as engine_error};
+use crate::frame::Frame;
+use crate::keys::{KeyRows, KeyType};
+use crate::metrics;
+use crate::plan::Part;
+use crate::source::{column, time_column};
+use crate::window_fold::Windows;
+
+/// A result: its schema, and its rows batch by batch. Dropping it stops the work.
+pub struct Export {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: BoxStream<'static, Result<RecordBatch>>,
+}
+
+/// A part with its source open and its columns found.
+pub(crate) struct Ready {
+    pub(crate) part: Part,
+    pub(crate) table: Table,
+    pub(crate) cut: Cut,
+    spec: Option<Spec>,
+}
+
+/// A view's features for all entity rows: either one value per row, or matched rows and who has which.
+struct Joined {
+    columns: Vec<ArrayRef>,
+    index: Option<UInt32Array>,
+    _memory: MemoryReservation,
+}
+
+/// Opens a part's source and finds its columns.
+///
+/// Errors: a view without a batch source, a source without files or with columns missing.
+pub(crate) async fn ready(engine: &Engine, part: Part) -> Result<Ready> {
+    let (table, mut cut) = open(engine, &part.view).await?;
+    let spec = if part.view.is_windowed() { Some(service::windows::spec_of(&part.view)?) } else { None };
+    let named: Vec<&str> = match &spec {
+        Some(spec) => spec.columns().iter().map(String::as_str).collect(),
+        None => part.features.iter().map(|f| f.name.as_str()).collect(),
+    };
+    cut.values = named.into_iter().map(|n| column(&table.source, &table.schema, n)).collect::<Result<_>>()?;
+    if spec.is_some() {
+        cut.created = None;
+    }
+    Ok(Ready { part, table, cut, spec })
+}
+
+/// Opens a view's batch source and finds its key and time columns.
+pub(crate) async fn open(engine: &Engine, view: &View) -> Result<(Table, Cut)> {
+    let source = view.batch_source.as_ref().ok_or_else(|| {
+        Error::invalid(format!(
+            "Feature view '{}' has no batch_source and cannot be queried: give it, or its push or stream source, one",
+            view.name
+        ))
+    })?;
+    let table = engine.open(source).await?;
+    let time = if source.timestamp_field.is_empty() { view.event_time_column() } else { &source.timestamp_field };
+    let time = time_column(source, &table.schema, time)?
+        .ok_or_else(|| Error::invalid(format!("data source '{}' has no timestamp_field", source.name)))?;
+    let created = time_column(source, &table.schema, &source.created_timestamp_column)?;
+    let mut keys = Vec::new();
+    if !view.is_entityless() {
+        for key in &view.join_keys {
+            let name = column(source, &table.schema, &key.name)?;
+            let field = table.schema.field_with_name(&name).map_err(arrow_error)?;
+            let key_type = KeyType::of(&key.name, key.value_type, field.data_type())?;
+            keys.push((name, key_type));
+        }
+    }
+    Ok((table, Cut { keys, time, created, ..Cut::default() }))
+}
+
+/// Joins all parts to the frame. The schema is known at once, the work begins in the background.
+///
+/// Errors: a join key that the frame lacks, a feature with the name of one of the frame's columns.
+pub(crate) fn retrieve(engine: Arc<Engine>, frame: Arc<Frame>, parts: Vec<Ready>, batch_rows: usize) -> Result<Export> {
+    let time = frame.time_column()?.to_owned();
+    let mut expected = vec![time.as_str()];
+    for part in &parts {
+        for (_, column) in part.part.keys() {
+            if !expected.contains(&column) {
+                expected.push(column);
+            }
+        }
+    }
+    frame.expect(&expected)?;
+    let mut fields: Vec<Arc<ArrowField>> = frame.schema().fields().iter().cloned().collect();
+    for ready in &parts {
+        for (i, (feature, output)) in ready.part.features.iter().zip(&ready.part.outputs).enumerate() {
+            if frame.schema().index_of(output).is_ok() {
+                return Err(Error::invalid(format!(
+                    "the feature {output} of feature view {} has the name of a column of the entity dataframe: rename \
+                     the column, or set full_feature_names=True",
+                    ready.part.view.name
+                )));
+            }
+            fields.push(Arc::new(ArrowField::new(output, ready.output_type(i, feature.value_type)?, true)));
+        }
+    }
+    let schema = Arc::new(Schema::new_with_metadata(fields, frame.schema().metadata().clone()));
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<RecordBatch>>(2);
+    let result_schema = schema.clone();
+    let work = tokio::spawn(async move {
+        let run = async {
+            let times = frame.times(&time)?;
+            let mut joined = Vec::with_capacity(parts.len());
+            for part in parts {
+                joined.push(join(&engine, &frame, &times, part).await?);
+            }
+            for batch in assemble(&result_schema, &frame, &joined, batch_rows) {
+                if sender.send(Ok(batch?)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = run.await {
+            // Nobody is left to be told when the send fails.
+            let _ = sender.send(Err(error)).await;
+        }
+    });
+    let work = AbortOnDropHandle::new(work);
+    let batches = stream::unfold((receiver, work), |(mut receiver, work)| async move {
+        receiver.recv().await.map(|batch| (batch, (receiver, work)))
+    });
+    Ok(Export { schema, batches: batches.boxed() })
+}
+
+impl Ready {
+    fn output_type(&self, value: usize, value_type: model::ValueType) -> Result<arrow::datatypes::DataType> {
+        if self.spec.is_some() {
+            return Ok(arrow_type(value_type, None));
+        }
+        let field = self.table.schema.field_with_name(&self.cut.values[value]).map_err(arrow_error)?;
+        Ok(match field.data_type() {
+            arrow::datatypes::DataType::Dictionary(_, values) => arrow_type(value_type, Some(values)),
+            other => arrow_type(value_type, Some(other)),
+        })
+    }
+}
+
+async fn join(engine: &Engine, frame: &Frame, times: &Int64Array, mut ready: Ready) -> Result<Joined> {
+    let view = ready.part.view.clone();
+    let types: Vec<KeyType> = ready.cut.keys.iter().map(|(_, t)| *t).collect();
+    let rows = KeyRows::new(&types)?;
+    let mut keys = Vec::with_capacity(types.len());
+    for ((_, column), key_type) in ready.part.keys().iter().zip(&types) {
+        keys.push(key_type.of_frame(column, &frame.column(column)?)?);
+    }
+    let valid = |i: usize| keys.iter().all(|k| k.is_valid(i));
+    let probe = Probe::new(rows.rows(&keys, frame.rows())?, times.clone(), valid);
+    let range = probe.time_range();
+    let memory = engine.reservation("joined rows");
+    let (first, last) = range.unwrap_or((0, i64::MIN));
+    ready.cut.to = Some(last);
+    ready.cut.from = match &ready.spec {
+        Some(spec) => Some(spec.window_start(first)).filter(|s| *s != i64::MIN),
+        None => (view.ttl_us > 0).then(|| first.saturating_sub(view.ttl_us)),
+    };
+    ready.cut.only_keyed = true;
+    let joined = match &ready.spec {
+        Some(spec) => windows(engine, &ready, spec, &probe, &rows, memory).await,
+        None => as_of(engine, &ready, &probe, &rows, memory).await,
+    };
+    joined.map_err(|e| match e.kind() {
+        model::Kind::InvalidArgument => {
+            Error::of_class(e.kind(), e.class(), format!("feature view {}: {}", view.name, e.message()))
+        }
+        _ => e,
+    })
+}
+
+async fn as_of(engine: &Engine, ready: &Ready, probe: &Probe, rows: &KeyRows, memory: MemoryReservation) -> Result<Joined> {
+    let (cut, view) = (&ready.cut, &ready.part.view);
+    let mut latest = Latest::new(probe.len(), view.ttl_us);
+    let mut merge = Merge::new(probe);
+    let mut kept: Vec<RecordBatch> = Vec::new();
+    let mut carry: Option<RecordBatch> = None;
+    let mut scanned = 0;
+    if !merge.is_done() {
+        let mut chunks = engine.read(&ready.table, cut, Order::KeyTimeCreated).await?;
+        while !merge.is_done()
+            && let Some(chunk) = chunks.next().await
+        {
+            let chunk = chunk.map_err(engine_error)?;
+            scanned += chunk.num_rows() as u64;
+            let (keys, times) = sides(&chunk, cut, rows)?;
+            merge.push(&keys, times.values(), &mut latest)?;
+            keep(&mut latest, &chunk, &mut carry, &mut kept, &memory)?;
+            tokio::task::yield_now().await;
+        }
+        merge.finish(&mut latest);
+        if let Some(last) = carry.clone() {
+            keep(&mut latest, &last, &mut carry, &mut kept, &memory)?;
+        }
+    }
+    let columns = (0..cut.values.len())
+        .map(|i| {
+            let feature = &ready.part.features[i];
+            let at = cut.values_at() + i;
+            let column: ArrayRef = if kept.is_empty() {
+                new_empty_array(&ready.output_type(i, feature.value_type)?)
+            } else {
+                let chunks: Vec<&dyn arrow::array::Array> = kept.iter().map(|b| b.column(at).as_ref()).collect();
+                concat(&chunks).map_err(arrow_error)?
+            };
+            to_registered(&cut.values[i], &column, feature.value_type)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let index = UInt32Array::from(latest.slots());
+    metrics::scanned(&view.name, scanned);
+    metrics::joined(&view.name, probe.len() as u64, (index.len() - arrow::array::Array::null_count(&index)) as u64);
+    Ok(Joined { columns, index: Some(index), _memory: memory })
+}
+
+/// Keeps the rows of a chunk that were matched, and the row that later entity rows may still match.
+fn keep(
+    latest: &mut Latest,
+    chunk: &RecordBatch,
+    carry: &mut Option<RecordBatch>,
+    kept: &mut Vec<RecordBatch>,
+    memory: &MemoryReservation,
+) -> Result<()> {
+    let (picks, next) = latest.drain();
+    if !picks.is_empty() {
+        let before = carry.as_ref().unwrap_or(chunk);
+        let at: Vec<(usize, usize)> = picks
+            .iter()
+            .map(|p| match p {
+                Pick::Carried => (0, 0),
+                Pick::Row(row) => (1, *row),
+            })
+            .collect();
+        let rows = interleave_record_batch(&[before, chunk], &at).map_err(arrow_error)?;
+        memory.try_grow(rows.get_array_memory_size()).map_err(engine_error)?;
+        kept.push(rows);
+    }
+    if let Some(row) = next {
+        *carry = Some(interleave_record_batch(&[chunk], &[(0, row)]).map_err(arrow_error)?);
+    }
+    Ok(())
+}
+
+async fn windows(
+    engine: &Engine,
+    ready: &Ready,
+    spec: &Spec,
+    probe: &Probe,
+    rows: &KeyRows,
+    memory: MemoryReservation,
+) -> Result<Joined> {
+    let (cut, view) = (&ready.cut, &ready.part.view);
+    let per_row = size_of::<model::Value>() * ready.part.features.len();
+    memory.try_grow(per_row * probe.len()).map_err(engine_error)?;
+    let mut fold = Windows::new(view, spec, &ready.part.features, probe.len());
+    let mut merge = Merge::new(probe);
+    let mut scanned = 0;
+    if !merge.is_done() {
+        let mut chunks = engine.read(&ready.table, cut, Order::KeyTime).await?;
+        while !merge.is_done()
+            && let Some(chunk) = chunks.next().await
+        {
+            let chunk = chunk.map_err(engine_error)?;
+            scanned += chunk.num_rows() as u64;
+            let (keys, times) = sides(&chunk, cut, rows)?;
+            let first = cut.values_at();
+            fold.chunk(&chunk.columns()[first..first + cut.values.len()])?;
+            merge.push(&keys, times.values(), &mut fold)?;
+            tokio::task::yield_now().await;
+        }
+        merge.finish(&mut fold);
+    }
+    let (answers, matched) = fold.finish()?;
+    let columns = answers
+        .iter()
+        .zip(&ready.part.features)
+        .map(|(values, f)| from_values(values, &arrow_type(f.value_type, None)).map_err(|e| in_column(&f.name, &e)))
+        .collect::<Result<_>>()?;
+    metrics::scanned(&view.name, scanned);
+    metrics::joined(&view.name, probe.len() as u64, matched);
+    Ok(Joined { columns, index: None, _memory: memory })
+}
+
+/// A chunk's keys in comparable form, and its times in µs.
+pub(crate) fn sides(chunk: &RecordBatch, cut: &Cut, rows: &KeyRows) -> Result<(arrow::row::Rows, Int64Array)> {
+    let mut keys = Vec::with_capacity(cut.keys.len());
+    for (i, (name, key_type)) in cut.keys.iter().enumerate() {
+        keys.push(key_type.of_source(name, chunk.column(i))?);
+    }
+    let times = micros(&cut.time, chunk.column(cut.time_at()))?;
+    Ok((rows.rows(&keys, chunk.num_rows())?, times))
+}
+
+/// The frame's batches with the features behind its columns, at most `batch_rows` rows each.
+fn assemble<'a>(
+    schema: &'a SchemaRef,
+    frame: &'a Frame,
+    joined: &'a [Joined],
+    batch_rows: usize,
+) -> impl Iterator<Item = Result<RecordBatch>> + 'a {
+    let mut start = 0;
+    let offsets = frame.batches().iter().map(move |b| {
+        let offset = start;
+        start += b.num_rows();
+        (offset, b)
+    });
+    offsets.flat_map(move |(offset, batch)| {
+        (0..batch.num_rows()).step_by(batch_rows.max(1)).map(move |at| {
+            let rows = batch_rows.max(1).min(batch.num_rows() - at);
+            let mut columns: Vec<ArrayRef> = batch.columns().iter().map(|c| c.slice(at, rows)).collect();
+            for view in joined {
+                let index = view.index.as_ref().map(|i| i.slice(offset + at, rows));
+                for column in &view.columns {
+                    columns.push(match &index {
+                        Some(index) => take(column.as_ref(), index, None).map_err(arrow_error)?,
+                        None => column.slice(offset + at, rows),
+                    });
+                }
+            }
+            RecordBatch::try_new(schema.clone(), columns).map_err(arrow_error)
+        })
+    })
+}

@@ -1,0 +1,73 @@
+//! What the offline side counts: `larder_offline_…`. Knows no exporter: the binary installs one.
+
+use std::time::Instant;
+
+use ::metrics::{counter, histogram};
+use model::Error;
+
+/// Rows read from a view's source, after time filters.
+pub(crate) fn scanned(view: &str, rows: u64) {
+    counter!("larder_offline_rows_scanned_total", "view" => view.to_owned()).increment(rows);
+}
+
+/// Entity rows that a view was joined to, and how many of them found a row.
+pub(crate) fn joined(view: &str, rows: u64, matched: u64) {
+    counter!("larder_offline_rows_joined_total", "view" => view.to_owned()).increment(rows);
+    counter!("larder_offline_rows_matched_total", "view" => view.to_owned()).increment(matched);
+}
+
+/// Rows of results that left through Flight.
+pub(crate) fn exported(rows: u64) {
+    counter!("larder_offline_rows_exported_total").increment(rows);
+}
+
+/// Rows appended to a source.
+pub(crate) fn appended(source: &str, rows: u64) {
+    counter!("larder_offline_rows_appended_total", "source" => source.to_owned()).increment(rows);
+    tracing::info!(source, rows, "appended to the batch source");
+}
+
+/// Rows of a source that have no key or no time, and so belong to no entity.
+pub(crate) fn skipped(view: &str, rows: u64) {
+    if rows > 0 {
+        counter!("larder_offline_rows_skipped_total", "view" => view.to_owned()).increment(rows);
+        tracing::warn!(view, rows, "rows of the batch source with a null key or timestamp were left out");
+    }
+}
+
+/// One Flight call, from its first message to the end of its result: counted when dropped.
+#[derive(Debug)]
+pub(crate) struct Call {
+    api: &'static str,
+    start: Instant,
+    outcome: &'static str,
+}
+
+impl Call {
+    /// A call that began now; a client that hangs up leaves it "cancelled".
+    pub(crate) fn begin(api: &'static str) -> Self {
+        Self { api, start: Instant::now(), outcome: "cancelled" }
+    }
+
+    /// The result is all sent.
+    pub(crate) fn ok(&mut self) {
+        self.outcome = "ok";
+    }
+
+    /// It failed.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.outcome = error.kind().as_str();
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        counter!("larder_offline_requests_total", "api" => self.api, "outcome" => self.outcome).increment(1);
+        histogram!("larder_offline_seconds", "api" => self.api).record(seconds);
+        if !matches!(self.outcome, "ok" | "cancelled") {
+            counter!("larder_offline_errors_total", "api" => self.api, "kind" => self.outcome).increment(1);
+        }
+        tracing::info!(api = self.api, outcome = self.outcome, seconds, "flight call");
+    }
+}

@@ -1,0 +1,296 @@
+//! The embedded online store: one sled tree behind a memory tier, one writer thread. Knows no request
+//! and no window; [`layout`] is how it lies in the tree, [`disk`] how it becomes durable.
+//!
+//! **Writes** go to the writer thread, which takes what is waiting (group commit), merges each row
+//! with what is stored, hands whole [`WriteBatch`]es to `apply_batch` (small ones together, a large
+//! one alone, never one in two pieces, so that a batch is there whole or not at all after a crash),
+//! makes the group durable once and only then answers. A row is visible as soon as it is applied,
+//! before it is durable: a reader may see what a power loss takes back, the writer of it was never
+//! told that it was kept. A read beside a write may see some keys before it and some after it. A write
+//! whose future is dropped may be applied or not. If making durable fails, the write fails though it
+//! is visible; writing the same again is harmless.
+//!
+//! **Reads** never wait for the writer's flush. They ask the tier, without a lock, and fetch what is
+//! missing from sled in place: a few µs a key from its cache, up to a disk access for each without.
+//! That blocks the calling task, so a large read yields after every [`READ_CHUNK`] keys.
+//!
+//! **Damage**: every value carries a checksum of ours. One that fails is an `Internal` error that names
+//! the view, never a wrong or a missing value; a write that would have to merge with it fails too.
+//! `clear` removes damaged values like any other.
+
+mod check;
+mod disk;
+mod layout;
+mod tier;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use model::ports::{BoxFuture, OnlineStore, Position, Read, Table, WriteBatch, Written};
+use model::{Kind as ErrorKind, Result, Row};
+use tokio::sync::{mpsc, oneshot};
+
+pub use check::{Report, check};
+
+use crate::error::Error;
+use crate::metrics::{Disk, Traffic};
+use layout::{Entry, Kind};
+use tier::Tier;
+use writer::Command;
+
+/// Keys fetched in one go before a read lets other tasks run.
+const READ_CHUNK: usize = 64;
+/// Batches that may wait for the writer thread before a write waits for room.
+const WAITING: usize = 256;
+
+/// What an answered write survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: it is in memory, and sled writes it every [`Settings::flush_every_ms`].
+    Memory,
+    /// The end of the process: it was handed to the operating system.
+    Flush,
+    /// The end of the power supply: it was synchronized to the disk.
+    #[default]
+    Fsync,
+}
+
+/// Where a store is and how it behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The store's directory; created if it is not there. Nothing else should be in it.
+    pub path: PathBuf,
+    /// sled's page cache, in bytes. With less than the size of the data, memory use grows rather than
+    /// shrinks.
+    pub cache_bytes: u64,
+    /// The memory tier, in bytes; 0 turns it off.
+    pub tier_bytes: u64,
+    /// What an answered write survives.
+    pub durability: Durability,
+    /// How often sled flushes and collects garbage by itself, in ms; `None` turns both off.
+    pub flush_every_ms: Option<u64>,
+}
+
+impl Settings {
+    /// A store in this directory: 512 MiB of page cache, 256 MiB of memory tier, [`Durability::Fsync`],
+    /// sled's own flush every 500 ms.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            cache_bytes: 512 << 20,
+            tier_bytes: 256 << 20,
+            durability: Durability::default(),
+            flush_every_ms: Some(500),
+        }
+    }
+}
+
+/// What the readers and the writer thread share.
+struct Shared {
+    /// `None` once the store is closed.
+    db: RwLock<Option<::sled::Db>>,
+    tier: Tier,
+    traffic: Traffic,
+    metrics: Disk,
+}
+
+impl Shared {
+    fn with_db<T>(&self, work: impl FnOnce(&::sled::Db) -> Result<T>) -> Result<T> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        work(db.as_ref().ok_or_else(closed)?)
+    }
+
+    /// What is stored under an entity's key, by the disk alone.
+    fn fetch(&self, db: &::sled::Db, kind: Kind, key: &[u8]) -> Result<Entry> {
+        let Some(value) = db.get(key).map_err(disk::failed_to("read"))? else { return Ok(Entry::Absent) };
+        layout::open_entry(kind, key, &value).ok_or_else(|| self.damaged(key))
+    }
+
+    fn damaged(&self, key: &[u8]) -> model::Error {
+        let what = layout::describe(key);
+        self.metrics.damaged(&what);
+        let advice = match layout::address(key) {
+            Some(layout::Address::Entity { .. }) => "clear the view and materialize it again, or restore a copy",
+            _ => "restore the store's directory from a copy, or move it away and materialize again",
+        };
+        model::Error::new(
+            ErrorKind::Internal,
+            format!("{what} is damaged in the online store (its checksum does not match): {advice}"),
+        )
+    }
+
+    /// Looks up some keys of one table; `buffer` is the table's prefix.
+    fn look_up<'k>(&self, kind: Kind, prefix: &[u8], keys: impl Iterator<Item = &'k [u8]>) -> Result<Vec<Entry>> {
+        let mut key = prefix.to_vec();
+        let (mut hits, mut misses) = (0, 0);
+        let mut out = Vec::new();
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db = db.as_ref().ok_or_else(closed)?;
+        for entity in keys {
+            key.truncate(prefix.len());
+            key.extend_from_slice(entity);
+            if let Some(entry) = self.tier.get(&key) {
+                hits += 1;
+                out.push(entry);
+                continue;
+            }
+            misses += 1;
+            let ticket = self.tier.ticket(&key);
+            let entry = self.fetch(db, kind, &key)?;
+            if let Some(ticket) = ticket {
+                self.tier.fill(ticket, &key, entry.clone());
+            }
+            out.push(entry);
+        }
+        if self.tier.is_on() {
+            self.metrics.tier_hits.increment(hits);
+            self.metrics.tier_misses.increment(misses);
+            if misses > 0 {
+                self.metrics.tier_bytes.set(self.tier.bytes() as f64);
+            }
+        }
+        Ok(out)
+    }
+
+    async fn read_all<T>(
+        &self,
+        kind: Kind,
+        reads: &[Read],
+        pick: impl Fn(Entry) -> Option<T>,
+    ) -> Result<Vec<Vec<Option<T>>>> {
+        let mut answer = Vec::with_capacity(reads.len());
+        let mut since_yield = 0;
+        for read in reads {
+            let prefix = layout::table_prefix(kind, &read.table);
+            let mut column = Vec::with_capacity(read.keys.len());
+            for keys in read.keys.chunks(READ_CHUNK) {
+                if since_yield >= READ_CHUNK {
+                    tokio::task::yield_now().await;
+                    since_yield = 0;
+                }
+                since_yield += keys.len();
+                let entries = self.look_up(kind, &prefix, keys.iter().map(model::EntityKey::as_bytes))?;
+                column.extend(entries.into_iter().map(&pick));
+            }
+            answer.push(column);
+        }
+        Ok(answer)
+    }
+
+    fn positions(&self, group: &str) -> Result<Vec<Position>> {
+        self.with_db(|db| {
+            let mut out = Vec::new();
+            for stored in db.scan_prefix(layout::group_prefix(group)) {
+                let (key, value) = stored.map_err(disk::failed_to("read"))?;
+                out.push(layout::open_position(&key, &value).ok_or_else(|| self.damaged(&key))?);
+            }
+            Ok(out)
+        })
+    }
+}
+
+/// An online store in a directory of its own.
+pub struct Store {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the store, or creates it. Blocks: for a recovery, as long as that takes.
+    ///
+    /// Errors: `Conflict` where another process has it open, `Internal` where it is damaged,
+    /// `Unsupported` where it has another format, `Unavailable` where the operating system refuses.
+    pub fn open(settings: Settings) -> Result<Self, Error> {
+        let disk = disk::open(&settings)?;
+        let shared = Arc::new(Shared {
+            db: RwLock::new(Some(disk.db.clone())),
+            tier: Tier::new(settings.tier_bytes),
+            traffic: Traffic::new("sled"),
+            metrics: Disk::new(),
+        });
+        let (commands, inbox) = mpsc::channel(WAITING);
+        let writer = writer::Writer::new(Arc::clone(&shared), disk, settings.durability);
+        let thread = std::thread::Builder::new()
+            .name("online-writer".into())
+            .spawn(move || writer.run(inbox))
+            .map_err(|source| Error::Io { path: settings.path, source })?;
+        Ok(Self { shared, commands, thread: Mutex::new(Some(thread)) })
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the online store's writer thread panicked");
+        }
+    }
+}
+
+impl Drop for Store {
+    /// Without `close`: lets the writer finish what is waiting, and waits for it.
+    fn drop(&mut self) {
+        self.commands = mpsc::channel(1).0;
+        self.join();
+    }
+}
+
+impl OnlineStore for Store {
+    fn read<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Row>>>>> {
+        Box::pin(async move {
+            let pick = |entry| if let Entry::Row(row) = entry { Some(row) } else { None };
+            let answer = self.shared.read_all(Kind::Row, reads, pick).await?;
+            self.shared.traffic.rows(&answer);
+            Ok(answer)
+        })
+    }
+
+    fn read_states<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>> {
+        Box::pin(async move {
+            let pick = |entry| if let Entry::State(state) = entry { Some(state) } else { None };
+            let answer = self.shared.read_all(Kind::State, reads, pick).await?;
+            self.shared.traffic.states(&answer);
+            Ok(answer)
+        })
+    }
+
+    fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<Written>> {
+        Box::pin(self.ask(|reply| Command::Write(batch, reply)))
+    }
+
+    fn positions<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Position>>> {
+        Box::pin(async move { self.shared.positions(group) })
+    }
+
+    /// Removes in pieces: after a crash in the middle some of the table may be left, and a second
+    /// call removes it. Other writes wait meanwhile.
+    fn clear<'a>(&'a self, table: &'a Table) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.ask(|reply| Command::Clear(table.clone(), reply)))
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let closed = self.ask(Command::Close).await;
+            self.join();
+            closed
+        })
+    }
+}
+
+fn closed() -> model::Error {
+    model::Error::new(
+        ErrorKind::Unavailable,
+        "the online store is closed: Larder is shutting down, or its writer thread failed (the log says why)",
+    )
+}
+
+#[cfg(test)]
+mod tests;

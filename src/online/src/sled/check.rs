@@ -1,0 +1,92 @@
+//! Reads a whole store and verifies every checksum: for `larder check`, with the server stopped.
+//! Changes nothing that is stored. Knows no repair.
+
+use std::path::Path;
+
+use super::disk::{self, panic_text};
+use super::layout::{self, Address, Kind};
+use crate::error::Error;
+
+/// How many damaged values are named.
+const NAMED: usize = 100;
+
+/// What a store holds, and what of it is damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows that are whole.
+    pub rows: u64,
+    /// Window states that are whole.
+    pub states: u64,
+    /// Consumer positions that are whole.
+    pub positions: u64,
+    /// The size of all keys and values, in bytes, as they stand in the tree.
+    pub bytes: u64,
+    /// Values whose checksum fails, or which are not what their key says.
+    pub damaged: u64,
+    /// The first hundred of the damaged values, in words.
+    pub named: Vec<String>,
+    /// Why reading ended early, where it did: what lies behind was not looked at.
+    pub unreadable: Option<String>,
+}
+
+impl Report {
+    /// Whether all was read and nothing is damaged.
+    pub fn is_whole(&self) -> bool {
+        self.damaged == 0 && self.unreadable.is_none()
+    }
+
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes += (key.len() + value.len()) as u64;
+        let whole = match layout::address(key) {
+            Some(Address::Format) => layout::unseal(key, value).map(|_| None),
+            Some(Address::Entity { kind: Kind::Row, .. }) => {
+                layout::open_entry(Kind::Row, key, value).map(|_| Some(&mut self.rows))
+            }
+            Some(Address::Entity { kind: Kind::State, .. }) => {
+                layout::open_entry(Kind::State, key, value).map(|_| Some(&mut self.states))
+            }
+            Some(Address::Position { .. }) => layout::open_position(key, value).map(|_| Some(&mut self.positions)),
+            None => None,
+        };
+        match whole {
+            Some(Some(count)) => *count += 1,
+            Some(None) => {}
+            None => {
+                self.damaged += 1;
+                if self.named.len() < NAMED {
+                    self.named.push(layout::describe(key));
+                }
+            }
+        }
+    }
+}
+
+/// Verifies the store in a directory. Blocks while it reads all of it.
+///
+/// Errors: as [`super::Store::open`], and `NotFound` where there is no store.
+pub fn check(path: &Path) -> Result<Report, Error> {
+    let disk = disk::open_existing(path)?;
+    let db = disk.db.clone();
+    let reading = std::thread::Builder::new().name("online-check".into()).spawn(move || {
+        let mut report = Report::default();
+        for stored in db.iter() {
+            match stored {
+                Ok((key, value)) => report.add(&key, &value),
+                Err(e) => {
+                    report.unreadable = Some(e.to_string());
+                    break;
+                }
+            }
+        }
+        report
+    });
+    let reading = reading.map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let report = reading.join().unwrap_or_else(|panic| Report {
+        unreadable: Some(panic_text(&*panic)),
+        ..Report::default()
+    });
+    if let Err(error) = disk.close() {
+        tracing::warn!(%error, "the store was checked, but its files are still held");
+    }
+    Ok(report)
+}

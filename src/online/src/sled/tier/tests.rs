@@ -1,0 +1,163 @@
+//! The tier by itself: its bound, what it evicts, and that a fill never brings back what a write replaced.
+
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+fn state(n: u64) -> Entry {
+    Entry::State(Bytes::copy_from_slice(&n.to_le_bytes()))
+}
+
+fn number(entry: &Entry) -> u64 {
+    match entry {
+        Entry::State(bytes) => u64::from_le_bytes(bytes[..].try_into().expect("eight bytes")),
+        other => panic!("not a number: {other:?}"),
+    }
+}
+
+fn key(n: u64) -> Key {
+    Key::from(n.to_be_bytes().as_slice())
+}
+
+fn write(tier: &Tier, key: &Key, entry: Entry) {
+    let begun = tier.begin(std::iter::once(key));
+    tier.end(begun, std::iter::once((Key::clone(key), entry)));
+}
+
+#[test]
+fn a_fill_fetched_before_a_write_is_not_kept() {
+    let tier = Tier::new(10_000);
+    let key = key(1);
+    let before = tier.ticket(&key).expect("on");
+    write(&tier, &key, state(2));
+    assert!(!tier.fill(before, &key, state(1)), "fetched before the write");
+    assert_eq!(tier.get(&key), Some(state(2)));
+
+    let begun = tier.begin(std::iter::once(&key));
+    let during = tier.ticket(&key).expect("on");
+    assert!(!tier.fill(during, &key, state(2)), "fetched while the write was under way");
+    tier.end_forgetting(begun, |k| k == &*key);
+    assert!(!tier.fill(during, &key, state(2)), "the same, after it");
+    assert_eq!(tier.get(&key), None);
+
+    let after = tier.ticket(&key).expect("on");
+    assert!(tier.fill(after, &key, state(3)));
+    assert_eq!(tier.get(&key), Some(state(3)));
+}
+
+#[test]
+fn what_was_used_outlives_what_was_not() {
+    let tier = Tier::new(5 * (OVERHEAD as u64 + 16));
+    for n in 0..5 {
+        write(&tier, &key(n), state(n));
+    }
+    assert_eq!(tier.get(&key(0)), Some(state(0)));
+    write(&tier, &key(5), state(5));
+    assert_eq!(tier.get(&key(0)), Some(state(0)), "it was read");
+    assert_eq!(tier.get(&key(1)), None, "it was the oldest that was not");
+}
+
+#[test]
+fn an_entry_that_became_too_large_leaves_nothing_old_behind() {
+    let tier = Tier::new(1000);
+    write(&tier, &key(1), state(1));
+    write(&tier, &key(1), Entry::State(Bytes::from(vec![0; 2000])));
+    assert_eq!(tier.get(&key(1)), None);
+    assert_eq!(tier.bytes(), 0);
+}
+
+/// One writer raises numbers, first on a slow "disk", then in the tier; readers that miss fetch and
+/// fill. Nobody may ever read less than what was finished before the read began.
+#[test]
+fn a_reader_never_sees_less_than_a_finished_write() {
+    const KEYS: u64 = 8;
+    const ROUNDS: u64 = 4000;
+    // Room for about half of the keys, so that there are misses all the time.
+    let tier = Tier::new(4 * (OVERHEAD as u64 + 16));
+    let disk: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let finished: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let done = AtomicBool::new(false);
+    let fills = AtomicU64::new(0);
+
+    std::thread::scope(|scope| {
+        for reader in 0..3 {
+            let (tier, disk, finished, done, fills) = (&tier, &disk, &finished, &done, &fills);
+            scope.spawn(move || {
+                let mut n = reader;
+                while !done.load(Ordering::Acquire) {
+                    n = (n * 5 + 3) % KEYS;
+                    let (key, at) = (key(n), n as usize);
+                    let least = finished[at].load(Ordering::Acquire);
+                    let seen = tier.get(&key).map_or_else(
+                        || {
+                            let ticket = tier.ticket(&key).expect("on");
+                            let fetched = disk[at].load(Ordering::Acquire);
+                            std::thread::yield_now(); // where a write may come between
+                            fills.fetch_add(u64::from(tier.fill(ticket, &key, state(fetched))), Ordering::Relaxed);
+                            fetched
+                        },
+                        |entry| number(&entry),
+                    );
+                    assert!(seen >= least, "key {n}: read {seen} after {least} was written");
+                }
+            });
+        }
+        for round in 1..=ROUNDS {
+            let at = (round % KEYS) as usize;
+            let begun = tier.begin(std::iter::once(&key(at as u64)));
+            std::thread::yield_now();
+            disk[at].store(round, Ordering::Release);
+            std::thread::yield_now();
+            tier.end(begun, std::iter::once((key(at as u64), state(round))));
+            finished[at].store(round, Ordering::Release);
+        }
+        done.store(true, Ordering::Release);
+    });
+    assert!(fills.load(Ordering::Relaxed) > 0, "no fill was kept: nothing was tested");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u64, usize),
+    Fill(u64, usize),
+    Get(u64),
+    Forget(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0u64..20, 0usize..400).prop_map(|(k, len)| Step::Write(k, len)),
+        (0u64..20, 0usize..400).prop_map(|(k, len)| Step::Fill(k, len)),
+        (0u64..20).prop_map(Step::Get),
+        (0u64..20).prop_map(Step::Forget),
+    ]
+}
+
+proptest! {
+    /// The bound holds after every step, and what is counted is what is there.
+    #[test]
+    fn bytes_are_bounded_and_counted(capacity in 0u64..3000, steps in proptest::collection::vec(step(), 0..80)) {
+        let tier = Tier::new(capacity);
+        for step in steps {
+            match step {
+                Step::Write(k, len) => write(&tier, &key(k), Entry::State(vec![0; len].into())),
+                Step::Fill(k, len) => {
+                    if let Some(ticket) = tier.ticket(&key(k)) {
+                        tier.fill(ticket, &key(k), Entry::State(vec![0; len].into()));
+                    }
+                }
+                Step::Get(k) => drop(tier.get(&key(k))),
+                Step::Forget(k) => tier.end_forgetting(tier.begin_all(), |other| other == &*key(k)),
+            }
+            let map = tier.map.pin();
+            let there: usize = map.iter().map(|(key, slot)| cost_of(key, slot)).sum();
+            prop_assert_eq!(tier.bytes(), there);
+            prop_assert!(there as u64 <= capacity);
+            let queued: usize = tier.stripes.iter().map(|s| s.lock().queue.len()).sum();
+            prop_assert_eq!(queued, map.len());
+        }
+    }
+}

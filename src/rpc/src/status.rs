@@ -1,0 +1,101 @@
+//! The map from [`model::Error`] to what each protocol says. A 5xx is our fault and is logged here,
+//! with its cause; nothing that is the caller's fault may become one, for Feast's client retries it.
+//!
+//! Sources: `feast/errors.py` (`grpc_status_code`, `http_status_code`), `feast/rest_error_handler.py`,
+//! `feast/grpc_error_interceptor.py`, `feast/arrow_error_handler.py`.
+
+use std::error::Error as _;
+
+use http::StatusCode;
+use model::{Error, Kind};
+use tonic::{Code, Status};
+
+/// For gRPC: the error detail is the message.
+pub fn to_grpc(error: &Error) -> Status {
+    log(error);
+    Status::new(code(error.kind()), error.detail())
+}
+
+/// For Arrow Flight: the client searches the text for `Flight error: ` and the detail behind it.
+pub fn to_flight(error: &Error) -> Status {
+    log(error);
+    Status::new(code(error.kind()), format!("Flight error: {}", error.detail()))
+}
+
+/// For HTTP: the status, and a body that is the error detail as a JSON string (encoded twice).
+pub fn to_http(error: &Error) -> (StatusCode, String) {
+    log(error);
+    let status = match error.kind() {
+        Kind::InvalidArgument => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::PermissionDenied => StatusCode::FORBIDDEN,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::Unsupported => StatusCode::BAD_REQUEST,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, serde_json::Value::String(error.detail()).to_string())
+}
+
+fn code(kind: Kind) -> Code {
+    match kind {
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::NotFound => Code::NotFound,
+        Kind::Conflict => Code::FailedPrecondition,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::TooLarge => Code::ResourceExhausted,
+        Kind::Unsupported => Code::Unimplemented,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Internal => Code::Internal,
+    }
+}
+
+/// Logs what is our fault, with the chain of causes.
+fn log(error: &Error) {
+    if matches!(error.kind(), Kind::Internal | Kind::Unavailable) {
+        let mut causes = Vec::new();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            causes.push(inner.to_string());
+            cause = inner.source();
+        }
+        tracing::error!(kind = error.kind().as_str(), causes = causes.join(": "), "{}", error.message());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feast_client_can_rebuild_the_exception() {
+        let error = Error::feature_view_not_found("x", "demo");
+        let detail = r#"{"module":"feast.errors","class":"FeatureViewNotFoundException","message":"Feature view x does not exist in project demo"}"#;
+        assert_eq!(to_grpc(&error).code(), Code::NotFound);
+        assert_eq!(to_grpc(&error).message(), detail);
+        assert_eq!(to_flight(&error).message(), format!("Flight error: {detail}"));
+        let (status, body) = to_http(&error);
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        let twice: String = serde_json::from_str(&body).expect("a JSON string");
+        assert_eq!(twice, detail);
+    }
+
+    #[test]
+    fn only_our_own_faults_are_5xx() {
+        for kind in [
+            Kind::InvalidArgument,
+            Kind::NotFound,
+            Kind::Conflict,
+            Kind::Unauthenticated,
+            Kind::PermissionDenied,
+            Kind::TooLarge,
+            Kind::Unsupported,
+        ] {
+            assert!(to_http(&Error::new(kind, "x")).0.is_client_error(), "{kind:?}");
+        }
+        assert!(to_http(&Error::new(Kind::Internal, "x")).0.is_server_error());
+    }
+}

@@ -1,0 +1,62 @@
+//! `feast.serving.ServingService`: unpack, call, pack.
+
+use std::sync::Arc;
+
+use model::Error;
+use model::registry::FeatureRequest;
+use proto::feast::serving::get_online_features_request::Kind as Asked;
+use proto::feast::serving::{
+    GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest, GetOnlineFeaturesResponse,
+};
+use rpc::status::to_grpc;
+use rpc::stubs::feast::serving::serving_service_server::ServingService;
+use service::retrieve::{self, Retriever};
+use tonic::{Request, Response, Status};
+
+/// The service over the one retriever.
+pub(crate) struct Serving {
+    retriever: Arc<Retriever>,
+}
+
+impl Serving {
+    pub(crate) fn new(retriever: Arc<Retriever>) -> Self {
+        Self { retriever }
+    }
+}
+
+#[tonic::async_trait]
+impl ServingService for Serving {
+    async fn get_feast_serving_info(
+        &self,
+        _: Request<GetFeastServingInfoRequest>,
+    ) -> Result<Response<GetFeastServingInfoResponse>, Status> {
+        Ok(Response::new(GetFeastServingInfoResponse { version: env!("CARGO_PKG_VERSION").into() }))
+    }
+
+    async fn get_online_features(
+        &self,
+        request: Request<GetOnlineFeaturesRequest>,
+    ) -> Result<Response<GetOnlineFeaturesResponse>, Status> {
+        answer(&self.retriever, request.into_inner()).await.map(Response::new)
+    }
+}
+
+/// Answers the request; `GrpcFeatureServer` has the same method.
+pub(super) async fn answer(
+    retriever: &Retriever,
+    request: GetOnlineFeaturesRequest,
+) -> Result<GetOnlineFeaturesResponse, Status> {
+    let features = match request.kind {
+        Some(Asked::FeatureService(name)) => FeatureRequest::Service(name),
+        Some(Asked::Features(list)) => FeatureRequest::Refs(list.val),
+        None => return Err(to_grpc(&Error::invalid("name a feature_service or features"))),
+    };
+    let columns = request.entities.into_iter().chain(request.request_context);
+    let request = retrieve::Request {
+        features,
+        entities: columns.map(|(name, column)| (name, column.val)).collect(),
+        full_feature_names: request.full_feature_names,
+        include_feature_view_version_metadata: request.include_feature_view_version_metadata,
+    };
+    retriever.get_online_features(request).await.map_err(|e| to_grpc(&e))
+}

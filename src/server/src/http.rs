@@ -1,0 +1,65 @@
+//! JSON over HTTP, in the shapes of `feast/feature_server.py`.
+
+mod body;
+mod features;
+mod json;
+mod materialize;
+mod write;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use model::{Error, Kind};
+
+use crate::Online;
+
+/// All HTTP routes of the online port.
+pub(crate) fn router(online: Online) -> Router {
+    Router::new()
+        .route("/get-online-features", post(features::get_online_features))
+        .route("/push", post(write::push))
+        .route("/write-to-online-store", post(write::write_to_online_store))
+        .route("/materialize", post(materialize::materialize))
+        .route("/materialize-incremental", post(materialize::materialize_incremental))
+        .route("/search", post(search))
+        .route("/retrieve-online-documents", post(search))
+        .route("/health", get(|| async { StatusCode::OK }))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(online.max_body_bytes))
+        .with_state(online)
+}
+
+/// An error as Feast's HTTP client reads it.
+struct Failure(Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let (status, body) = rpc::status::to_http(&self.0);
+        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
+async fn search() -> Failure {
+    Failure(Error::new(
+        Kind::Unsupported,
+        "vector search is not offered by this server: see REFUSALS.md of Larder",
+    ))
+}
+
+async fn not_found(uri: Uri) -> Failure {
+    Failure(Error::new(Kind::NotFound, format!("there is no {} here", uri.path())))
+}
+
+async fn wrong_method(uri: Uri) -> (StatusCode, Failure) {
+    let error = Error::invalid(format!("{} takes another method: the feature server's calls are POST", uri.path()));
+    (StatusCode::METHOD_NOT_ALLOWED, Failure(error))
+}

@@ -1,0 +1,123 @@
+//! `POST /materialize` and `POST /materialize-incremental`, at once or in the background
+//! (`?async=true`: 202; 409 while one of the views is being materialized).
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use model::{Error, Kind, Timestamp};
+use serde::Deserialize;
+use serde_json::json;
+use service::materialize::{Job, Materializer, Start};
+
+use super::Failure;
+use super::body::Body;
+use crate::Online;
+
+/// `MaterializeRequest` of `feast/feature_server.py`.
+#[derive(Deserialize)]
+pub(super) struct Materialize {
+    start_ts: Option<String>,
+    end_ts: Option<String>,
+    feature_views: Option<Vec<String>>,
+    #[serde(default)]
+    disable_event_timestamp: bool,
+    version: Option<String>,
+}
+
+/// `MaterializeIncrementalRequest` of `feast/feature_server.py`.
+#[derive(Deserialize)]
+pub(super) struct MaterializeIncremental {
+    end_ts: String,
+    feature_views: Option<Vec<String>>,
+    version: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Mode {
+    #[serde(default, rename = "async")]
+    background: bool,
+    /// Feast's way out of a view stuck in MATERIALIZING: here a job that died holds nothing, so
+    /// there is nothing to force, and a running one is still waited for.
+    #[serde(default, rename = "force")]
+    _force: bool,
+}
+
+pub(super) async fn materialize(
+    State(online): State<Online>,
+    Query(mode): Query<Mode>,
+    Body(request): Body<Materialize>,
+) -> Result<Response, Failure> {
+    let materializer = materializer(&online, request.version.as_deref())?;
+    let (start, end) = if request.disable_event_timestamp {
+        (Timestamp(0), materializer.now())
+    } else {
+        let (Some(start), Some(end)) = (&request.start_ts, &request.end_ts) else {
+            return Err(
+                Error::invalid("start_ts and end_ts are required when disable_event_timestamp is False").into()
+            );
+        };
+        (Timestamp::parse(start)?, Timestamp::parse(end)?)
+    };
+    if start >= end {
+        return Err(Error::invalid(format!("start_ts ({start}) must be before end_ts ({end})")).into());
+    }
+    run(materializer, mode, request.feature_views, Start::At(start), end).await
+}
+
+pub(super) async fn materialize_incremental(
+    State(online): State<Online>,
+    Query(mode): Query<Mode>,
+    Body(request): Body<MaterializeIncremental>,
+) -> Result<Response, Failure> {
+    let materializer = materializer(&online, request.version.as_deref())?;
+    let end = Timestamp::parse(&request.end_ts)?;
+    run(materializer, mode, request.feature_views, Start::Incremental, end).await
+}
+
+fn materializer(online: &Online, version: Option<&str>) -> Result<Arc<Materializer>, Failure> {
+    if let Some(version) = version {
+        let message = format!("version '{version}' cannot be materialized: only the latest version of a view can");
+        return Err(Error::new(Kind::Unsupported, message).into());
+    }
+    online.materializer.clone().ok_or_else(|| {
+        Failure(Error::new(
+            Kind::Unsupported,
+            "this server has no offline side to materialize from: start it with the service 'offline'",
+        ))
+    })
+}
+
+async fn run(
+    materializer: Arc<Materializer>,
+    mode: Mode,
+    views: Option<Vec<String>>,
+    start: Start,
+    end: Timestamp,
+) -> Result<Response, Failure> {
+    let job: Job = match materializer.reserve(views.as_deref()).await {
+        Ok(job) => job,
+        // The SDK reads `error` from this body.
+        Err(e) if e.kind() == Kind::Conflict => {
+            let body = json!({ "error": e.message(), "feature_views": views });
+            return Ok((StatusCode::CONFLICT, axum::Json(body)).into_response());
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let names = job.names();
+    // A task of its own: a client that hangs up does not stop half-way what it asked for.
+    let task = tokio::spawn(async move { materializer.run(job, start, end).await });
+    if mode.background {
+        let logged = names.clone();
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = task.await {
+                tracing::error!(views = ?logged, "materialization failed: {error}");
+            }
+        });
+        let body = json!({ "status": "accepted", "feature_views": names });
+        return Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response());
+    }
+    task.await.map_err(|e| Error::internal("the materialization stopped unexpectedly", e))??;
+    Ok(axum::Json(json!(null)).into_response())
+}

@@ -1,0 +1,56 @@
+//! `POST /push` and `POST /write-to-online-store`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use service::push::Destination;
+
+use super::Failure;
+use super::body::{Body, frame};
+use crate::Online;
+
+fn yes() -> bool {
+    true
+}
+
+fn online_only() -> String {
+    "online".to_owned()
+}
+
+/// `PushFeaturesRequest` of `feast/feature_server.py`.
+#[derive(Deserialize)]
+pub(super) struct Push {
+    #[serde(rename = "push_source_name")]
+    source: String,
+    df: serde_json::Map<String, serde_json::Value>,
+    #[serde(default = "yes")]
+    allow_registry_cache: bool,
+    #[serde(default = "online_only")]
+    to: String,
+}
+
+/// `WriteToFeatureStoreRequest` of `feast/feature_server.py`.
+#[derive(Deserialize)]
+pub(super) struct WriteToOnlineStore {
+    feature_view_name: String,
+    df: serde_json::Map<String, serde_json::Value>,
+    #[serde(default = "yes")]
+    allow_registry_cache: bool,
+}
+
+pub(super) async fn push(State(online): State<Online>, Body(request): Body<Push>) -> Result<StatusCode, Failure> {
+    let to = Destination::parse(&request.to)?;
+    let frame = frame(request.df)?;
+    online.pusher.push(&request.source, &frame, to, request.allow_registry_cache).await?;
+    Ok(StatusCode::OK)
+}
+
+pub(super) async fn write_to_online_store(
+    State(online): State<Online>,
+    Body(request): Body<WriteToOnlineStore>,
+) -> Result<axum::Json<()>, Failure> {
+    let frame = frame(request.df)?;
+    let view = &request.feature_view_name;
+    online.pusher.write_to_online_store(view, &frame, request.allow_registry_cache).await?;
+    Ok(axum::Json(()))
+}

@@ -1,0 +1,301 @@
+//! The verbs over the registry: apply, get, list, delete, and what a materialization leaves behind.
+//! Keeps the resolved picture of the store in memory and tells who subscribes when it changes.
+//!
+//! Writes are one after the other, each is durable before it is seen, and a request that is given up
+//! on does not leave a write half told. There is no second picture of uncommitted changes: a write
+//! that says `commit: false` is applied at once and durably, and Commit has nothing left to do.
+//!
+//! Knows no wire, no sled and no file. Source of the rules: `feast/infra/registry/registry.py`.
+
+mod apply;
+pub mod features;
+pub mod lineage;
+pub mod list;
+mod same;
+pub mod whole;
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::ports::{Change, Clock, Object, ObjectKind, RegistryStore};
+use model::registry::Registry;
+use model::{Error, Kind, Result, Timestamp};
+use proto::feast::core;
+use tokio::sync::watch;
+
+/// How the catalog behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct CatalogSettings {
+    /// How often the store is looked at for changes behind our back; zero is never.
+    pub cache_ttl: Duration,
+}
+
+/// The registry of all projects.
+#[derive(Clone)]
+pub struct Catalog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn RegistryStore>,
+    clock: Arc<dyn Clock>,
+    picture: watch::Sender<Arc<Registry>>,
+    /// The store's stamp that belongs to the picture; `None` where a write failed half-way.
+    stamp: Mutex<Option<u64>>,
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Catalog {
+    /// Reads the store. Where `cache_ttl` is not zero, looks for changes that often until the catalog
+    /// is dropped.
+    ///
+    /// Errors: the store's.
+    pub async fn open(
+        store: Arc<dyn RegistryStore>,
+        clock: Arc<dyn Clock>,
+        settings: CatalogSettings,
+    ) -> Result<Self> {
+        let stamp = store.stamp().await?;
+        let registry = Registry::resolve(1, store.load().await?)?;
+        let inner = Arc::new(Inner {
+            store,
+            clock,
+            picture: watch::Sender::new(Arc::new(registry)),
+            stamp: Mutex::new(Some(stamp)),
+            writing: tokio::sync::Mutex::default(),
+        });
+        if !settings.cache_ttl.is_zero() {
+            tokio::spawn(keep_fresh(Arc::downgrade(&inner), settings.cache_ttl));
+        }
+        Ok(Self { inner })
+    }
+
+    /// The registry as it was last read. Cheap.
+    pub fn snapshot(&self) -> Arc<Registry> {
+        self.inner.snapshot()
+    }
+
+    /// The registry as it is in the store now: read again if the store's stamp changed.
+    ///
+    /// Errors: the store's; the snapshot then stays as it was.
+    pub async fn refreshed(&self) -> Result<Arc<Registry>> {
+        self.inner.refreshed().await
+    }
+
+    /// [`snapshot`](Self::snapshot) where a request allows a cache, else [`refreshed`](Self::refreshed).
+    pub async fn registry(&self, allow_cache: bool) -> Result<Arc<Registry>> {
+        if allow_cache { Ok(self.snapshot()) } else { self.refreshed().await }
+    }
+
+    /// Tells of every change; the value is the snapshot.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Registry>> {
+        self.inner.picture.subscribe()
+    }
+
+    /// Registers an object in `project`, or replaces it. A project that does not exist yet is made.
+    ///
+    /// What the registry keeps about an object stays: its created timestamp, a view's materialization
+    /// intervals, state and version number, a saved dataset's time range. An object that says what is
+    /// registered already changes nothing.
+    ///
+    /// Errors: `InvalidArgument` for bytes that are not this message, a bad name, a window or feature
+    /// that cannot be computed; `Conflict` for a name that a view of another kind has.
+    pub async fn apply(&self, kind: ObjectKind, project: &str, bytes: Bytes) -> Result<()> {
+        let project = project.to_owned();
+        self.change(move |registry, now| apply::apply(registry, kind, &project, bytes, now)).await
+    }
+
+    /// Removes an object; a project goes with all that is in it.
+    ///
+    /// Errors: the kind's own "does not exist".
+    pub async fn delete(&self, kind: ObjectKind, project: &str, name: &str) -> Result<()> {
+        let (project, name) = (project.to_owned(), name.to_owned());
+        self.change(move |registry, _| {
+            registry.object(kind, &project, &name)?;
+            Ok(match kind {
+                ObjectKind::Project => everything_in(registry, &project),
+                _ => vec![Change::Delete { kind, project, name }],
+            })
+        })
+        .await
+    }
+
+    /// Removes a view of whatever kind.
+    ///
+    /// Errors: `FeatureViewNotFoundException`.
+    pub async fn delete_view(&self, project: &str, name: &str) -> Result<()> {
+        let (project, name) = (project.to_owned(), name.to_owned());
+        self.change(move |registry, _| {
+            let kind = view_object(registry, &project, &name)?.kind;
+            Ok(vec![Change::Delete { kind, project, name }])
+        })
+        .await
+    }
+
+    /// Records that a view was materialized over `[start, end)`, joined with the intervals that it
+    /// adjoins or overlaps; its state becomes `AVAILABLE_ONLINE`.
+    ///
+    /// Errors: no such view, or one that is not materialized; a range that is empty.
+    pub async fn materialized(
+        &self,
+        project: &str,
+        view: &str,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<()> {
+        if start >= end {
+            return Err(Error::invalid(format!(
+                "the materialized range is empty: {start} is not before {end}"
+            )));
+        }
+        let (project, view) = (project.to_owned(), view.to_owned());
+        self.change(move |registry, now| {
+            let object = view_object(registry, &project, &view)?;
+            Ok(vec![Change::Put(apply::materialized(object, start, end, now)?)])
+        })
+        .await
+    }
+
+    /// Sets the state in a view's life.
+    ///
+    /// Errors: no such view, or a label view, which has no state.
+    pub async fn set_view_state(
+        &self,
+        project: &str,
+        view: &str,
+        state: core::FeatureViewState,
+    ) -> Result<()> {
+        let (project, view) = (project.to_owned(), view.to_owned());
+        self.change(move |registry, now| {
+            let object = view_object(registry, &project, &view)?;
+            Ok(apply::with_state(object, state, now)?.map(Change::Put).into_iter().collect())
+        })
+        .await
+    }
+
+    /// Makes `change` from the registry as it stands, and does it.
+    async fn change<F>(&self, change: F) -> Result<()>
+    where
+        F: FnOnce(&Registry, Timestamp) -> Result<Vec<Change>> + Send + 'static,
+    {
+        let inner = self.inner.clone();
+        // a task of its own: it goes on to its end although the request may be given up on
+        let task = tokio::spawn(async move { inner.change(change).await });
+        task.await.map_err(|e| Error::internal("a change of the registry was cut off", e))?
+    }
+}
+
+impl Inner {
+    fn snapshot(&self) -> Arc<Registry> {
+        self.picture.borrow().clone()
+    }
+
+    async fn refreshed(&self) -> Result<Arc<Registry>> {
+        let stamp = self.store.stamp().await?;
+        if self.known() != Some(stamp) {
+            let _one_at_a_time = self.writing.lock().await;
+            self.reload().await?;
+        }
+        Ok(self.snapshot())
+    }
+
+    /// Reads the store again if its stamp is not the known one. Under `writing`.
+    async fn reload(&self) -> Result<()> {
+        let stamp = self.store.stamp().await?;
+        if self.known() == Some(stamp) {
+            return Ok(());
+        }
+        let objects = self.store.load().await?;
+        let registry = Registry::resolve(self.snapshot().revision + 1, objects)?;
+        tracing::info!(
+            revision = registry.revision,
+            projects = registry.projects.len(),
+            "read the registry again"
+        );
+        self.set_known(Some(stamp));
+        self.picture.send_replace(Arc::new(registry));
+        Ok(())
+    }
+
+    async fn change<F>(&self, change: F) -> Result<()>
+    where
+        F: FnOnce(&Registry, Timestamp) -> Result<Vec<Change>> + Send,
+    {
+        let _one_at_a_time = self.writing.lock().await;
+        self.reload().await?;
+        let current = self.snapshot();
+        let changes = change(&current, self.clock.now())?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let next = current.changed(changes.iter().cloned())?;
+        apply::check(&next, &changes)?;
+        tell(&changes);
+        self.set_known(None);
+        self.store.commit(changes).await?;
+        self.set_known(Some(self.store.stamp().await?));
+        self.picture.send_replace(Arc::new(next));
+        Ok(())
+    }
+
+    fn known(&self) -> Option<u64> {
+        *self.stamp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_known(&self, stamp: Option<u64>) {
+        *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
+    }
+}
+
+/// Looks at the store every `period` for as long as the catalog lives.
+async fn keep_fresh(catalog: Weak<Inner>, period: Duration) {
+    loop {
+        tokio::time::sleep(period).await;
+        let Some(inner) = catalog.upgrade() else { return };
+        if let Err(error) = inner.refreshed().await {
+            tracing::warn!(%error, "the registry could not be read again: serving it as it was");
+        }
+    }
+}
+
+/// A view's object, of whatever kind.
+///
+/// Errors: `FeatureViewNotFoundException`.
+pub fn view_object<'a>(registry: &'a Registry, project: &str, name: &str) -> Result<&'a Object> {
+    ObjectKind::VIEWS
+        .into_iter()
+        .find_map(|kind| registry.object(kind, project, name).ok())
+        .ok_or_else(|| Error::feature_view_not_found(name, project))
+}
+
+/// The infra of a project; empty where there is none, as in Feast.
+pub fn infra(registry: &Registry, project: &str) -> Bytes {
+    registry.object(ObjectKind::Infra, project, "").map(|o| o.bytes.clone()).unwrap_or_default()
+}
+
+fn everything_in(registry: &Registry, project: &str) -> Vec<Change> {
+    let objects = registry.projects.get(project).into_iter().flat_map(|p| p.objects.keys());
+    objects
+        .map(|(kind, name)| Change::Delete { kind: *kind, project: project.to_owned(), name: name.clone() })
+        .collect()
+}
+
+/// One log line and one count per change.
+fn tell(changes: &[Change]) {
+    for change in changes {
+        let (verb, kind, project, name) = match change {
+            Change::Put(o) => ("apply", o.kind, &o.project, &o.name),
+            Change::Delete { kind, project, name } => ("delete", *kind, project, name),
+        };
+        crate::metrics::registry_changed(verb, kind.class(), project, name);
+    }
+}
+
+/// A conflict with what is registered.
+fn conflict(class: &'static str, message: String) -> Error {
+    Error::of_class(Kind::Conflict, class, message)
+}
+
+#[cfg(test)]
+mod tests;

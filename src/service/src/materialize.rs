@@ -1,0 +1,181 @@
+//! The verb "materialize": the latest row per key of a view's batch source goes into the online
+//! store, batch by batch; last write wins, so reads go on untouched and a repeat changes nothing.
+//!
+//! Knows no file format and no protocol. Sources: `materialize`, `materialize_incremental` and
+//! `_get_feature_views_to_materialize` in `feast/feature_store.py`.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use model::ports::{Clock, OfflineLog, OnlineStore, RowWrite, WriteBatch};
+use model::registry::{View, ViewKind};
+use model::{Error, Kind, Result, Timestamp};
+
+use crate::catalog::Catalog;
+use crate::metrics;
+
+/// From when to materialize.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From a given time on.
+    At(Timestamp),
+    /// From the view's last materialization on; else its ttl back; else a year back.
+    Incremental,
+}
+
+/// A year, as Feast's default look-back counts it: 52 weeks, in µs.
+const YEAR_US: i64 = 52 * 7 * 86_400 * 1_000_000;
+
+/// Materializes views of one project.
+pub struct Materializer {
+    catalog: Arc<Catalog>,
+    store: Arc<dyn OnlineStore>,
+    log: Arc<dyn OfflineLog>,
+    clock: Arc<dyn Clock>,
+    project: String,
+    running: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// Views reserved for one materialization; dropping it lets them go.
+#[must_use]
+pub struct Job {
+    views: Vec<Arc<View>>,
+    running: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Job {
+    /// The reserved views' names.
+    pub fn names(&self) -> Vec<String> {
+        self.views.iter().map(|v| v.name.clone()).collect()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for view in &self.views {
+            running.remove(&view.name);
+        }
+    }
+}
+
+impl Materializer {
+    /// Reads `project`'s batch sources through `log` and writes to `store`.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        store: Arc<dyn OnlineStore>,
+        log: Arc<dyn OfflineLog>,
+        clock: Arc<dyn Clock>,
+        project: String,
+    ) -> Self {
+        Self { catalog, store, log, clock, project, running: Arc::default() }
+    }
+
+    /// Now, by the server's clock: the end of a materialization without event timestamps.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Reserves the views named (all that can be materialized where none are).
+    ///
+    /// Errors: an unknown view, one that is not online or has no batch source, and `Conflict` where
+    /// one of them is being materialized.
+    pub async fn reserve(&self, names: Option<&[String]>) -> Result<Job> {
+        let registry = self.catalog.refreshed().await?;
+        let project = registry.project(&self.project)?;
+        let views = match names {
+            None => project.views.values().filter(|v| refusal(v).is_none()).cloned().collect(),
+            Some(names) => names
+                .iter()
+                .map(|name| {
+                    let view = project.view(name, &self.project)?;
+                    refusal(view).map_or_else(|| Ok(view.clone()), Err)
+                })
+                .collect::<Result<Vec<_>>>()?,
+        };
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy: Vec<_> = views.iter().map(|v| v.name.as_str()).filter(|n| running.contains(*n)).collect();
+        if !busy.is_empty() {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("feature views {busy:?} are already being materialized: wait for that to end, then ask again"),
+            ));
+        }
+        running.extend(views.iter().map(|v| v.name.clone()));
+        Ok(Job { views, running: self.running.clone() })
+    }
+
+    /// Materializes the reserved views in `[start, end)`, one after the other, and records the
+    /// intervals in the registry.
+    pub async fn run(&self, job: Job, start: Start, end: Timestamp) -> Result<()> {
+        for view in &job.views {
+            let start = match start {
+                Start::At(start) => start,
+                Start::Incremental => self.incremental_start(view),
+            };
+            if start >= end {
+                if matches!(last_end(view), Some(last) if last >= end) {
+                    continue;
+                }
+                return Err(Error::invalid(format!("start_ts ({start}) must be before end_ts ({end})")));
+            }
+            self.materialize(view, start, end).await?;
+            self.catalog.materialized(&self.project, &view.name, start, end).await?;
+        }
+        Ok(())
+    }
+
+    fn incremental_start(&self, view: &View) -> Timestamp {
+        last_end(view).unwrap_or_else(|| {
+            let back = if view.ttl_us > 0 { view.ttl_us } else { YEAR_US };
+            Timestamp(self.clock.now().micros() - back)
+        })
+    }
+
+    async fn materialize(&self, view: &Arc<View>, start: Timestamp, end: Timestamp) -> Result<()> {
+        let began = self.clock.now();
+        let (mut rows, mut applied) = (0, 0);
+        let mut batches = self.log.latest(view, start..end).await?;
+        while let Some(batch) = batches.next().await? {
+            rows += batch.len() as u64;
+            let writes = batch
+                .into_iter()
+                .map(|(key, row)| RowWrite { table: view.table.clone(), key, row })
+                .collect();
+            let written = self.store.write(WriteBatch { rows: writes, ..WriteBatch::default() }).await?;
+            applied += written.applied as u64;
+        }
+        let seconds = (self.clock.now().micros() - began.micros()) as f64 / 1e6;
+        metrics::materialized(&view.name, rows, applied, seconds);
+        Ok(())
+    }
+}
+
+/// The end of the view's latest materialization.
+fn last_end(view: &View) -> Option<Timestamp> {
+    view.materialized.iter().map(|(_, end)| Timestamp(*end)).max()
+}
+
+/// Why a view cannot be materialized; `None` where it can.
+fn refusal(view: &View) -> Option<Error> {
+    let name = &view.name;
+    if matches!(view.kind, ViewKind::OnDemand | ViewKind::Label) {
+        return Some(Error::invalid(format!("{name} has no batch source to materialize: it gets its data by push")));
+    }
+    if !view.online {
+        return Some(Error::invalid(format!("FeatureView {name} is not configured to be served online.")));
+    }
+    if view.disabled {
+        return Some(Error::invalid(format!("FeatureView {name} is disabled: enable it before materializing it")));
+    }
+    if view.is_windowed() {
+        return Some(Error::new(
+            Kind::Unsupported,
+            format!("{name} is computed from its stream: it needs no materialization, and backfill is not built yet"),
+        ));
+    }
+    if view.batch_source.is_none() {
+        return Some(Error::invalid(format!("FeatureView {name} has no batch source")));
+    }
+    None
+}

@@ -1,0 +1,41 @@
+//! What the verbs count. Knows no exporter: the binary installs one.
+
+use ::metrics::{counter, histogram};
+
+/// One answered read: rows are entity rows, features are columns.
+pub(crate) fn retrieved(rows: usize, features: usize) {
+    counter!("larder_online_features_rows_total").increment(rows as u64);
+    histogram!("larder_online_features_entities").record(rows as f64);
+    counter!("larder_online_features_values_total").increment((rows * features) as u64);
+}
+
+/// One accepted write: rows as the client sent them, and columns that no view uses.
+pub(crate) fn pushed(verb: &'static str, rows: usize, ignored_columns: usize) {
+    counter!("larder_pushed_rows_total", "verb" => verb).increment(rows as u64);
+    if ignored_columns > 0 {
+        counter!("larder_push_ignored_columns_total", "verb" => verb).increment(ignored_columns as u64);
+        tracing::debug!(verb, ignored_columns, "columns that no feature view uses were left out");
+    }
+}
+
+/// One view's materialization: rows read from its source and how many of them were newer.
+pub(crate) fn materialized(view: &str, rows: u64, applied: u64, seconds: f64) {
+    counter!("larder_materialized_rows_total", "view" => view.to_owned()).increment(rows);
+    histogram!("larder_materialize_seconds").record(seconds);
+    tracing::info!(view, rows, applied, seconds, "materialized");
+}
+
+/// Events pushed to a windowed view, and how many of them were older than every window.
+pub(crate) fn events_pushed(view: &str, events: usize, late_dropped: usize) {
+    counter!("larder_pushed_events_total", "view" => view.to_owned()).increment(events as u64);
+    if late_dropped > 0 {
+        counter!("larder_pushed_events_late_dropped_total", "view" => view.to_owned()).increment(late_dropped as u64);
+        tracing::info!(view, late_dropped, "pushed events were older than every window of the view");
+    }
+}
+
+/// One change of the registry: `verb` is apply or delete, `kind` the object's class.
+pub(crate) fn registry_changed(verb: &'static str, kind: &'static str, project: &str, name: &str) {
+    counter!("larder_registry_changes_total", "verb" => verb, "kind" => kind).increment(1);
+    tracing::info!(verb, kind, project, name, "registry changed");
+}

@@ -1,0 +1,145 @@
+//! Raw events pushed to a windowed view: folded into its window states, one request at a time.
+//!
+//! For views whose stream source is a push source; a view on Kafka is fed by `ingest`. A push that is
+//! sent again counts again: there are no offsets here to tell a repeat from a new event.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use model::ports::{Clock, OnlineStore, Read, StateWrite, WriteBatch};
+use model::registry::View;
+use model::{EntityKey, Error, Result, Timestamp, ValueType, value};
+use tokio::sync::Mutex;
+use window::{Event, Outcome, Scalar, Spec, State};
+
+use super::{Cell, Frame, column, read_keys, read_versions};
+use crate::{metrics, windows};
+
+/// How far ahead of the server's clock an event may be, µs (WINDOWS.md).
+const MAX_FUTURE_US: i64 = 5_000_000;
+
+/// One view's events of a push.
+pub(super) struct ViewEvents {
+    view: Arc<View>,
+    spec: Spec,
+    events: Vec<(EntityKey, Timestamp, Vec<Scalar>)>,
+}
+
+/// Applies pushed events; the lock makes read, fold and write of the states one step.
+pub(super) struct Folder {
+    store: Arc<dyn OnlineStore>,
+    clock: Arc<dyn Clock>,
+    lock: Mutex<()>,
+}
+
+impl ViewEvents {
+    /// Reads a frame as events of a windowed view: its join keys, its event time, and the columns
+    /// that it aggregates.
+    ///
+    /// Errors: a missing column, a value that the column cannot hold, an event from the future.
+    pub(super) fn read(view: Arc<View>, frame: &Frame, now: Timestamp) -> Result<Self> {
+        let spec = windows::spec_of(&view)?;
+        let versions = read_versions(&view, frame)?;
+        let (_, keys) = read_keys(&view, frame)?;
+        let columns = spec
+            .columns()
+            .iter()
+            .map(|name| {
+                column(&view, frame, name).map(|(_, cells)| (name, cells)).ok_or_else(|| {
+                    Error::invalid(format!("Missing the column '{name}' that feature view {} aggregates", view.name))
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut events = Vec::with_capacity(frame.rows);
+        for (row, (key, version)) in keys.into_iter().zip(versions).enumerate() {
+            if version.event.micros() > now.micros().saturating_add(MAX_FUTURE_US) {
+                return Err(Error::invalid(format!(
+                    "row {row}: the event time {} is more than {} s ahead of the server's clock ({now})",
+                    version.event,
+                    MAX_FUTURE_US / 1_000_000
+                )));
+            }
+            let scalars = columns
+                .iter()
+                .map(|(name, cells)| {
+                    scalar(&cells[row]).map_err(|e| Error::invalid(format!("row {row}, column '{name}': {}", e.message())))
+                })
+                .collect::<Result<Vec<_>>>()?;
+            spec.check(&scalars).map_err(|e| Error::invalid(format!("row {row} of {}: {e}", view.name)))?;
+            events.push((key, version.event, scalars));
+        }
+        Ok(Self { view, spec, events })
+    }
+}
+
+impl Folder {
+    pub(super) fn new(store: Arc<dyn OnlineStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, lock: Mutex::new(()) }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Applies the events of all views in one write.
+    pub(super) async fn apply(&self, batches: Vec<ViewEvents>) -> Result<()> {
+        if batches.is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.lock.lock().await;
+        let now = self.clock.now();
+        let mut states = Vec::new();
+        for batch in batches {
+            states.extend(self.fold(batch, now).await?);
+        }
+        self.store.write(WriteBatch { states, ..WriteBatch::default() }).await?;
+        Ok(())
+    }
+
+    async fn fold(&self, batch: ViewEvents, now: Timestamp) -> Result<Vec<StateWrite>> {
+        let ViewEvents { view, spec, events } = batch;
+        let mut positions: HashMap<&EntityKey, usize> = HashMap::new();
+        let mut keys = Vec::new();
+        for (key, ..) in &events {
+            positions.entry(key).or_insert_with(|| {
+                keys.push(key.clone());
+                keys.len() - 1
+            });
+        }
+        let read = Read { table: view.table.clone(), keys };
+        let stored = self.store.read_states(std::slice::from_ref(&read)).await?.into_iter().next().unwrap_or_default();
+        let mut states = stored
+            .into_iter()
+            .map(|bytes| match bytes {
+                None => Ok(State::new(&spec)),
+                Some(bytes) => State::decode(&spec, &bytes).map_err(|e| windows::state_error(&view, e)),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut dropped = 0;
+        for (key, time, columns) in &events {
+            let event = Event { ts_us: time.micros(), columns };
+            let outcome = states[positions[key]]
+                .apply(&spec, event, now.micros())
+                .map_err(|e| Error::invalid(format!("an event of {}: {e}", view.name)))?;
+            dropped += usize::from(outcome == Outcome::LateDropped);
+        }
+        metrics::events_pushed(&view.name, events.len(), dropped);
+        let writes = read.keys.into_iter().zip(states).map(|(key, mut state)| {
+            state.evict(&spec, now.micros());
+            StateWrite { table: view.table.clone(), key, state: windows::encode(&state, &spec) }
+        });
+        Ok(writes.collect())
+    }
+}
+
+/// A cell as an event carries it; text is read as a number where it is one.
+fn scalar(cell: &Cell) -> Result<Scalar> {
+    Ok(match cell {
+        Cell::Json(json) => windows::to_scalar(&value::guess_json(json)?),
+        Cell::Typed(typed) => windows::to_scalar(typed),
+        Cell::Text(text) => {
+            let number = value::parse_text(text, ValueType::Int64).or_else(|_| value::parse_text(text, ValueType::Double));
+            number.map_or_else(|_| Scalar::Text(text.as_str().into()), |v| windows::to_scalar(&v))
+        }
+    })
+}

@@ -1,0 +1,294 @@
+//! The bridge between a registered windowed view and `window`: its definition with typed columns,
+//! values in and out, the answer from stored state, and state rebuilt from history.
+//!
+//! Knows no Kafka, store or file: it is given bytes, values and times. Online reads, the ingest
+//! pipeline and historical retrieval all come through here, so that they agree.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::ports::{EventBatches, StateWrite};
+use model::registry::View;
+use model::value::proto_value::Val;
+use model::{EntityKey, Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
+use window::{AggregationDef, ColumnType, Event, Outcome, Scalar, Spec, State, Tiling};
+
+const SECOND: i64 = 1_000_000;
+
+/// The view's windows, checked: its columns typed by the schema of its Kafka source, or, where it
+/// has none, by what its functions and features need.
+///
+/// Errors (`InvalidArgument`, with the feature, function, column and reason): whatever
+/// [`window::Spec::new`] refuses, a schema that cannot be read, a feature whose registered type
+/// cannot hold what its function gives.
+pub fn spec_of(view: &View) -> Result<Spec> {
+    let refuse = |reason: &str| {
+        Error::invalid(format!("feature view '{}' of project '{}': {reason}", view.name, view.project))
+    };
+    let types = column_types(view).map_err(|e| refuse(e.message()))?;
+    let defs: Vec<AggregationDef> = view
+        .aggregations
+        .iter()
+        .map(|a| AggregationDef {
+            feature: a.feature.clone(),
+            column: a.column.clone(),
+            function: a.function.clone(),
+            window_us: a.window_us,
+            slide_us: a.slide_us,
+        })
+        .collect();
+    let tiling = Tiling { enabled: view.tiling_hop_us > 0, hop_us: view.tiling_hop_us };
+    let spec =
+        Spec::new(&defs, tiling, |column| types.get(column).copied()).map_err(|e| refuse(&e.to_string()))?;
+    for (made, aggregation) in spec.features().iter().zip(&view.aggregations) {
+        let Some(field) = view.feature(made.name()) else { continue };
+        if !holds(field.value_type, made.output()) {
+            return Err(refuse(&format!(
+                "feature `{}` = `{}` over column `{}`: it gives {}, which the registered type {} cannot hold: register \
+                 {} instead",
+                made.name(),
+                aggregation.function,
+                aggregation.column,
+                made.output(),
+                field.value_type.as_str_name(),
+                natural(made.output()).as_str_name(),
+            )));
+        }
+    }
+    Ok(spec)
+}
+
+/// The columns of the stream that the view aggregates, each once, in the order in which
+/// [`Spec::columns`] has them and events must supply them.
+pub fn columns(view: &View) -> Vec<String> {
+    let mut columns: Vec<String> =
+        view.aggregations.iter().map(|a| a.column.clone()).filter(|c| !c.is_empty()).collect();
+    columns.sort();
+    columns.dedup();
+    columns
+}
+
+/// A value as an event carries it. A timestamp becomes microseconds; lists, maps and the like, which
+/// can only be counted, become a mark that is not null.
+pub fn to_scalar(value: &Value) -> Scalar {
+    match &value.val {
+        None | Some(Val::NullVal(_)) => Scalar::Null,
+        Some(Val::BoolVal(v)) => Scalar::Bool(*v),
+        Some(Val::Int32Val(v)) => Scalar::Int(i64::from(*v)),
+        Some(Val::Int64Val(v)) => Scalar::Int(*v),
+        Some(Val::UnixTimestampVal(v)) => Scalar::Int(v.saturating_mul(SECOND)),
+        Some(Val::FloatVal(v)) => Scalar::Float(f64::from(*v)),
+        Some(Val::DoubleVal(v)) => Scalar::Float(*v),
+        Some(Val::StringVal(v) | Val::UuidVal(v) | Val::TimeUuidVal(v)) => Scalar::Text(v.as_str().into()),
+        Some(Val::BytesVal(v)) => Scalar::Bytes(v.as_slice().into()),
+        Some(_) => Scalar::Bool(true),
+    }
+}
+
+/// An answer as the feature's registered type has it.
+///
+/// An integer beyond INT32 is clamped where the feature is INT32, as `window` clamps to 64 bits, so
+/// that one absurd event leaves an entity readable. Errors (`Internal`): a type that [`spec_of`]
+/// would have refused.
+pub fn to_value(scalar: Scalar, target: ValueType) -> Result<Value> {
+    use ValueType as T;
+    let val = match (scalar, target) {
+        (Scalar::Null, _) => return Ok(value::NULL),
+        (Scalar::Int(v), T::Int64 | T::Invalid) => Val::Int64Val(v),
+        (Scalar::Int(v), T::Int32) => {
+            Val::Int32Val(v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32)
+        }
+        (Scalar::Int(v), T::Double) => Val::DoubleVal(v as f64),
+        (Scalar::Int(v), T::Float) => Val::FloatVal(v as f32),
+        (Scalar::Int(v), T::UnixTimestamp) => Val::UnixTimestampVal(v.div_euclid(SECOND)),
+        (Scalar::Float(v), T::Double | T::Invalid) => Val::DoubleVal(v),
+        (Scalar::Float(v), T::Float) => Val::FloatVal(v as f32),
+        (Scalar::Bool(v), T::Bool | T::Invalid) => Val::BoolVal(v),
+        (Scalar::Text(v), T::String | T::Invalid) => Val::StringVal(v.to_string()),
+        (Scalar::Text(v), T::Uuid) => Val::UuidVal(v.to_string()),
+        (Scalar::Text(v), T::TimeUuid) => Val::TimeUuidVal(v.to_string()),
+        (Scalar::Bytes(v), T::Bytes | T::Invalid) => Val::BytesVal(v.to_vec()),
+        (scalar, target) => {
+            return Err(Error::new(
+                Kind::Internal,
+                format!("a window gave {}, which is no {}", scalar.type_name(), target.as_str_name()),
+            ));
+        }
+    };
+    Ok(Value { val: Some(val) })
+}
+
+/// The view's features at `at` from an entity's stored state: the time of the latest event in its
+/// windows, and one value per feature in the order of `view.features`. `None` where the entity is
+/// unknown at `at`. A feature that no aggregation makes is null.
+///
+/// Errors: `Unavailable` where the state was built for another definition of the view, `Internal`
+/// where it is damaged.
+pub fn answer(state: &[u8], spec: &Spec, view: &View, at: Timestamp) -> Result<Option<(Timestamp, Vec<Value>)>> {
+    let state = State::decode(spec, state).map_err(|e| state_error(view, e))?;
+    let Some(answer) = state.evaluate(spec, at.micros()) else { return Ok(None) };
+    if answer.saturated {
+        tracing::warn!(
+            project = view.project,
+            view = view.name,
+            "a window's integer is beyond 64 bits and was clamped: the sum of its column is too large"
+        );
+    }
+    Ok(Some((Timestamp(answer.event_ts_us), values(answer.values, spec, view)?)))
+}
+
+/// The values of a [`window::Answer`] in the order of `view.features`, in their registered types.
+pub fn values(answer: Vec<Scalar>, spec: &Spec, view: &View) -> Result<Vec<Value>> {
+    let mut answer: Vec<Option<Scalar>> = answer.into_iter().map(Some).collect();
+    view.features
+        .iter()
+        .map(|field| {
+            let at = spec.features().iter().position(|made| made.name() == field.name);
+            let scalar = at.and_then(|at| answer.get_mut(at)?.take());
+            scalar.map_or(Ok(value::NULL), |s| to_value(s, field.value_type))
+        })
+        .collect()
+}
+
+/// What a failure of stored state means for the caller.
+pub fn state_error(view: &View, error: window::Error) -> Error {
+    match error.kind() {
+        window::Kind::DefinitionChanged => Error::new(
+            Kind::Unavailable,
+            format!(
+                "the windows of feature view '{}' of project '{}' changed since its state was built: delete the view \
+                 and apply it again to rebuild it from the stream",
+                view.name, view.project
+            ),
+        )
+        .with_cause(error),
+        _ => Error::internal(
+            format!("the window state of an entity of feature view '{}' cannot be read", view.name),
+            error,
+        ),
+    }
+}
+
+/// Builds the states of all entities from a view's history: what the events before `end` leave at
+/// `now`. For a backfill, whose stream then starts at `end`. Event values must be those of
+/// [`columns`]. Holds all states in memory.
+///
+/// Errors: those of the events' source; an event whose value is of another type than its column.
+pub async fn rebuild(
+    view: &View,
+    spec: &Spec,
+    events: &mut dyn EventBatches,
+    end: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<StateWrite>> {
+    let mut states: HashMap<EntityKey, State> = HashMap::new();
+    while let Some(batch) = events.next().await? {
+        for event in batch.into_iter().filter(|e| e.time < end) {
+            let columns: Vec<Scalar> = event.values.iter().map(to_scalar).collect();
+            let state = states.entry(event.key).or_insert_with(|| State::new(spec));
+            let taken = Event { ts_us: event.time.micros(), columns: &columns };
+            let outcome = state.apply(spec, taken, now.micros()).map_err(|e| {
+                Error::invalid(format!("the history of feature view '{}' at {}: {e}", view.name, event.time))
+            })?;
+            if outcome == Outcome::LateDropped {
+                tracing::trace!(view = view.name, time = %event.time, "older than every window");
+            }
+        }
+    }
+    let writes = states.into_iter().filter_map(|(key, mut state)| {
+        state.evict(spec, now.micros());
+        encode(&state, spec).map(|bytes| StateWrite { table: Arc::clone(&view.table), key, state: Some(bytes) })
+    });
+    Ok(writes.collect())
+}
+
+/// A state's bytes; `None` where nothing is left in it.
+pub fn encode(state: &State, spec: &Spec) -> Option<Bytes> {
+    (!state.is_empty()).then(|| {
+        let mut out = Vec::new();
+        state.encode(spec, &mut out);
+        out.into()
+    })
+}
+
+/// The types of the columns that the view may aggregate, by name.
+fn column_types(view: &View) -> Result<BTreeMap<String, ColumnType>> {
+    if let Some(source) = &view.stream_source
+        && let Some(fields) = schema::stream_columns(source)?
+    {
+        return Ok(fields.into_iter().map(|f| (f.name, column_type(f.value_type))).collect());
+    }
+    let mut types = BTreeMap::new();
+    for aggregation in view.aggregations.iter().filter(|a| !a.column.is_empty()) {
+        let known = view.join_keys.iter().find(|k| k.name == aggregation.column).map(|k| k.value_type);
+        let known = known.or_else(|| view.feature(&aggregation.column).map(|f| f.value_type));
+        let wanted = known.map_or_else(
+            || needed(&aggregation.function, view.feature(&aggregation.feature).map(|f| f.value_type)),
+            column_type,
+        );
+        types
+            .entry(aggregation.column.clone())
+            .and_modify(|ty| *ty = stricter(*ty, wanted))
+            .or_insert(wanted);
+    }
+    Ok(types)
+}
+
+/// The type that a column must have for a function whose feature has this type.
+fn needed(function: &str, feature: Option<ValueType>) -> ColumnType {
+    let name = function.split('(').next().unwrap_or_default().trim();
+    match name {
+        "count" => ColumnType::Other,
+        "min" | "max" | "first" | "last" => feature.map_or(ColumnType::Float, column_type),
+        "sum" if matches!(feature, Some(ValueType::Int32 | ValueType::Int64)) => ColumnType::Int,
+        _ => ColumnType::Float,
+    }
+}
+
+/// Of what two functions need of one column, the type that serves both: anything can be counted, and
+/// integers are taken as floats.
+fn stricter(a: ColumnType, b: ColumnType) -> ColumnType {
+    match (a, b) {
+        (ColumnType::Other, ty) | (ty, ColumnType::Other) => ty,
+        (ColumnType::Int, ColumnType::Float) => ColumnType::Float,
+        (a, _) => a,
+    }
+}
+
+fn column_type(value_type: ValueType) -> ColumnType {
+    use ValueType as T;
+    match value_type {
+        T::Bool => ColumnType::Bool,
+        T::Int32 | T::Int64 => ColumnType::Int,
+        T::Float | T::Double => ColumnType::Float,
+        T::UnixTimestamp => ColumnType::Timestamp,
+        T::String | T::Uuid | T::TimeUuid => ColumnType::Text,
+        T::Bytes => ColumnType::Bytes,
+        _ => ColumnType::Other,
+    }
+}
+
+fn holds(target: ValueType, output: ColumnType) -> bool {
+    use ValueType as T;
+    match output {
+        ColumnType::Int => matches!(target, T::Int32 | T::Int64 | T::Float | T::Double),
+        ColumnType::Float => matches!(target, T::Float | T::Double),
+        ColumnType::Timestamp => target == T::UnixTimestamp,
+        ColumnType::Bool => target == T::Bool,
+        ColumnType::Text => matches!(target, T::String | T::Uuid | T::TimeUuid),
+        ColumnType::Bytes => target == T::Bytes,
+        ColumnType::Other => false,
+    }
+}
+
+fn natural(output: ColumnType) -> ValueType {
+    match output {
+        ColumnType::Int => ValueType::Int64,
+        ColumnType::Float | ColumnType::Other => ValueType::Double,
+        ColumnType::Timestamp => ValueType::UnixTimestamp,
+        ColumnType::Bool => ValueType::Bool,
+        ColumnType::Text => ValueType::String,
+        ColumnType::Bytes => ValueType::Bytes,
+    }
+}

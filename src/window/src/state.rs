@@ -1,0 +1,291 @@
+//! What is kept of one entity: tiles of the past, the few events whose time has not come, and how
+//! both answer at a time. Knows no store and no clock.
+
+use std::collections::VecDeque;
+
+use crate::error::Error;
+use crate::partial::Partial;
+use crate::scalar::{ColumnType, Scalar};
+use crate::spec::{Read, Spec, TileSet};
+
+/// One event of one entity.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Event time in microseconds since the epoch.
+    pub ts_us: i64,
+    /// One value per name in [`Spec::columns`], in that order.
+    pub columns: &'a [Scalar],
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the state.
+    Applied,
+    /// It is older than every window reaches: it can change no answer, the state is as before.
+    LateDropped,
+}
+
+/// The features of an entity at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The timestamp of the latest event in the entity's windows, in microseconds.
+    pub event_ts_us: i64,
+    /// One value per feature, in the order of [`Spec::features`]; `Null` if its window holds none.
+    pub values: Vec<Scalar>,
+    /// Whether an integer was beyond 64 bits and had to be clamped: worth a log line.
+    pub saturated: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tile {
+    pub(crate) index: i64,
+    pub(crate) partials: Box<[Partial]>,
+}
+
+/// An event that lies after `now_us`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pending {
+    pub(crate) ts_us: i64,
+    pub(crate) columns: Box<[Scalar]>,
+}
+
+/// The state of one entity under one [`Spec`]: always use it with a spec of the same fingerprint.
+///
+/// Time only goes forward in it: a `now_us` or `t_us` older than one seen before counts as that
+/// one. Events after `now_us` are kept as they are and enter their tiles when their time has come,
+/// so an answer at any `t_us` from then on is exact, whatever lies in its future.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub(crate) fingerprint: u64,
+    /// All events up to here are in tiles, all later ones are in `pending`.
+    pub(crate) now_us: i64,
+    /// The latest timestamp that entered a tile and may still be in a window.
+    pub(crate) latest_us: Option<i64>,
+    /// One deque of tiles per tile set of the spec, ascending by index, without gaps filled.
+    pub(crate) sets: Vec<VecDeque<Tile>>,
+    /// Ascending by timestamp, then by arrival; all after `now_us`.
+    pub(crate) pending: VecDeque<Pending>,
+}
+
+impl State {
+    /// Of an entity without events.
+    pub fn new(spec: &Spec) -> Self {
+        Self {
+            fingerprint: spec.fingerprint(),
+            now_us: i64::MIN,
+            latest_us: None,
+            sets: vec![VecDeque::new(); spec.sets().len()],
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Takes an event. `now_us` is the wall clock online, the time the replay has reached offline.
+    /// How far an event may lie in the future is the caller's to bound.
+    ///
+    /// # Errors
+    /// [`Error::EventWidth`] and [`Error::EventType`] if the event does not fit the definition,
+    /// [`Error::Fingerprint`] if the state belongs to another one. The state is then as before.
+    pub fn apply(&mut self, spec: &Spec, event: Event<'_>, now_us: i64) -> Result<Outcome, Error> {
+        if self.fingerprint != spec.fingerprint() {
+            return Err(Error::Fingerprint {
+                expected: spec.fingerprint(),
+                found: self.fingerprint,
+            });
+        }
+        spec.check(event.columns)?;
+        self.advance(spec, now_us);
+        if event.ts_us > self.now_us {
+            let at = self
+                .pending
+                .partition_point(|earlier| earlier.ts_us <= event.ts_us);
+            self.pending.insert(
+                at,
+                Pending {
+                    ts_us: event.ts_us,
+                    columns: event.columns.into(),
+                },
+            );
+        } else if event.ts_us < spec.window_start(self.now_us) {
+            return Ok(Outcome::LateDropped);
+        } else {
+            self.add(spec, event.ts_us, event.columns);
+        }
+        Ok(Outcome::Applied)
+    }
+
+    /// The features at `t_us`; `None` if the entity is unknown then: it has no event that is in any
+    /// window. A `t_us` before the latest `now_us` answers for that `now_us`.
+    pub fn evaluate(&self, spec: &Spec, t_us: i64) -> Option<Answer> {
+        if !self.belongs_to(spec) {
+            return None;
+        }
+        let t_us = t_us.max(self.now_us);
+        let due = self.pending.partition_point(|event| event.ts_us <= t_us);
+        let latest_us = match due.checked_sub(1) {
+            Some(last) => self.pending[last].ts_us,
+            None => self.latest_us?,
+        };
+        if latest_us < spec.window_start(t_us) {
+            return None;
+        }
+        let parts: Vec<Partial> = spec
+            .reads()
+            .iter()
+            .map(|read| self.read(spec, *read, t_us, due))
+            .collect();
+        let mut saturated = false;
+        let mut wanted: Vec<&Partial> = Vec::with_capacity(4);
+        let mut values = Vec::with_capacity(spec.features().len());
+        for feature in spec.features() {
+            wanted.clear();
+            wanted.extend(feature.reads().iter().map(|&i| &parts[i]));
+            let (value, clamped) = feature.function().finish(&wanted);
+            values.push(value);
+            saturated |= clamped;
+        }
+        Some(Answer {
+            event_ts_us: latest_us,
+            values,
+            saturated,
+        })
+    }
+
+    /// Drops what no window reaches at `now_us` or later. Changes no answer from then on.
+    pub fn evict(&mut self, spec: &Spec, now_us: i64) {
+        if !self.belongs_to(spec) {
+            return;
+        }
+        self.advance(spec, now_us);
+        for (set, tiles) in spec.sets().iter().zip(&mut self.sets) {
+            let first = set.first_index(self.now_us);
+            let expired = tiles.partition_point(|tile| tile.index < first);
+            tiles.drain(..expired);
+            if tiles.capacity() > 2 * tiles.len() + 8 {
+                tiles.shrink_to_fit();
+            }
+        }
+        let start_us = spec.window_start(self.now_us);
+        self.latest_us = self.latest_us.filter(|&ts_us| ts_us >= start_us);
+    }
+
+    /// Whether nothing is kept: after [`Self::evict`], the entity can be forgotten.
+    pub fn is_empty(&self) -> bool {
+        self.latest_us.is_none()
+            && self.pending.is_empty()
+            && self.sets.iter().all(VecDeque::is_empty)
+    }
+
+    /// [`Self::apply`] and [`Self::decode`] refuse the state of another definition; what cannot
+    /// refuse leaves it alone, so that a mix-up is no panic in production.
+    fn belongs_to(&self, spec: &Spec) -> bool {
+        let same = self.fingerprint == spec.fingerprint();
+        debug_assert!(same, "state of another definition");
+        same
+    }
+
+    /// Lets the time come to `now_us`: events that lay in the future until then enter their tiles.
+    fn advance(&mut self, spec: &Spec, now_us: i64) {
+        self.now_us = self.now_us.max(now_us);
+        while let Some(event) = self
+            .pending
+            .pop_front_if(|event| event.ts_us <= self.now_us)
+        {
+            self.add(spec, event.ts_us, &event.columns);
+        }
+    }
+
+    /// Enters an event that is not after `now_us` into every tile set where it can matter.
+    fn add(&mut self, spec: &Spec, ts_us: i64, columns: &[Scalar]) {
+        self.latest_us = Some(self.latest_us.map_or(ts_us, |latest| latest.max(ts_us)));
+        for (set, tiles) in spec.sets().iter().zip(&mut self.sets) {
+            let index = set.index(ts_us);
+            let first = set.first_index(self.now_us);
+            let has_value = set
+                .slots
+                .iter()
+                .any(|slot| slot.column.is_none_or(|i| !columns[i].is_null()));
+            if index < first || !has_value {
+                continue;
+            }
+            let tile = tile_at(set, tiles, index, first);
+            for (slot, partial) in set.slots.iter().zip(&mut tile.partials) {
+                add_to(partial, slot.column, spec.types(), ts_us, columns);
+            }
+        }
+    }
+
+    /// Merges one slot over one window at `t_us`, with the first `due` pending events.
+    fn read(&self, spec: &Spec, read: Read, t_us: i64, due: usize) -> Partial {
+        let set = &spec.sets()[read.set];
+        let (tiles, slot) = (&self.sets[read.set], set.slots[read.slot]);
+        let first = crate::hop::first_index(t_us, read.window_us, set.hop_us);
+        let mut merged = set.empty[read.slot].clone();
+        let from = tiles.partition_point(|tile| tile.index < first);
+        for tile in tiles.range(from..) {
+            merged.merge(&tile.partials[read.slot]);
+        }
+        for event in self.pending.range(..due) {
+            if set.index(event.ts_us) >= first {
+                add_to(
+                    &mut merged,
+                    slot.column,
+                    spec.types(),
+                    event.ts_us,
+                    &event.columns,
+                );
+            }
+        }
+        merged
+    }
+}
+
+/// The tile of an index, made if it is not there. Almost always it is the last one.
+fn tile_at<'a>(
+    set: &TileSet,
+    tiles: &'a mut VecDeque<Tile>,
+    index: i64,
+    first: i64,
+) -> &'a mut Tile {
+    let at = if tiles.back().is_none_or(|last| last.index < index) {
+        while tiles.pop_front_if(|tile| tile.index < first).is_some() {}
+        tiles.push_back(Tile {
+            index,
+            partials: set.empty.clone(),
+        });
+        tiles.len() - 1
+    } else if tiles.back().is_some_and(|last| last.index == index) {
+        tiles.len() - 1
+    } else {
+        let at = tiles.partition_point(|tile| tile.index < index);
+        if tiles[at].index != index {
+            tiles.insert(
+                at,
+                Tile {
+                    index,
+                    partials: set.empty.clone(),
+                },
+            );
+        }
+        at
+    };
+    &mut tiles[at]
+}
+
+/// Adds the event's value, or the event itself where there is no column.
+fn add_to(
+    partial: &mut Partial,
+    column: Option<usize>,
+    types: &[ColumnType],
+    ts_us: i64,
+    columns: &[Scalar],
+) {
+    let Some(column) = column else {
+        return partial.add(ts_us, &Scalar::Null);
+    };
+    match (&columns[column], types[column]) {
+        (Scalar::Null, _) => {}
+        (Scalar::Int(x), ColumnType::Float) => partial.add(ts_us, &Scalar::Float(*x as f64)),
+        (value, _) => partial.add(ts_us, value),
+    }
+}

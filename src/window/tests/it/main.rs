@@ -1,0 +1,8 @@
+//! Tests of the public API: the state and the sweep against the naive oracle, the codec against
+//! hostile bytes, and the rules of the definition one by one.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod codec;
+mod definition;
+mod parity;
+mod support;
