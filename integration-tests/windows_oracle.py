@@ -59,13 +59,13 @@ class Window:
         return max([step for step in LADDER if step <= self.width / 300], default=LADDER[0])
 
     def holds(self, event: Event, t: int) -> bool:
-        """start <= ts <= t, start = floor((t - W) / h) * h."""
+        """Whether start <= ts <= t, start = floor((t - W) / h) * h."""
         if event.ts > t:
             return False
         return self.width == 0 or event.ts >= (t - self.width) // self.hop * self.hop
 
     def value(self, events: Sequence[Event], t: int) -> float | int | None:
-        """f over the events in the window; nulls are skipped, an empty `count` counts events."""
+        """The function over the events in the window; nulls are skipped, an empty `count` counts events."""
         inside = [event for event in events if self.holds(event, t)]
         if self.function == "count" and not self.column:
             return len(inside)

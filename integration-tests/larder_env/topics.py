@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
@@ -86,7 +87,8 @@ class Topic:
             def enough() -> bool:
                 message = consumer.poll(0.2)
                 if message is not None and message.error() is None:
-                    headers = {name: (value or b"").decode() for name, value in message.headers() or []}
+                    pairs = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+                    headers = {name: (value or b"").decode() for name, value in pairs}
                     found.append(Record(message.value(), message.key(), headers))
                 return len(found) >= count
 

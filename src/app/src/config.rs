@@ -79,10 +79,18 @@ impl Default for OnlineStore {
     }
 }
 
+/// Where a view starts to read its topic that has no position yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Start {
+    Earliest,
+    Latest,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Ingest {
     pub(crate) group_prefix: String,
-    pub(crate) auto_offset_reset: String,
+    pub(crate) start: Start,
     pub(crate) batch_messages: usize,
     pub(crate) linger_ms: u64,
     pub(crate) max_future_ms: u64,
@@ -94,7 +102,7 @@ impl Default for Ingest {
     fn default() -> Self {
         Self {
             group_prefix: "larder".into(),
-            auto_offset_reset: "earliest".into(),
+            start: Start::Earliest,
             batch_messages: 1000,
             linger_ms: 20,
             max_future_ms: 5000,

@@ -63,7 +63,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     log: Option<Arc<dyn OfflineLog>>,
     #[cfg(feature = "offline")]
-    offline: Option<Arc<offline::Offline>>,
+    offline: Option<offline::Offline>,
 }
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -133,11 +133,15 @@ async fn open(config: &Config) -> Result<Shared, Error> {
     let offline = if config.services.contains(&Service::Offline) {
         let settings = offline::Settings {
             repo_dir: config.dir.clone(),
-            data_dir: config.data.join("offline"),
-            memory_limit_bytes: config.offline_memory_bytes,
+            spill_dir: config.data.join("offline-spill"),
+            upload_dir: config.data.join("flight-uploads"),
+            memory_limit_bytes: usize::try_from(config.offline_memory_bytes).unwrap_or(usize::MAX),
+            default_project: Some(config.project.clone()),
             ..offline::Settings::default()
         };
-        Some(Arc::new(offline::Offline::new(settings, catalog.subscribe())?))
+        let registry = catalog.clone();
+        let registry: offline::RegistrySource = Arc::new(move || registry.snapshot());
+        Some(offline::Offline::new(settings, registry, clock.clone())?)
     } else {
         None
     };
@@ -146,7 +150,7 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         store,
         clock,
         #[cfg(feature = "offline")]
-        log: offline.clone().map(|o| o as Arc<dyn OfflineLog>),
+        log: offline.clone().map(|o| Arc::new(o) as Arc<dyn OfflineLog>),
         #[cfg(not(feature = "offline"))]
         log: None,
         #[cfg(feature = "offline")]
@@ -243,11 +247,14 @@ fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
 fn ingest_settings(config: &config::Ingest) -> ingest::Settings {
     ingest::Settings {
         group_prefix: config.group_prefix.clone(),
-        auto_offset_reset: config.auto_offset_reset.clone(),
-        batch_messages: config.batch_messages,
+        auto_offset_reset: match config.start {
+            config::Start::Earliest => ingest::OffsetReset::Earliest,
+            config::Start::Latest => ingest::OffsetReset::Latest,
+        },
+        batch_size: config.batch_messages,
         linger: Duration::from_millis(config.linger_ms),
-        max_future: Duration::from_millis(config.max_future_ms),
-        kafka: config.kafka.clone(),
+        future_skew: Duration::from_millis(config.max_future_ms),
+        properties: config.kafka.clone(),
         ..ingest::Settings::default()
     }
 }

@@ -67,6 +67,9 @@ fn config(feed: &Feed, settings: &Settings) -> ClientConfig {
         .set("statistics.interval.ms", "5000")
         .set("topic.metadata.refresh.interval.ms", "5000")
         .set("reconnect.backoff.max.ms", "5000");
+    if let Some(id) = &settings.group_instance_id {
+        config.set("group.instance.id", id);
+    }
     for (name, value) in settings.properties.iter().chain(&settings.consumer_properties) {
         config.set(name, value);
     }

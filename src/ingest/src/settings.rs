@@ -30,6 +30,10 @@ impl OffsetReset {
 pub struct Settings {
     /// A view's consumer group is `<group_prefix>.<project>.<view>`.
     pub group_prefix: String,
+    /// This process as a static member of its groups (Kafka's `group.instance.id`): a restart, even
+    /// after a kill, gets its partitions back at once and not after the session timeout. Of two
+    /// processes with one id the older is fenced off. `None`: a dynamic member.
+    pub group_instance_id: Option<String>,
     /// Where a view starts that has no stored position.
     pub auto_offset_reset: OffsetReset,
     /// The most messages that are written together.
@@ -53,6 +57,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             group_prefix: "larder".to_owned(),
+            group_instance_id: Some("larder".to_owned()),
             auto_offset_reset: OffsetReset::Earliest,
             batch_size: 1000,
             linger: Duration::from_millis(20),

@@ -77,7 +77,13 @@ impl Registry {
                     project.objects.insert((object.kind, object.name.clone()), object);
                     key
                 }
-                Change::Delete { kind, project, name } => (kind, project, name),
+                Change::Delete { kind, project, name } => {
+                    let key = (kind, name);
+                    if let Some(project) = projects.get_mut(&project) {
+                        project.objects.remove(&key);
+                    }
+                    (key.0, project, key.1)
+                }
             };
             touched.entry(project).or_default().insert((kind, name));
         }

@@ -1,14 +1,111 @@
-//! The offline side: history in Parquet files, the point-in-time join, windows over history, Flight.
-//! The only crate that knows Arrow and DataFusion.
-#![allow(missing_docs)]
+//! History: Parquet sources, the point-in-time join, windows over history, and Arrow Flight. The only
+//! crate that knows Arrow and DataFusion.
+//!
+//! [`Offline`] answers the verbs; [`flight`] puts them on the wire; it also is the [`OfflineLog`]
+//! port, for materialization, backfills and pushes. Knows no online store and no Kafka.
+//!
+//! [`OfflineLog`]: model::ports::OfflineLog
 
+mod append;
 mod asof;
 mod convert;
 mod engine;
 mod error;
+pub mod flight;
+mod frame;
+mod history;
 mod keys;
+mod log;
 mod metrics;
+mod plan;
+mod pull;
+mod request;
 mod scan;
 mod source;
+mod verbs;
+mod window_fold;
 
-pub struct Settings { pub repo_dir: std::path::PathBuf, pub spill_dir: std::path::PathBuf, pub memory_limit_bytes: usize, pub batch_rows: usize }
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Result;
+use model::ports::Clock;
+use model::registry::Registry;
+use serde::{Deserialize, Serialize};
+
+pub use history::Export;
+pub use plan::HistoricalRequest;
+
+/// How the offline side is set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Where relative paths of file sources start: the feature repo.
+    pub repo_dir: PathBuf,
+    /// Where sorts spill to.
+    pub spill_dir: PathBuf,
+    /// Where tables uploaded by `do_put` wait for their `do_get`.
+    pub upload_dir: PathBuf,
+    /// The memory of all running queries together, bytes.
+    pub memory_limit_bytes: usize,
+    /// Rows per batch, inside and on the wire.
+    pub batch_rows: usize,
+    /// The greatest Flight message that is taken, bytes (pyarrow sends a whole data frame as one).
+    pub max_message_bytes: usize,
+    /// How long an upload waits.
+    pub upload_ttl: Duration,
+    /// The project of requests that name none (writes and pulls of the SDK do not); where it is unset,
+    /// the only project that has the object.
+    pub default_project: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            repo_dir: PathBuf::from("."),
+            spill_dir: PathBuf::from("data/offline-spill"),
+            upload_dir: PathBuf::from("data/flight-uploads"),
+            memory_limit_bytes: 2 << 30,
+            batch_rows: 8192,
+            max_message_bytes: (2 << 30) - 1,
+            upload_ttl: Duration::from_secs(3600),
+            default_project: None,
+        }
+    }
+}
+
+/// Gives the registry as it is now.
+pub type RegistrySource = Arc<dyn Fn() -> Arc<Registry> + Send + Sync>;
+
+/// The offline side.
+#[derive(Clone)]
+pub struct Offline {
+    engine: Arc<engine::Engine>,
+    settings: Arc<Settings>,
+    registry: RegistrySource,
+    clock: Arc<dyn Clock>,
+    locks: append::Locks,
+}
+
+impl Offline {
+    /// Sets it up; makes the spill and upload directories.
+    ///
+    /// Errors: a directory that cannot be made.
+    pub fn new(settings: Settings, registry: RegistrySource, clock: Arc<dyn Clock>) -> Result<Self> {
+        let engine = Arc::new(engine::Engine::new(&settings)?);
+        std::fs::create_dir_all(&settings.upload_dir).map_err(|e| error::io("creating", &settings.upload_dir, e))?;
+        Ok(Self { engine, settings: Arc::new(settings), registry, clock, locks: append::Locks::default() })
+    }
+
+    pub(crate) fn writer(&self) -> append::Writer {
+        append::Writer { repo: self.engine.repo().to_path_buf(), locks: self.locks.clone() }
+    }
+}
+
+impl fmt::Debug for Offline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offline").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

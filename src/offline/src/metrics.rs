@@ -54,6 +54,13 @@ impl Call {
         self.outcome = "ok";
     }
 
+    /// The result is at its end: all sent, if nothing failed before.
+    pub(crate) fn ok_unless_failed(&mut self) {
+        if self.outcome == "cancelled" {
+            self.outcome = "ok";
+        }
+    }
+
     /// It failed.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.outcome = error.kind().as_str();

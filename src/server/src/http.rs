@@ -8,7 +8,7 @@ mod write;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use model::{Error, Kind};
@@ -55,8 +55,13 @@ async fn search() -> Failure {
     ))
 }
 
-async fn not_found(uri: Uri) -> Failure {
-    Failure(Error::new(Kind::NotFound, format!("there is no {} here", uri.path())))
+/// What is neither a route nor a gRPC method: told in the protocol of the request.
+async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+    let is_grpc = headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        return tonic::Status::unimplemented(format!("there is no {} here", uri.path())).into_http();
+    }
+    Failure(Error::new(Kind::NotFound, format!("there is no {} here", uri.path()))).into_response()
 }
 
 async fn wrong_method(uri: Uri) -> (StatusCode, Failure) {

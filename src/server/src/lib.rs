@@ -31,7 +31,8 @@ pub struct Online {
 /// Errors: the descriptors cannot be read (a broken build).
 pub async fn online_router(online: Online) -> Result<axum::Router, tonic_reflection::server::Error> {
     let grpc = grpc::online_routes(online.clone()).await?;
-    Ok(grpc.into_axum_router().merge(http::router(online)))
+    // tonic's fallback answers every path as gRPC; ours tells the two protocols apart.
+    Ok(grpc.into_axum_router().reset_fallback().merge(http::router(online)))
 }
 
 /// The router of the registry port: gRPC with health and reflection; messages up to `limit` bytes.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{Config, Durability, Error, Ingest, Limits, OnlineStore, Registry, Yaml};
+use super::{Config, Durability, Error, Ingest, Limits, OnlineStore, Registry, Start, Yaml};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,7 +59,7 @@ struct Offline {
 #[serde(deny_unknown_fields)]
 struct IngestFile {
     group_prefix: Option<String>,
-    auto_offset_reset: Option<Spanned<String>>,
+    auto_offset_reset: Option<Start>,
     batch_messages: Option<usize>,
     linger_ms: Option<u64>,
     max_future_ms: Option<u64>,
@@ -120,7 +120,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         config.offline_memory_bytes = bytes;
     }
     if let Some(ingest) = file.ingest {
-        config.ingest = read_ingest(&yaml, ingest)?;
+        config.ingest = read_ingest(ingest);
     }
     if let Some(telemetry) = file.telemetry {
         config.telemetry.log = telemetry.log.unwrap_or(config.telemetry.log);
@@ -147,22 +147,14 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
     Ok(config)
 }
 
-fn read_ingest(yaml: &Yaml, file: IngestFile) -> Result<Ingest, Error> {
+fn read_ingest(file: IngestFile) -> Ingest {
     let default = Ingest::default();
-    let auto_offset_reset = match file.auto_offset_reset {
-        None => default.auto_offset_reset,
-        Some(reset) if matches!(reset.value.as_str(), "earliest" | "latest") => reset.value,
-        Some(reset) => {
-            let message = format!("ingest.auto_offset_reset: '{}' is neither earliest nor latest", reset.value);
-            return Err(yaml.bad(&reset, message));
-        }
-    };
-    Ok(Ingest {
+    Ingest {
         group_prefix: file.group_prefix.unwrap_or(default.group_prefix),
-        auto_offset_reset,
+        start: file.auto_offset_reset.unwrap_or(default.start),
         batch_messages: file.batch_messages.unwrap_or(default.batch_messages).max(1),
         linger_ms: file.linger_ms.unwrap_or(default.linger_ms),
         max_future_ms: file.max_future_ms.unwrap_or(default.max_future_ms),
         kafka: file.kafka,
-    })
+    }
 }

@@ -1,1 +1,301 @@
-//! stub
+//! The consumer against librdkafka's mock cluster: what a registry change starts and stops, where a
+//! restart goes on, what becomes of bad messages and of a store that fails. A real Kafka is tested
+//! from outside, in `integration-tests/`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ingest::{Deps, OffsetReset, Settings};
+use model::Timestamp;
+use model::registry::Registry;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{FakeClock, MemoryStore, SECOND, Stream, T0, int, registry};
+
+struct Cluster {
+    mock: MockCluster<'static, DefaultProducerContext>,
+    producer: FutureProducer,
+}
+
+impl Cluster {
+    fn start(topics: &[&str]) -> Self {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        for topic in topics {
+            mock.create_topic(topic, 2, 1).expect("a topic");
+            mock.create_topic(&format!("{topic}.dlq"), 1, 1).expect("a topic");
+        }
+        let mut config = ClientConfig::new();
+        let producer = config.set("bootstrap.servers", mock.bootstrap_servers()).create().expect("a producer");
+        Self { mock, producer }
+    }
+
+    fn servers(&self) -> String {
+        self.mock.bootstrap_servers()
+    }
+
+    async fn send(&self, topic: &str, partition: i32, payload: Option<&str>) -> i64 {
+        let headers = OwnedHeaders::new().insert(Header { key: "trace", value: Some("abc") });
+        let mut record = FutureRecord::to(topic).partition(partition).key("k").headers(headers);
+        if let Some(payload) = payload {
+            record = record.payload(payload);
+        }
+        let sent = self.producer.send(record, Duration::from_secs(10)).await;
+        sent.expect("sent").offset
+    }
+
+    async fn event(&self, topic: &str, partition: i32, user: &str, amount: i64) -> i64 {
+        let ts = Timestamp(T0 - SECOND).to_rfc3339();
+        let payload = serde_json::json!({"user": user, "amount": amount, "ts": ts}).to_string();
+        self.send(topic, partition, Some(&payload)).await
+    }
+
+    /// The first `count` messages of a topic, each made into something.
+    fn read<T>(&self, topic: &str, count: usize, make: impl Fn(&BorrowedMessage<'_>) -> T) -> Vec<T> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.servers()).set("group.id", "reader").set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        consumer.subscribe(&[topic]).expect("subscribed");
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        let mut out = Vec::new();
+        while out.len() < count {
+            assert!(std::time::Instant::now() < until, "{topic} has {} of {count} messages", out.len());
+            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+                out.push(make(&message));
+            }
+        }
+        out
+    }
+}
+
+/// A running ingestion.
+struct Ingest {
+    registry: watch::Sender<Arc<Registry>>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ingest::Error>>,
+}
+
+impl Ingest {
+    fn start(store: &Arc<MemoryStore>, streams: &[&Stream], settings: Settings) -> Self {
+        let (sender, receiver) = watch::channel(registry(1, streams));
+        let stop = CancellationToken::new();
+        let deps = Deps { registry: receiver, store: store.clone(), clock: FakeClock::at(T0), settings };
+        let task = tokio::spawn(ingest::run(deps, stop.clone()));
+        Self { registry: sender, stop, task }
+    }
+
+    fn apply(&self, streams: &[&Stream]) {
+        self.registry.send_replace(registry(2, streams));
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
+        ended.expect("it stops").expect("no panic").expect("no error");
+    }
+}
+
+fn total(store: &MemoryStore, stream: &Stream, user: &str) -> Option<Vec<model::Value>> {
+    store.answer(&stream.view(), user, T0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_goes_on_at_the_stored_position() {
+    let cluster = Cluster::start(&["t"]);
+    let stream = Stream::windowed("v", &cluster.servers(), "t");
+    let store = Arc::new(MemoryStore::default());
+    for i in 0..20 {
+        cluster.event("t", i % 2, "a", 1).await;
+    }
+    let first = Ingest::start(&store, &[&stream], Settings { batch_size: 3, ..Settings::default() });
+    store.until("both partitions are read", |c| c.positions.values().map(|p| p.offset).sum::<i64>() == 20).await;
+    first.stop().await;
+    assert_eq!(total(&store, &stream, "a"), Some(vec![int(20), int(20)]));
+    for i in 0..10 {
+        cluster.event("t", i % 2, "a", 1).await;
+    }
+    let second = Ingest::start(&store, &[&stream], Settings::default());
+    store.until("the rest is read", |c| c.positions.values().map(|p| p.offset).sum::<i64>() == 30).await;
+    second.stop().await;
+    assert_eq!(total(&store, &stream, "a"), Some(vec![int(30), int(30)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_messages_become_dead_letters_and_the_stream_goes_on() {
+    let cluster = Cluster::start(&["t"]);
+    let stream = Stream::plain("v", &cluster.servers(), "t");
+    let store = Arc::new(MemoryStore::default());
+    cluster.send("t", 0, Some("not json")).await;
+    cluster.send("t", 0, None).await;
+    cluster.event("t", 0, "a", 7).await;
+    let ingest = Ingest::start(&store, &[&stream], Settings::default());
+    store.until("the position is behind all", |c| c.positions.values().any(|p| p.offset == 3)).await;
+    assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(int(7)));
+    ingest.stop().await;
+    let letters = cluster.read("t.dlq", 2, |message| {
+        let headers = message.headers().expect("headers");
+        let headers: BTreeMap<String, String> = headers
+            .iter()
+            .map(|h| (h.key.to_owned(), String::from_utf8(h.value.unwrap_or_default().to_vec()).expect("text")))
+            .collect();
+        (headers, message.payload().map(<[u8]>::to_vec), message.key().map(<[u8]>::to_vec))
+    });
+    for (i, (headers, payload, key)) in letters.iter().enumerate() {
+        let want = [("larder-topic", "t"), ("larder-partition", "0"), ("larder-view", "demo.v"), ("trace", "abc")];
+        for (name, value) in want {
+            assert_eq!(headers.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        assert_eq!(headers["larder-offset"], i.to_string());
+        let (reason, value): (_, Option<&[u8]>) = [("undecodable: ", Some(&b"not json"[..])), ("tombstone: ", None)][i];
+        assert!(headers["larder-reason"].starts_with(reason), "{headers:?}");
+        assert_eq!((payload.as_deref(), key.as_deref()), (value, Some(&b"k"[..])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_come_and_go_with_the_registry() {
+    let cluster = Cluster::start(&["t"]);
+    let (one, two) = (Stream::windowed("one", &cluster.servers(), "t"), Stream::windowed("two", &cluster.servers(), "t"));
+    let store = Arc::new(MemoryStore::default());
+    let at = |view: &'static str, offset: i64| {
+        move |c: &crate::support::Content| {
+            c.positions.iter().any(|((group, ..), p)| group.ends_with(view) && p.offset == offset)
+        }
+    };
+    cluster.event("t", 0, "a", 1).await;
+    let ingest = Ingest::start(&store, &[&one], Settings::default());
+    store.until("one has read", at("one", 1)).await;
+    ingest.apply(&[&one, &two]);
+    store.until("two starts at the beginning", at("two", 1)).await;
+
+    let off = Stream { disabled: true, ..Stream::windowed("two", &cluster.servers(), "t") };
+    ingest.apply(&[&one, &off]);
+    // once the view's group is left, nothing of it moves on
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while cluster_has_member(&cluster, "larder.demo.two").await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the switched-off view leaves its group");
+    cluster.event("t", 0, "a", 1).await;
+    store.until("one goes on", at("one", 2)).await;
+    assert_eq!(store.position("two", "t", 0), Some(1));
+    ingest.apply(&[&one, &two]);
+    store.until("two goes on where it was", at("two", 2)).await;
+    assert_eq!(total(&store, &two, "a"), Some(vec![int(2), int(2)]));
+
+    ingest.apply(&[&one]);
+    store.until("the deleted view's position is forgotten", at("two", -1)).await;
+    store.until("its state too", |c| c.states.keys().all(|(t, _)| t.view != "two")).await;
+    assert_eq!(total(&store, &one, "a"), Some(vec![int(2), int(2)]));
+    ingest.apply(&[&one, &two]);
+    store.until("applied again, it reads from the beginning", at("two", 2)).await;
+    assert_eq!(total(&store, &two, "a"), Some(vec![int(2), int(2)]));
+    ingest.stop().await;
+}
+
+async fn cluster_has_member(_: &Cluster, group: &str) -> bool {
+    // the consumer's thread carries the view's name and ends when the group is left
+    let name = format!("ingest-{}", group.rsplit('.').next().unwrap_or_default());
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+    tasks
+        .filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("comm")).ok())
+        .any(|comm| comm.trim() == name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_loses_and_repeats_nothing() {
+    let cluster = Cluster::start(&["t"]);
+    let stream = Stream::windowed("v", &cluster.servers(), "t");
+    let store = Arc::new(MemoryStore::default());
+    let settings = Settings { batch_size: 2, max_backoff: Duration::from_millis(200), ..Settings::default() };
+    let ingest = Ingest::start(&store, &[&stream], settings);
+    for _ in 0..3 {
+        store.fail_writes.store(3, Ordering::SeqCst);
+        for i in 0..6 {
+            cluster.event("t", i % 2, "a", 1).await;
+        }
+    }
+    store.until("all is read", |c| c.positions.values().map(|p| p.offset).sum::<i64>() == 18).await;
+    assert_eq!(total(&store, &stream, "a"), Some(vec![int(18), int(18)]));
+    assert_eq!(store.fail_writes.load(Ordering::SeqCst), 0, "the store did fail");
+    ingest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_definition_stops_the_view_and_nothing_else() {
+    let cluster = Cluster::start(&["t"]);
+    let old = Stream::windowed("v", &cluster.servers(), "t");
+    let other = Stream::windowed("other", &cluster.servers(), "t");
+    let store = Arc::new(MemoryStore::default());
+    cluster.event("t", 0, "a", 1).await;
+    let ingest = Ingest::start(&store, &[&old], Settings::default());
+    store.until("it is read", |c| c.positions.values().any(|p| p.offset == 1)).await;
+    let mut new = Stream::windowed("v", &cluster.servers(), "t");
+    new.features.push(("low", model::ValueType::Int64));
+    new.aggregations.push(("low", "min", "amount"));
+    ingest.apply(&[&new, &other]);
+    cluster.event("t", 0, "a", 1).await;
+    let at = |view: &'static str| {
+        move |c: &crate::support::Content| {
+            c.positions.iter().any(|((group, ..), p)| group.ends_with(view) && p.offset == 2)
+        }
+    };
+    store.until("the other view reads all", at(".other")).await;
+    assert_eq!(store.position("v", "t", 0), Some(1), "the changed view waits");
+    assert_eq!(total(&store, &old, "a"), Some(vec![int(1), int(1)]));
+    ingest.apply(&[&old, &other]);
+    store.until("the old definition goes on", at(".v")).await;
+    assert_eq!(total(&store, &old, "a"), Some(vec![int(2), int(2)]));
+    ingest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_keeps_its_start_through_a_restart() {
+    let cluster = Cluster::start(&["t"]);
+    let stream = Stream::windowed("v", &cluster.servers(), "t");
+    let store = Arc::new(MemoryStore::default());
+    cluster.event("t", 0, "a", 1).await;
+    let latest = || Settings { auto_offset_reset: OffsetReset::Latest, ..Settings::default() };
+    let ingest = Ingest::start(&store, &[&stream], latest());
+    store.until("the end is stored", |c| c.positions.len() == 2).await;
+    ingest.stop().await;
+    assert_eq!(store.position("v", "t", 0), Some(1));
+    // comes while nobody reads
+    cluster.event("t", 0, "a", 2).await;
+    let ingest = Ingest::start(&store, &[&stream], latest());
+    store.until("it is read", |c| c.positions.values().any(|p| p.offset == 2)).await;
+    assert_eq!(total(&store, &stream, "a"), Some(vec![int(2), int(1)]));
+    ingest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_down_does_not_stop_the_others_nor_the_end() {
+    let cluster = Cluster::start(&["t"]);
+    let up = Stream::windowed("up", &cluster.servers(), "t");
+    let down = Stream::windowed("down", "127.0.0.1:1", "t");
+    let store = Arc::new(MemoryStore::default());
+    cluster.event("t", 0, "a", 1).await;
+    let ingest = Ingest::start(&store, &[&down, &up], Settings::default());
+    store.until("the other is read", |c| c.positions.values().any(|p| p.offset == 1)).await;
+    ingest.stop().await;
+    assert_eq!(total(&store, &down, "a"), None);
+}
+
+#[tokio::test]
+async fn a_setting_that_cannot_be_is_named() {
+    let store = Arc::new(MemoryStore::default());
+    let ingest = Ingest::start(&store, &[], Settings { batch_size: 0, ..Settings::default() });
+    let error = ingest.task.await.expect("no panic").expect_err("refused");
+    assert!(error.to_string().contains("batch_size"));
+    assert_eq!(error.kind(), model::Kind::InvalidArgument);
+}

@@ -17,15 +17,15 @@ use model::{EntityKey, Error, Kind, Result, Timestamp, Value};
 use prost::Message;
 use proto::feast::core;
 
-pub const PROJECT: &str = "demo";
+pub(crate) const PROJECT: &str = "demo";
 /// 2026-01-01T00:00:00Z in microseconds.
-pub const T0: i64 = 1_767_225_600_000_000;
-pub const SECOND: i64 = 1_000_000;
+pub(crate) const T0: i64 = 1_767_225_600_000_000;
+pub(crate) const SECOND: i64 = 1_000_000;
 
-pub struct FakeClock(AtomicI64);
+pub(crate) struct FakeClock(AtomicI64);
 
 impl FakeClock {
-    pub fn at(micros: i64) -> Arc<Self> {
+    pub(crate) fn at(micros: i64) -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(micros)))
     }
 }
@@ -37,27 +37,27 @@ impl Clock for FakeClock {
 }
 
 #[derive(Default)]
-pub struct Content {
-    pub rows: BTreeMap<(Table, EntityKey), Row>,
-    pub states: BTreeMap<(Table, EntityKey), Bytes>,
-    pub positions: BTreeMap<(String, String, i32), Position>,
+pub(crate) struct Content {
+    pub(crate) rows: BTreeMap<(Table, EntityKey), Row>,
+    pub(crate) states: BTreeMap<(Table, EntityKey), Bytes>,
+    pub(crate) positions: BTreeMap<(String, String, i32), Position>,
 }
 
 /// The store: atomic, in memory; refuses the next `fail_writes` writes.
 #[derive(Default)]
-pub struct MemoryStore {
+pub(crate) struct MemoryStore {
     content: Mutex<Content>,
-    pub fail_writes: AtomicU32,
-    pub changed: tokio::sync::Notify,
+    pub(crate) fail_writes: AtomicU32,
+    pub(crate) changed: tokio::sync::Notify,
 }
 
 impl MemoryStore {
-    pub fn content(&self) -> MutexGuard<'_, Content> {
+    pub(crate) fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().expect("no writer panics")
     }
 
     /// Waits until `ready` holds of the content.
-    pub async fn until(&self, what: &str, ready: impl Fn(&Content) -> bool) {
+    pub(crate) async fn until(&self, what: &str, ready: impl Fn(&Content) -> bool) {
         let wait = async {
             loop {
                 let changed = self.changed.notified();
@@ -74,13 +74,13 @@ impl MemoryStore {
     }
 
     /// The offset stored for a group's partition.
-    pub fn position(&self, view: &str, topic: &str, partition: i32) -> Option<i64> {
+    pub(crate) fn position(&self, view: &str, topic: &str, partition: i32) -> Option<i64> {
         let group = format!("larder.{PROJECT}.{view}");
         self.content().positions.get(&(group, topic.to_owned(), partition)).map(|p| p.offset)
     }
 
     /// The features of a windowed view's entity at a time.
-    pub fn answer(&self, view: &View, key: &str, at: i64) -> Option<Vec<Value>> {
+    pub(crate) fn answer(&self, view: &View, key: &str, at: i64) -> Option<Vec<Value>> {
         let spec = service::windows::spec_of(view).expect("a good definition");
         let state = self.content().states.get(&((*view.table).clone(), entity("user", key))).cloned()?;
         let answer = service::windows::answer(&state, &spec, view, Timestamp(at)).expect("readable");
@@ -88,7 +88,7 @@ impl MemoryStore {
     }
 
     /// A feature of a plain view's entity.
-    pub fn feature(&self, view: &View, key: &str, feature: &str) -> Option<Value> {
+    pub(crate) fn feature(&self, view: &View, key: &str, feature: &str) -> Option<Value> {
         let content = self.content();
         let row = content.rows.get(&((*view.table).clone(), entity("user", key)))?;
         let (bytes, _) = row.get(model::row::column_id(feature))?;
@@ -176,26 +176,26 @@ impl OnlineStore for MemoryStore {
     }
 }
 
-pub fn entity(join_key: &str, value: &str) -> EntityKey {
+pub(crate) fn entity(join_key: &str, value: &str) -> EntityKey {
     let value = Value { val: Some(Val::StringVal(value.to_owned())) };
     EntityKey::encode(&[(join_key, &value)]).expect("a key")
 }
 
 /// A stream view to register.
-pub struct Stream {
-    pub name: &'static str,
-    pub servers: String,
-    pub topic: String,
-    pub schema: &'static str,
-    pub features: Vec<(&'static str, ValueType)>,
+pub(crate) struct Stream {
+    pub(crate) name: &'static str,
+    pub(crate) servers: String,
+    pub(crate) topic: String,
+    pub(crate) schema: &'static str,
+    pub(crate) features: Vec<(&'static str, ValueType)>,
     /// Feature, function, column; all over one minute.
-    pub aggregations: Vec<(&'static str, &'static str, &'static str)>,
-    pub disabled: bool,
+    pub(crate) aggregations: Vec<(&'static str, &'static str, &'static str)>,
+    pub(crate) disabled: bool,
 }
 
 impl Stream {
     /// `amount` summed and counted over a minute.
-    pub fn windowed(name: &'static str, servers: &str, topic: &str) -> Self {
+    pub(crate) fn windowed(name: &'static str, servers: &str, topic: &str) -> Self {
         Self {
             name,
             servers: servers.to_owned(),
@@ -208,7 +208,7 @@ impl Stream {
     }
 
     /// `amount` as it comes.
-    pub fn plain(name: &'static str, servers: &str, topic: &str) -> Self {
+    pub(crate) fn plain(name: &'static str, servers: &str, topic: &str) -> Self {
         Self {
             features: vec![("amount", ValueType::Int64)],
             aggregations: Vec::new(),
@@ -262,18 +262,18 @@ impl Stream {
         }
     }
 
-    pub fn view(&self) -> Arc<View> {
+    pub(crate) fn view(&self) -> Arc<View> {
         let registry = registry(1, &[self]);
         Arc::clone(&registry.projects[PROJECT].views[self.name])
     }
 
-    pub fn feed(&self) -> Feed {
+    pub(crate) fn feed(&self) -> Feed {
         Feed::of(&self.view(), "larder").expect("a good feed").expect("a stream")
     }
 }
 
 /// A registry with these views and the entity `user`.
-pub fn registry(revision: u64, streams: &[&Stream]) -> Arc<Registry> {
+pub(crate) fn registry(revision: u64, streams: &[&Stream]) -> Arc<Registry> {
     let object = |kind, name: &str, bytes: Vec<u8>| Object {
         kind,
         project: PROJECT.to_owned(),
@@ -295,6 +295,6 @@ pub fn registry(revision: u64, streams: &[&Stream]) -> Arc<Registry> {
     Arc::new(Registry::resolve(revision, objects).expect("resolves"))
 }
 
-pub fn int(v: i64) -> Value {
+pub(crate) fn int(v: i64) -> Value {
     Value { val: Some(Val::Int64Val(v)) }
 }

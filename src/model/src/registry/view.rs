@@ -236,7 +236,11 @@ impl View {
                 _ if name == DUMMY_ENTITY_NAME => DUMMY_ENTITY_ID.to_owned(),
                 _ => name.clone(),
             };
-            let column = columns.iter().chain(features).find(|c| c.name == join_key).map(core::FeatureSpecV2::value_type);
+            let column = columns
+                .iter()
+                .chain(features)
+                .find(|c| c.name == join_key)
+                .map(core::FeatureSpecV2::value_type);
             let registered = entity.map(core::EntitySpecV2::value_type).filter(|t| *t != ValueType::Invalid);
             let value_type = match join_key.as_str() {
                 DUMMY_ENTITY_ID => ValueType::String,

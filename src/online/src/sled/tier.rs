@@ -82,7 +82,9 @@ impl Tier {
         Self {
             map: papaya::HashMap::new(),
             stripe_bytes: (capacity as usize).checked_div(stripes).unwrap_or(0),
-            stripes: std::iter::repeat_with(Stripe::default).take(stripes).collect(),
+            stripes: std::iter::repeat_with(Stripe::default)
+                .take(stripes)
+                .collect(),
             bytes: AtomicUsize::new(0),
             hasher: RandomState::new(),
         }
@@ -111,14 +113,19 @@ impl Tier {
     /// To be taken before a key is fetched from disk.
     pub(crate) fn ticket(&self, key: &[u8]) -> Option<Ticket> {
         let stripe = self.stripe(key)?;
-        Some(Ticket { stripe, generation: self.stripes[stripe].generation.load(Ordering::Acquire) })
+        Some(Ticket {
+            stripe,
+            generation: self.stripes[stripe].generation.load(Ordering::Acquire),
+        })
     }
 
     /// Keeps what was fetched, unless a write came between. Gives whether it is kept.
     pub(crate) fn fill(&self, ticket: Ticket, key: &[u8], entry: Entry) -> bool {
         let stripe = &self.stripes[ticket.stripe];
         // Somebody else is at this stripe: keeping an entry is not worth waiting.
-        let Ok(mut clock) = stripe.clock.try_lock() else { return false };
+        let Ok(mut clock) = stripe.clock.try_lock() else {
+            return false;
+        };
         let quiet = ticket.generation.is_multiple_of(2);
         if !quiet || stripe.generation.load(Ordering::Acquire) != ticket.generation {
             return false;
@@ -191,7 +198,9 @@ impl Tier {
     fn put(&self, clock: &mut Clock, key: &Key, entry: Entry) {
         let cost = cost(key, &entry);
         let map = self.map.pin();
-        let old = map.get(key).map(|slot| (cost_of(key, slot), slot.used.load(Ordering::Relaxed)));
+        let old = map
+            .get(key)
+            .map(|slot| (cost_of(key, slot), slot.used.load(Ordering::Relaxed)));
         if cost > self.stripe_bytes {
             if old.is_some() {
                 self.remove(clock, key);
@@ -200,7 +209,13 @@ impl Tier {
             return;
         }
         let used = old.is_some_and(|(_, used)| used);
-        map.insert(Key::clone(key), Slot { entry, used: AtomicBool::new(used) });
+        map.insert(
+            Key::clone(key),
+            Slot {
+                entry,
+                used: AtomicBool::new(used),
+            },
+        );
         match old {
             Some((old, _)) => self.account(clock, old, 0),
             None => clock.queue.push_back(Key::clone(key)),
@@ -214,8 +229,12 @@ impl Tier {
         // After one round every entry has had its chance, however busy the readers are.
         let mut chances = clock.queue.len();
         while clock.bytes > self.stripe_bytes {
-            let Some(key) = clock.queue.pop_front() else { return };
-            let used = map.get(&key).is_some_and(|slot| slot.used.swap(false, Ordering::Relaxed));
+            let Some(key) = clock.queue.pop_front() else {
+                return;
+            };
+            let used = map
+                .get(&key)
+                .is_some_and(|slot| slot.used.swap(false, Ordering::Relaxed));
             if used && chances > 0 {
                 chances -= 1;
                 clock.queue.push_back(key);

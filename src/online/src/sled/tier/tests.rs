@@ -33,12 +33,18 @@ fn a_fill_fetched_before_a_write_is_not_kept() {
     let key = key(1);
     let before = tier.ticket(&key).expect("on");
     write(&tier, &key, state(2));
-    assert!(!tier.fill(before, &key, state(1)), "fetched before the write");
+    assert!(
+        !tier.fill(before, &key, state(1)),
+        "fetched before the write"
+    );
     assert_eq!(tier.get(&key), Some(state(2)));
 
     let begun = tier.begin(std::iter::once(&key));
     let during = tier.ticket(&key).expect("on");
-    assert!(!tier.fill(during, &key, state(2)), "fetched while the write was under way");
+    assert!(
+        !tier.fill(during, &key, state(2)),
+        "fetched while the write was under way"
+    );
     tier.end_forgetting(begun, |k| k == &*key);
     assert!(!tier.fill(during, &key, state(2)), "the same, after it");
     assert_eq!(tier.get(&key), None);
@@ -75,6 +81,9 @@ fn an_entry_that_became_too_large_leaves_nothing_old_behind() {
 fn a_reader_never_sees_less_than_a_finished_write() {
     const KEYS: u64 = 8;
     const ROUNDS: u64 = 4000;
+    /// The writer goes on until this many fills were kept, or there is no hope of that.
+    const FILLS: u64 = 500;
+    const HOPE: u64 = 100 * ROUNDS;
     // Room for about half of the keys, so that there are misses all the time.
     let tier = Tier::new(4 * (OVERHEAD as u64 + 16));
     let disk: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
@@ -96,16 +105,27 @@ fn a_reader_never_sees_less_than_a_finished_write() {
                             let ticket = tier.ticket(&key).expect("on");
                             let fetched = disk[at].load(Ordering::Acquire);
                             std::thread::yield_now(); // where a write may come between
-                            fills.fetch_add(u64::from(tier.fill(ticket, &key, state(fetched))), Ordering::Relaxed);
+                            fills.fetch_add(
+                                u64::from(tier.fill(ticket, &key, state(fetched))),
+                                Ordering::Relaxed,
+                            );
                             fetched
                         },
                         |entry| number(&entry),
                     );
-                    assert!(seen >= least, "key {n}: read {seen} after {least} was written");
+                    assert!(
+                        seen >= least,
+                        "key {n}: read {seen} after {least} was written"
+                    );
                 }
             });
         }
-        for round in 1..=ROUNDS {
+        for round in 1..=HOPE {
+            if round > ROUNDS && fills.load(Ordering::Relaxed) >= FILLS {
+                break;
+            }
+            // Breaks of different lengths between writes, in which fills are kept.
+            (0..round % 8).for_each(|_| std::thread::yield_now());
             let at = (round % KEYS) as usize;
             let begun = tier.begin(std::iter::once(&key(at as u64)));
             std::thread::yield_now();
@@ -116,7 +136,11 @@ fn a_reader_never_sees_less_than_a_finished_write() {
         }
         done.store(true, Ordering::Release);
     });
-    assert!(fills.load(Ordering::Relaxed) > 0, "no fill was kept: nothing was tested");
+    let fills = fills.load(Ordering::Relaxed);
+    assert!(
+        fills >= FILLS,
+        "only {fills} fills were kept: little was tested"
+    );
 }
 
 #[derive(Clone, Debug)]

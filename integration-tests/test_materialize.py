@@ -1,0 +1,422 @@
+"""/materialize through the SDK: the latest row per key of a batch source goes online, last write wins, crash or not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, KafkaSource, PushSource, StreamFeatureView
+from feast.aggregation import Aggregation
+from feast.data_format import JsonFormat
+from feast.types import Float64, Int64, String
+from feast.value_type import ValueType
+
+from conftest import StartLarder
+from larder_env.process import wait_until
+from larder_env.repo import store, write_config
+from larder_env.server import Larder, Ports
+from online import micros, read_online
+
+HOUR = timedelta(hours=1)
+NEWEST = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+HOURS = 24
+DRIVERS = list(range(1, 31))
+MANY = 120_000
+DRIVER = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
+
+
+def hourly() -> pd.DataFrame:
+    """A row per driver and hour, the last hour being NEWEST; `trips` says driver and hour. Driver 1 has gaps.
+
+    Every third hour is corrected: the same time, created later, 100000 more.
+    """
+    rows: list[dict[str, object]] = []
+    for hour in range(HOURS):
+        at = NEWEST - (HOURS - 1 - hour) * HOUR
+        for driver in DRIVERS[: 1 if hour == 0 else None]:
+            if driver == 1 and hour > 5:
+                continue
+            trips = driver * 1000 + hour
+            row = {"driver_id": driver, "trips": trips, "rating": None if driver == 2 else trips / 10, "ts": at}
+            if hour % 3 == 0:
+                rows.append({**row, "trips": trips + 100_000, "created": at + 2 * HOUR})
+            rows.append({**row, "created": at + HOUR})
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=1)
+    return frame.astype({"ts": "datetime64[us, UTC]", "created": "datetime64[us, UTC]"})
+
+
+def latest(start: datetime, end: datetime) -> dict[int, tuple[int, datetime]]:
+    """By driver: trips and time of the row with the greatest (ts, created) in [start, end)."""
+    rows = hourly()
+    inside = rows[(rows["ts"] >= start) & (rows["ts"] < end)].sort_values(["ts", "created"])
+    last = inside.drop_duplicates("driver_id", keep="last")
+    return {int(row.driver_id): (int(row.trips), row.ts.to_pydatetime()) for row in last.itertuples()}
+
+
+def big(count: int) -> pd.DataFrame:
+    """Two rows for each of `count` drivers: `value` of the newer one is the driver's number."""
+    drivers = np.arange(count)
+    older = pd.DataFrame({"driver_id": drivers, "value": drivers - 1, "ts": NEWEST - 2 * HOUR})
+    newer = pd.DataFrame({"driver_id": drivers, "value": drivers, "ts": NEWEST - HOUR})
+    return pd.concat([newer, older]).astype({"ts": "datetime64[us, UTC]"})
+
+
+def view(name: str, table: str = "hourly") -> list[object]:
+    """A view on the hourly file under a name of its own, with a push source."""
+    batch = FileSource(
+        name=f"{name}_file", path=f"data/{table}.parquet", timestamp_field="ts", created_timestamp_column="created"
+    )
+    push = PushSource(name=f"{name}_push", batch_source=batch)
+    fields = [
+        Field(name="driver_id", dtype=Int64),
+        Field(name="trips", dtype=Int64),
+        Field(name="rating", dtype=Float64),
+    ]
+    return [push, FeatureView(name=name, entities=[DRIVER], ttl=timedelta(0), source=push, schema=fields)]
+
+
+def big_view(name: str) -> FeatureView:
+    """A view on the big file."""
+    return FeatureView(
+        name=name,
+        entities=[DRIVER],
+        ttl=timedelta(0),
+        source=FileSource(name=f"{name}_file", path="data/big.parquet", timestamp_field="ts"),
+        schema=[Field(name="driver_id", dtype=Int64), Field(name="value", dtype=Int64)],
+    )
+
+
+def windowed_view() -> StreamFeatureView:
+    """A windowed view: computed from its stream, so there is nothing to materialize."""
+    return StreamFeatureView(
+        name="windowed",
+        entities=[DRIVER],
+        ttl=timedelta(0),
+        mode="python",
+        timestamp_field="ts",
+        source=KafkaSource(
+            name="trips_stream",
+            kafka_bootstrap_servers="127.0.0.1:1",
+            topic="trips",
+            timestamp_field="ts",
+            message_format=JsonFormat(schema_json="driver_id bigint, trips bigint, ts timestamp"),
+            batch_source=FileSource(name="windowed_file", path="data/hourly.parquet", timestamp_field="ts"),
+        ),
+        aggregations=[Aggregation(column="trips", function="count", time_window=HOUR, name="n_1h")],
+        schema=[Field(name="driver_id", dtype=Int64), Field(name="n_1h", dtype=Int64)],
+    )
+
+
+@dataclass
+class World:
+    """A server and the SDK's store that points at it."""
+
+    larder: Larder
+    features: FeatureStore
+
+    def trips(self, view: str, drivers: Sequence[int] = tuple(DRIVERS)) -> dict[int, tuple[int, datetime]]:
+        """What is served, in the form of `latest`; unknown drivers are left out."""
+        cells = read_online(self.larder, view, ["trips"], "driver_id", drivers)
+        found = {}
+        for driver in drivers:
+            cell = cells[driver]["trips"]
+            assert cell.status in {"PRESENT", "NOT_FOUND"}
+            if cell.status == "PRESENT":
+                assert isinstance(cell.value, int)
+                assert cell.event_ts is not None
+                found[driver] = (cell.value, datetime.fromtimestamp(cell.event_ts / 1e6, UTC))
+        return found
+
+    def intervals(self, view: str) -> list[tuple[datetime, datetime]]:
+        """The materialization intervals in the registry."""
+        fresh = store(self.larder.repo)
+        return list(fresh.get_feature_view(view).materialization_intervals)
+
+
+def make_repo(directory: Path) -> Path:
+    """A configured repo with the hourly and the big file."""
+    write_config(directory, "materialized", Ports.free())
+    (directory / "data").mkdir()
+    hourly().to_parquet(directory / "data" / "hourly.parquet", index=False)
+    big(MANY).to_parquet(directory / "data" / "big.parquet", index=False)
+    return directory
+
+
+SERVICES = ["--services", "online,registry,offline"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, module_larder: StartLarder) -> World:
+    """One server for the file; every test applies views of its own."""
+    repo = make_repo(tmp_path_factory.mktemp("materialize") / "repo")
+    return World(module_larder(repo, args=SERVICES), store(repo))
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_latest_row_of_each_key_in_the_half_open_interval(world: World) -> None:
+    world.features.apply([DRIVER, *view("interval")])  # type: ignore[list-item]
+    start, end = NEWEST - 10 * HOUR, NEWEST - 5 * HOUR
+    world.features.materialize(start, end, feature_views=["interval"])
+    wanted = latest(start, end)
+    assert world.trips("interval") == wanted
+    assert wanted[3][1] == end - HOUR
+    # driver 1 has nothing in there; and a value that is null is there, and null
+    assert 1 not in wanted
+    cells = read_online(world.larder, "interval", ["trips", "rating"], "driver_id", [2, 3])
+    assert (cells[2]["rating"].status, cells[2]["trips"].status) == ("NULL_VALUE", "PRESENT")
+    assert cells[3]["rating"].event_ts == micros(end - HOUR)
+    served = world.features.get_online_features(["interval:trips"], [{"driver_id": 3}, {"driver_id": 1}]).to_dict()
+    assert served["trips"] == [wanted[3][0], None]
+
+
+def test_the_first_instant_is_in_the_last_is_not_and_corrections_win(world: World) -> None:
+    world.features.apply([DRIVER, *view("edges")])  # type: ignore[list-item]
+    at = NEWEST - 2 * HOUR
+    assert (HOURS - 1 - 2) % 3 == 0
+    world.features.materialize(at, at + timedelta(microseconds=1), feature_views=["edges"])
+    wanted = latest(at, at + timedelta(microseconds=1))
+    assert {ts for _, ts in wanted.values()} == {at}
+    assert all(trips > 100_000 for trips, _ in wanted.values())
+    assert world.trips("edges") == wanted
+
+
+def test_an_older_interval_afterwards_changes_only_who_was_not_there(world: World) -> None:
+    world.features.apply([DRIVER, *view("backwards")])  # type: ignore[list-item]
+    world.features.materialize(NEWEST - 3 * HOUR, NEWEST + HOUR, feature_views=["backwards"])
+    newer = latest(NEWEST - 3 * HOUR, NEWEST + HOUR)
+    assert 1 not in newer
+    world.features.materialize(NEWEST - HOURS * HOUR, NEWEST - 3 * HOUR, feature_views=["backwards"])
+    older = latest(NEWEST - HOURS * HOUR, NEWEST - 3 * HOUR)
+    assert world.trips("backwards") == {**newer, 1: older[1]}
+
+
+def test_a_newer_pushed_row_is_not_overwritten_and_an_older_one_is(world: World) -> None:
+    world.features.apply([DRIVER, *view("pushed")])  # type: ignore[list-item]
+    rows = pd.DataFrame(
+        {
+            "driver_id": [3, 4],
+            "trips": [-3, -4],
+            "rating": [0.0, 0.0],
+            "ts": [NEWEST + timedelta(minutes=1), NEWEST - 20 * HOUR],
+            "created": [NEWEST, NEWEST],
+        }
+    )
+    world.features.push("pushed_push", rows)
+    assert world.trips("pushed", [3, 4]) == {
+        3: (-3, NEWEST + timedelta(minutes=1)),
+        4: (-4, NEWEST - 20 * HOUR),
+    }
+    world.features.materialize(NEWEST - HOURS * HOUR, NEWEST + HOUR, feature_views=["pushed"])
+    wanted = latest(NEWEST - HOURS * HOUR, NEWEST + HOUR)
+    assert world.trips("pushed") == {**wanted, 3: (-3, NEWEST + timedelta(minutes=1))}
+
+
+# --- intervals, incremental ---------------------------------------------------------------------------------------
+
+
+def test_adjoining_and_overlapping_intervals_are_one_in_the_registry(world: World) -> None:
+    world.features.apply([DRIVER, *view("coalesced")])  # type: ignore[list-item]
+    times = [NEWEST - hours * HOUR for hours in (20, 16, 12, 9, 3, 1)]
+    a, b, c, d, e, f = times
+    for start, end in [(a, b), (b, c), (a + HOUR, b), (e, f)]:
+        world.features.materialize(start, end, feature_views=["coalesced"])
+    assert world.intervals("coalesced") == [(a, c), (e, f)]
+    world.features.materialize(d - 4 * HOUR, e + HOUR, feature_views=["coalesced"])
+    assert world.intervals("coalesced") == [(a, f)]
+    for _ in range(3):
+        world.features.materialize(e, f, feature_views=["coalesced"])
+    assert world.intervals("coalesced") == [(a, f)]
+    # the same objects applied again do not make it forget
+    world.features.apply([DRIVER, *view("coalesced")])  # type: ignore[list-item]
+    assert world.intervals("coalesced") == [(a, f)]
+
+
+def test_incremental_goes_on_where_the_last_one_ended(world: World) -> None:
+    world.features.apply([DRIVER, *view("incremental")])  # type: ignore[list-item]
+    start, middle, end = NEWEST - 20 * HOUR, NEWEST - 10 * HOUR, NEWEST + HOUR
+    world.features.materialize(start, middle, feature_views=["incremental"])
+    world.features.materialize_incremental(end, feature_views=["incremental"])
+    assert world.intervals("incremental") == [(start, end)]
+    assert world.trips("incremental") == latest(start, end)
+    # once more to the same end: nothing to do, and no error
+    world.features.materialize_incremental(end, feature_views=["incremental"])
+    assert world.intervals("incremental") == [(start, end)]
+
+
+def test_the_first_incremental_goes_back_by_the_ttl(world: World) -> None:
+    push, limited = view("with_ttl")
+    assert isinstance(limited, FeatureView)
+    limited.ttl = timedelta(hours=6)
+    world.features.apply([DRIVER, push, limited])  # type: ignore[list-item]
+    world.features.materialize_incremental(NEWEST + HOUR, feature_views=["with_ttl"])
+    [(start, end)] = world.intervals("with_ttl")
+    assert abs(start - (datetime.now(UTC) - 6 * HOUR)) < timedelta(minutes=1)
+    assert end == NEWEST + HOUR
+    assert world.trips("with_ttl") == latest(start, end)
+
+
+# --- which views --------------------------------------------------------------------------------------------------
+
+
+def test_all_views_leave_out_the_windowed_ones_without_error(tmp_path: Path, larder: StartLarder) -> None:
+    repo = make_repo(tmp_path / "repo")
+    world = World(larder(repo, args=SERVICES), store(repo))
+    world.features.apply([DRIVER, *view("one"), *view("two"), windowed_view()])  # type: ignore[list-item]
+    start, end = NEWEST - 4 * HOUR, NEWEST + HOUR
+    world.features.materialize(start, end)
+    assert world.trips("one") == world.trips("two") == latest(start, end)
+    world.features.materialize_incremental(end + HOUR)
+    assert world.intervals("one") == world.intervals("two") == [(start, end + HOUR)]
+    # named, it is refused with a reason
+    with pytest.raises(RuntimeError, match=r"\(4\d\d\).*windowed"):
+        world.features.materialize(start, end, feature_views=["windowed"])
+
+
+def test_an_unknown_view_is_feasts_exception_and_nothing_is_materialized(world: World) -> None:
+    world.features.apply([DRIVER, *view("known")])  # type: ignore[list-item]
+    with pytest.raises(RuntimeError, match=r"\(404\).*FeatureViewNotFoundException.*nosuch does not exist"):
+        world.features.materialize(NEWEST - HOUR, NEWEST, feature_views=["known", "nosuch"])
+    assert world.trips("known") == {}
+    assert world.intervals("known") == []
+
+
+# --- bad requests -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("yesterday", "2024-01-01T00:00:00Z"),
+        ("2024-01-01T00:00:00Z", ""),
+        ("2024-13-01T00:00:00Z", "2024-12-01T00:00:00Z"),
+        ("2024-01-02T00:00:00Z", "2024-01-01T00:00:00Z"),
+        (None, "2024-01-01T00:00:00Z"),
+        (17, "2024-01-01T00:00:00Z"),
+    ],
+)
+def test_bad_times_are_the_callers_error(world: World, start: object, end: object) -> None:
+    world.features.apply([DRIVER, *view("badtimes")])  # type: ignore[list-item]
+    body = {"start_ts": start, "end_ts": end, "feature_views": ["badtimes"]}
+    answered = world.larder.post("/materialize", body)
+    assert 400 <= answered.status_code < 500, answered.text
+    assert answered.text
+    answered = world.larder.post("/materialize-incremental", {"end_ts": start, "feature_views": ["badtimes"]})
+    assert 400 <= answered.status_code < 500 or start == "2024-01-02T00:00:00Z", answered.text
+
+
+def test_a_source_that_vanished_is_the_callers_error_and_nothing_is_recorded(world: World) -> None:
+    (world.larder.repo / "data" / "gone.parquet").write_bytes(
+        (world.larder.repo / "data" / "hourly.parquet").read_bytes()
+    )
+    world.features.apply([DRIVER, *view("gone", "gone")])  # type: ignore[list-item]
+    (world.larder.repo / "data" / "gone.parquet").unlink()
+    with pytest.raises(RuntimeError, match=r"\(4\d\d\).*gone"):
+        world.features.materialize(NEWEST - HOUR, NEWEST, feature_views=["gone"])
+    assert world.intervals("gone") == []
+
+
+# --- in the background, and while it runs -------------------------------------------------------------------------
+
+
+def test_in_the_background_it_is_202_then_409_and_reads_and_writes_go_on(world: World) -> None:
+    world.features.apply([DRIVER, big_view("background"), *view("meanwhile")])  # type: ignore[list-item]
+    start, end = NEWEST - 5 * HOUR, NEWEST
+    body = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": ["background"]}
+    accepted = world.larder.post("/materialize?async=true", body)
+    assert (accepted.status_code, accepted.json()) == (
+        202,
+        {"status": "accepted", "feature_views": ["background"]},
+    )
+    refused = world.larder.post("/materialize?async=true", body)
+    assert refused.status_code == 409
+    assert refused.json()["feature_views"] == ["background"]
+    with pytest.raises(RuntimeError, match=r"conflict \(409\).*background"):
+        world.features.materialize(start, end, feature_views=["background"], run_async=True)
+    # another view is not held up, nor are reads and pushes
+    world.features.materialize(NEWEST - HOUR, NEWEST + HOUR, feature_views=["meanwhile"])
+    assert world.trips("meanwhile") == latest(NEWEST - HOUR, NEWEST + HOUR)
+    wait_until(lambda: world.intervals("background") == [(start, end)], "the background materialization", 60)
+    ends = [0, 1, MANY // 2, MANY - 1]
+    cells = read_online(world.larder, "background", ["value"], "driver_id", [*ends, MANY])
+    assert [cells[driver]["value"].value for driver in ends] == ends
+    assert cells[MANY]["value"].status == "NOT_FOUND"
+    # and it can be asked for again
+    assert world.larder.post("/materialize?async=true", body).status_code == 202
+    wait_until(lambda: world.larder.post("/materialize", body).status_code == 200, "the second one to end", 60)
+
+
+def test_reads_during_a_materialization_are_answered_and_never_go_back(world: World) -> None:
+    world.features.apply([DRIVER, big_view("busy")])
+    errors: list[BaseException] = []
+
+    def materialize() -> None:
+        try:
+            store(world.larder.repo).materialize(NEWEST - 5 * HOUR, NEWEST, feature_views=["busy"])
+        except BaseException as error:  # noqa: BLE001 - told to the main thread
+            errors.append(error)
+
+    drivers = list(range(0, MANY, MANY // 50))
+    seen: set[int] = set()
+    reads = 0
+    worker = threading.Thread(target=materialize)
+    worker.start()
+    while worker.is_alive():
+        cells = read_online(world.larder, "busy", ["value"], "driver_id", drivers)
+        now = {driver for driver in drivers if cells[driver]["value"].status == "PRESENT"}
+        assert now >= seen
+        assert all(cells[driver]["value"].value == driver for driver in now)
+        seen, reads = now, reads + 1
+    worker.join()
+    assert errors == []
+    assert reads > 3
+    cells = read_online(world.larder, "busy", ["value"], "driver_id", drivers)
+    assert [cells[driver]["value"].value for driver in drivers] == drivers
+
+
+def test_sigkill_in_the_middle_then_again_is_complete(tmp_path: Path, larder: StartLarder) -> None:
+    repo = make_repo(tmp_path / "repo")
+    world = World(larder(repo, args=SERVICES), store(repo))
+    world.features.apply([DRIVER, big_view("interrupted")])
+    start, end = NEWEST - 5 * HOUR, NEWEST
+    body = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": ["interrupted"]}
+    drivers = list(range(0, MANY, MANY // 200))
+
+    def written() -> int:
+        cells = read_online(world.larder, "interrupted", ["value"], "driver_id", drivers)
+        return sum(cells[driver]["value"].status == "PRESENT" for driver in drivers)
+
+    assert world.larder.post("/materialize?async=true", body).status_code == 202
+    wait_until(lambda: written() > 0, "the first rows", 60, pause=0.005)
+    world.larder.kill()
+    world.larder.start()
+    # it was not finished, nobody claims it was, and it can be started again
+    assert world.intervals("interrupted") == []
+    assert 0 < written() < len(drivers)
+    assert world.larder.post("/materialize", body).status_code == 200
+    assert world.intervals("interrupted") == [(start, end)]
+    for part in np.array_split(np.arange(MANY), 12):
+        keys = [int(driver) for driver in part]
+        cells = read_online(world.larder, "interrupted", ["value"], "driver_id", keys)
+        assert [cells[driver]["value"].value for driver in keys] == keys
+
+
+def test_a_view_without_entities(world: World) -> None:
+    news = pd.DataFrame({"headline": ["old", "new"], "ts": [NEWEST - 2 * HOUR, NEWEST - HOUR]})
+    news.astype({"ts": "datetime64[us, UTC]"}).to_parquet(world.larder.repo / "data" / "news.parquet", index=False)
+    source = FileSource(name="news_file", path="data/news.parquet", timestamp_field="ts")
+    world.features.apply(
+        [FeatureView(name="news", entities=[], source=source, schema=[Field(name="headline", dtype=String)])]
+    )
+    world.features.materialize(NEWEST - 5 * HOUR, NEWEST, feature_views=["news"])
+    world.features.apply([DRIVER, *view("beside")])  # type: ignore[list-item]
+    world.features.materialize(NEWEST - 5 * HOUR, NEWEST, feature_views=["beside"])
+    served = world.features.get_online_features(["news:headline", "beside:trips"], [{"driver_id": 3}]).to_dict()
+    assert served["headline"] == ["new"]

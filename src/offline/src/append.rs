@@ -1,0 +1,325 @@
+//! Rows into a source, all or nothing: a new file in a directory, or a single file written anew with
+//! the rows behind its own. What a reader sees is always whole: files are written under a hidden name,
+//! made durable, and renamed. Knows no request.
+//!
+//! Source: `FileSource` and `offline_write_batch` in `feast/infra/offline_stores/dask.py`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use model::ports::AppendRows;
+use model::registry::View;
+use model::value::coerce;
+use model::{Error, Kind, Result, ValueType};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+use proto::feast::core::DataSource;
+
+use crate::convert::{arrow_type, from_values, in_column, micros, plain, strict_cast, timestamps, to_registered, utc_micros};
+use crate::engine::blocking;
+use crate::error::{arrow as arrow_error, io, parquet as parquet_error};
+use crate::history::Export;
+use crate::metrics;
+use crate::source::Location;
+
+/// Writers of one path wait for each other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Locks(Arc<Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>>);
+
+impl Locks {
+    async fn lock(&self, path: &Path) -> tokio::sync::OwnedMutexGuard<()> {
+        let mutex = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            locks.entry(path.to_path_buf()).or_default().clone()
+        };
+        mutex.lock_owned().await
+    }
+}
+
+/// What writing needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    pub(crate) repo: PathBuf,
+    pub(crate) locks: Locks,
+}
+
+/// Appends a push's rows: columns by the view's names, times from the versions.
+///
+/// Errors (`InvalidArgument`): columns that the source lacks, or columns of it that are not given.
+pub(crate) async fn values(writer: &Writer, source: Arc<DataSource>, view: &View, rows: AppendRows) -> Result<u64> {
+    let location = Location::of(&source, &writer.repo)?;
+    let guard = writer.locks.lock(location.path()).await;
+    let (times, created): (Vec<i64>, Vec<Option<i64>>) = rows
+        .versions
+        .iter()
+        .map(|v| (v.event.micros(), Some(v.created.micros()).filter(|c| *c != 0)))
+        .unzip();
+    let time_name = if source.timestamp_field.is_empty() { view.event_time_column() } else { &source.timestamp_field };
+    let mut columns: Vec<(String, ValueType, ArrayRef)> = Vec::new();
+    for column in rows.columns {
+        if column.name == time_name || column.name == source.created_timestamp_column {
+            continue;
+        }
+        let key = view.join_keys.iter().find(|k| k.name == column.name).map(|k| k.value_type);
+        let value_type = key.or_else(|| view.feature(&column.name).map(|f| f.value_type)).unwrap_or(ValueType::Invalid);
+        let values = column
+            .values
+            .into_iter()
+            .map(|v| coerce(v, value_type))
+            .collect::<Result<Vec<_>>>()
+            .map_err(|e| in_column(&column.name, &e))?;
+        let sample = values.iter().map(model::value::type_of).find(|t| *t != ValueType::Invalid);
+        let written = if value_type == ValueType::Invalid { sample.unwrap_or(ValueType::Null) } else { value_type };
+        let array = from_values(&values, &arrow_type(written, None)).map_err(|e| in_column(&column.name, &e))?;
+        columns.push((column.name, written, array));
+    }
+    columns.push((time_name.to_owned(), ValueType::UnixTimestamp, timestamps(Int64Array::from(times), &utc_micros())));
+    if !source.created_timestamp_column.is_empty() {
+        let created = timestamps(Int64Array::from(created), &utc_micros());
+        columns.push((source.created_timestamp_column.clone(), ValueType::UnixTimestamp, created));
+    }
+    let written = blocking(move || {
+        let _guard = guard;
+        let schema = existing_schema(&location)?;
+        // By the source's names: the field mapping backwards.
+        let renamed: Vec<(String, ArrayRef)> = columns
+            .into_iter()
+            .map(|(name, _, array)| {
+                let from = source.field_mapping.iter().find(|(from, to)| {
+                    **to == name && schema.as_ref().is_none_or(|s| s.index_of(from).is_ok())
+                });
+                (from.map_or(name, |(from, _)| from.clone()), array)
+            })
+            .collect();
+        let batch = match schema {
+            Some(schema) => fit(&source.name, &schema, &renamed)?,
+            None => RecordBatch::try_from_iter_with_nullable(renamed.into_iter().map(|(n, a)| (n, a, true)))
+                .map_err(arrow_error)?,
+        };
+        write(&location, &source.name, &[batch])
+    });
+    written.await
+}
+
+/// Appends batches by the source's own names.
+///
+/// Errors: as [`values`].
+pub(crate) async fn batches(writer: &Writer, source: Arc<DataSource>, batches: Vec<RecordBatch>) -> Result<u64> {
+    let location = Location::of(&source, &writer.repo)?;
+    let guard = writer.locks.lock(location.path()).await;
+    blocking(move || {
+        let _guard = guard;
+        let fitted = match existing_schema(&location)? {
+            None => batches,
+            Some(schema) => batches
+                .into_iter()
+                .map(|batch| {
+                    let names = batch.schema();
+                    let columns = names.fields().iter().map(|f| f.name().clone()).zip(batch.columns().iter().cloned());
+                    fit(&source.name, &schema, &columns.collect::<Vec<_>>())
+                })
+                .collect::<Result<Vec<_>>>()?,
+        };
+        write(&location, &source.name, &fitted)
+    })
+    .await
+}
+
+/// Writes batches as one new file in a directory (logged features).
+pub(crate) async fn new_file(dir: PathBuf, name: String, batches: Vec<RecordBatch>) -> Result<u64> {
+    blocking(move || write(&Location::Directory(dir), &name, &batches)).await
+}
+
+/// Writes a result where nothing was, or over what was there.
+///
+/// Errors: `SavedDatasetLocationAlreadyExists` unless overwriting is allowed.
+pub(crate) async fn export(writer: &Writer, uri: &str, overwrite: bool, mut export: Export) -> Result<u64> {
+    use futures::StreamExt;
+    let path = writer.repo.join(uri.strip_prefix("file://").unwrap_or(uri));
+    let _guard = writer.locks.lock(&path).await;
+    if path.exists() && !overwrite {
+        return Err(Error::of_class(
+            Kind::Conflict,
+            "SavedDatasetLocationAlreadyExists",
+            format!("Saved dataset location {uri} already exists."),
+        ));
+    }
+    let target = if path.extension().is_some_and(|e| e == "parquet") { path.clone() } else { path.join("0.parquet") };
+    let mut part = Part::begin(&target, &export.schema)?;
+    while let Some(batch) = export.batches.next().await {
+        let batch = batch?;
+        part = blocking(move || {
+            part.write(&batch)?;
+            Ok(part)
+        })
+        .await?;
+    }
+    blocking(move || {
+        let (rows, replaced) = (part.rows, Location::of_path(&path.to_string_lossy(), Path::new("")).files()?);
+        part.commit()?;
+        for old in replaced.into_iter().filter(|old| *old != target) {
+            std::fs::remove_file(&old).map_err(|e| io("removing", &old, e))?;
+        }
+        Ok(rows)
+    })
+    .await
+}
+
+/// The schema that appended rows must have: that of the last file; `None` where there is none yet.
+fn existing_schema(location: &Location) -> Result<Option<SchemaRef>> {
+    let Some(path) = location.files()?.pop() else { return Ok(None) };
+    let file = File::open(&path).map_err(|e| io("opening", &path, e))?;
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+        .map_err(|e| parquet_error("reading the footer of", &path, e))?;
+    Ok(Some(metadata.schema().clone()))
+}
+
+/// Columns in the source's order and types.
+fn fit(source: &str, schema: &SchemaRef, columns: &[(String, ArrayRef)]) -> Result<RecordBatch> {
+    let given = |name: &str| columns.iter().find(|(n, _)| n == name);
+    let is_index = |name: &str| name.starts_with("__index_level_");
+    let wanted = schema.fields().iter().map(|f| f.name().as_str());
+    let missing: Vec<&str> = wanted.filter(|n| given(n).is_none() && !is_index(n)).collect();
+    let extra: Vec<&str> =
+        columns.iter().map(|(n, _)| n.as_str()).filter(|n| schema.index_of(n).is_err() && !is_index(n)).collect();
+    if !missing.is_empty() || !extra.is_empty() {
+        let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        return Err(Error::invalid(format!(
+            "the columns do not match those of data source '{source}': missing {}, not in the source {}",
+            list(&missing),
+            list(&extra)
+        )));
+    }
+    let rows = columns.first().map_or(0, |(_, c)| c.len());
+    let arrays = schema
+        .fields()
+        .iter()
+        .map(|field| match given(field.name()) {
+            Some((name, array)) => as_column(name, array, field.data_type()),
+            None => Ok(arrow::array::new_null_array(field.data_type(), rows)),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if let Some(field) = schema.fields().iter().zip(&arrays).find(|(f, a)| !f.is_nullable() && a.null_count() > 0) {
+        return Err(Error::invalid(format!("column '{}' of data source '{source}' takes no nulls", field.0.name())));
+    }
+    RecordBatch::try_new(schema.clone(), arrays).map_err(arrow_error)
+}
+
+/// A column in the type that the file has it in, without loss.
+fn as_column(name: &str, array: &ArrayRef, target: &DataType) -> Result<ArrayRef> {
+    if array.data_type() == target {
+        return Ok(array.clone());
+    }
+    if matches!(target, DataType::Timestamp(..)) {
+        return Ok(timestamps(micros(name, array)?, target));
+    }
+    let plain_array = plain(array)?;
+    let value_type = match target {
+        DataType::Int32 => ValueType::Int32,
+        DataType::Int64 => ValueType::Int64,
+        DataType::Float32 => ValueType::Float,
+        DataType::Float64 => ValueType::Double,
+        DataType::Boolean => ValueType::Bool,
+        DataType::Utf8 => ValueType::String,
+        DataType::Binary => ValueType::Bytes,
+        _ => return strict_cast(&plain_array, target).map_err(|e| in_column(name, &e)),
+    };
+    to_registered(name, &plain_array, value_type)
+}
+
+/// Writes the batches as a location wants them. Gives the number of rows.
+fn write(location: &Location, source: &str, batches: &[RecordBatch]) -> Result<u64> {
+    let Some(first) = batches.first() else { return Ok(0) };
+    let target = match location {
+        Location::File(path) => path.clone(),
+        Location::Directory(dir) => dir.join(format!("{}.parquet", uuid::Uuid::new_v4().simple())),
+        Location::Glob(pattern) => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("data source '{source}' is the pattern {pattern}: rows can be appended to a file or a directory"),
+            ));
+        }
+    };
+    let old = if target.is_file() { Some(File::open(&target).map_err(|e| io("opening", &target, e))?) } else { None };
+    let schema = match &old {
+        Some(file) => ArrowReaderMetadata::load(file, ArrowReaderOptions::default())
+            .map_err(|e| parquet_error("reading the footer of", &target, e))?
+            .schema()
+            .clone(),
+        None => Arc::new(Schema::new_with_metadata(
+            first.schema().fields().iter().map(|f| f.as_ref().clone()).collect::<Vec<Field>>(),
+            HashMap::new(),
+        )),
+    };
+    let mut part = Part::begin(&target, &schema)?;
+    if let Some(file) = old {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .and_then(ParquetRecordBatchReaderBuilder::build)
+            .map_err(|e| parquet_error("reading", &target, e))?;
+        for batch in reader {
+            part.write(&batch.map_err(arrow_error)?)?;
+        }
+    }
+    let before = part.rows;
+    for batch in batches {
+        part.write(&RecordBatch::try_new(schema.clone(), batch.columns().to_vec()).map_err(arrow_error)?)?;
+    }
+    let rows = part.rows - before;
+    part.commit()?;
+    metrics::appended(source, rows);
+    Ok(rows)
+}
+
+/// A file in the making, beside its target; removed unless it is committed.
+struct Part {
+    target: PathBuf,
+    hidden: PathBuf,
+    writer: Option<ArrowWriter<File>>,
+    rows: u64,
+}
+
+impl Part {
+    fn begin(target: &Path, schema: &SchemaRef) -> Result<Self> {
+        let dir = target.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir).map_err(|e| io("creating", dir, e))?;
+        let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let hidden = dir.join(format!(".{name}.{}.part", uuid::Uuid::new_v4().simple()));
+        let file = File::create_new(&hidden).map_err(|e| io("creating", &hidden, e))?;
+        let mut part = Self { target: target.to_path_buf(), hidden, writer: None, rows: 0 };
+        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
+        part.writer = Some(writer.map_err(|e| parquet_error("writing", target, e))?);
+        Ok(part)
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows() as u64;
+        match &mut self.writer {
+            Some(writer) => writer.write(batch).map_err(|e| parquet_error("writing", &self.target, e)),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(mut self) -> Result<()> {
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        let file = writer.into_inner().map_err(|e| parquet_error("writing", &self.target, e))?;
+        file.sync_all().map_err(|e| io("writing", &self.target, e))?;
+        std::fs::rename(&self.hidden, &self.target).map_err(|e| io("replacing", &self.target, e))?;
+        let dir = self.target.parent().unwrap_or(Path::new("."));
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io("syncing", dir, e))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Committed files are gone from here; of the others nothing may stay behind.
+        let _ = std::fs::remove_file(&self.hidden);
+    }
+}
