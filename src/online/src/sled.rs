@@ -1,5 +1,5 @@
 //! The embedded online store: one sled tree behind a memory tier, one writer thread. Knows no request
-//! and no window; [`layout`] is how it lies in the tree, [`disk`] how it becomes durable.
+//! and no window; `layout` is how it lies in the tree, `disk` how it becomes durable.
 //!
 //! **Writes** go to the writer thread, which takes what is waiting (group commit), merges each row
 //! with what is stored, hands whole [`WriteBatch`]es to `apply_batch` (small ones together, a large
@@ -12,7 +12,7 @@
 //!
 //! **Reads** never wait for the writer's flush. They ask the tier, without a lock, and fetch what is
 //! missing from sled in place: a few µs a key from its cache, up to a disk access for each without.
-//! That blocks the calling task, so a large read yields after every [`READ_CHUNK`] keys.
+//! That blocks the calling task, so a large read yields after every 64 keys.
 //!
 //! **Damage**: every value carries a checksum of ours. One that fails is an `Internal` error that names
 //! the view, never a wrong or a missing value; a write that would have to merge with it fails too.
