@@ -198,9 +198,7 @@ class Grpc:
         """Push with typed features."""
         for row in rows:
             features = {name: typed(value) for name, value in row.items()}
-            self.call(
-                self.feature_server.Push, PushRequest(stream_feature_view=source, typed_features=features, to=to)
-            )
+            self.call(self.feature_server.Push, PushRequest(stream_feature_view=source, typed_features=features, to=to))
 
     def write(self, view: str, rows: Sequence[Row]) -> None:
         """WriteToOnlineStore with typed features."""
@@ -216,11 +214,9 @@ class Grpc:
         full_feature_names: bool = False,
     ) -> Answer:
         """GetOnlineFeatures of ServingService; that of GrpcFeatureServer must say the same."""
-        asked = (
-            {"feature_service": features} if isinstance(features, str) else {"features": FeatureList(val=features)}
-        )
+        asked = {"feature_service": features} if isinstance(features, str) else {"features": FeatureList(val=features)}
         request = GetOnlineFeaturesRequest(
-            **asked,  # type: ignore[arg-type]
+            **asked,
             entities={name: RepeatedValue(val=map(typed, values)) for name, values in entities.items()},
             full_feature_names=full_feature_names,
         )

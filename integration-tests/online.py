@@ -44,7 +44,7 @@ def micros(time: object) -> int | None:
     if time is None:
         return None
     stamp = pd.Timestamp(time)
-    return (stamp.tz_localize("UTC") if stamp.tz is None else stamp).as_unit("us").value
+    return (stamp.tz_localize("UTC") if stamp.tz is None else stamp).value // 1000
 
 
 def metric(larder: Larder, name: str, **labels: str) -> list[float]:

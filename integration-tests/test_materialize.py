@@ -27,7 +27,7 @@ HOUR = timedelta(hours=1)
 NEWEST = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 HOURS = 24
 DRIVERS = list(range(1, 31))
-MANY = 120_000
+MANY = 60_000
 DRIVER = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
 
 

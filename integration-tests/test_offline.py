@@ -349,18 +349,21 @@ def plain(values: pd.Series) -> list[object]:
 def point_in_time(asked: pd.DataFrame, time: str, views: Sequence[View]) -> dict[str, list[object]]:
     """For each entity row and view: the greatest (time, created) with t - ttl <= time <= t; else nulls."""
     out: dict[str, list[object]] = {view.rename(name): [] for view in views for name in view.features}
+    times = plain(asked[time])
     for view in views:
         columns = {name: plain(view.rows[name]) for name in view.rows.columns}
         created = columns.get("created", columns["event_timestamp"])
-        for number in range(len(asked)):
-            t = micros(asked[time].iloc[number])
+        of_row = list(zip(*(columns[key] for key in view.keys), strict=True)) or [()] * len(view.rows)
+        of_asked = list(zip(*(plain(asked[key]) for key in view.keys.values()), strict=True)) or [()] * len(asked)
+        for key, t in zip(of_asked, times, strict=True):
             best: tuple[tuple[object, object], int] | None = None
             for row, ts in enumerate(columns["event_timestamp"]):
-                of_key = all(columns[k][row] == plain(asked[e])[number] for k, e in view.keys.items())
+                if key != of_row[row]:
+                    continue
                 assert isinstance(ts, int)
-                assert t is not None
+                assert isinstance(t, int)
                 fresh = not view.ttl or ts >= t - view.ttl // timedelta(microseconds=1)
-                if of_key and ts <= t and fresh and (best is None or (ts, created[row]) >= best[0]):
+                if ts <= t and fresh and (best is None or (ts, created[row]) >= best[0]):
                     best = (ts, created[row]), row
             for name in view.features:
                 out[view.rename(name)].append(None if best is None else columns[name][best[1]])
@@ -895,8 +898,9 @@ def test_the_columns_of_a_source_and_its_validation(world: World) -> None:
     columns = dict(remote.get_table_column_names_and_types_from_data_source(world.features.config, source))
     assert list(columns) == list(driver_rows().columns)
     remote.validate_data_source(world.features.config, source)
-    with pytest.raises(Exception, match="absent"):
-        remote.validate_data_source(world.features.config, file_source("absent"))
+    # Feast takes a source whose file is still to come; the server's log says that it is not there
+    remote.validate_data_source(world.features.config, file_source("absent"))
+    assert "absent.parquet" in world.larder.log
 
 
 def test_persist_writes_the_training_set_on_the_server(world: World) -> None:

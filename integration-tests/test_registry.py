@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,12 +30,13 @@ from feast.errors import (
 )
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
+from feast.protos.feast.core.ValidationProfile_pb2 import GEValidationProfiler
+from feast.protos.feast.core.ValidationProfile_pb2 import ValidationReference as ValidationReferenceProto
 from feast.protos.feast.registry import RegistryServer_pb2 as pb
 from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerStub
-from feast.saved_dataset import SavedDataset, ValidationReference
+from feast.saved_dataset import SavedDataset
 from feast.types import Int64, String
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
 from larder_env.repo import feast, store, write_config
 from larder_env.server import HOST, Larder, Ports
@@ -136,22 +137,18 @@ def ports() -> Ports:
 @pytest.fixture
 def everything(tmp_path: Path, ports: Ports) -> Path:
     """A repo with one of each."""
-    repo = tmp_path / "repo"
+    return write_repo(tmp_path / "repo", ports)
+
+
+def write_repo(repo: Path, ports: Ports) -> Path:
+    """The definitions, and the files that `feast apply` looks at."""
     write_config(repo, PROJECT, ports)
     (repo / "definitions.py").write_text(DEFINITIONS)
     (repo / "data").mkdir()
-    # `feast apply` must not need the files of sources it only registers; it looks at this one to infer types
-    table = {
-        "driver_id": [1],
-        "trips": [1],
-        "rate": [0.5],
-        "rating": ["a"],
-        "all_trips": [1],
-        "event_timestamp": [datetime.now(UTC)],
-        "created": [datetime.now(UTC)],
-    }
-    pd.DataFrame(table).to_parquet(repo / "data" / "stats.parquet")
-    labels = {"driver_id": [1], "is_fraud": [0], "labeler": ["a"], "event_timestamp": [datetime.now(UTC)]}
+    now = [datetime.now(UTC)]
+    stats = {"driver_id": [1], "trips": [1], "rate": [0.5], "rating": ["a"], "all_trips": [1], "created": now}
+    pd.DataFrame({**stats, "event_timestamp": now}).to_parquet(repo / "data" / "stats.parquet")
+    labels = {"driver_id": [1], "is_fraud": [0], "labeler": ["a"], "event_timestamp": now}
     pd.DataFrame(labels).to_parquet(repo / "data" / "labels.parquet")
     return repo
 
@@ -163,12 +160,29 @@ def server(larder: StartLarder, everything: Path, ports: Ports) -> Larder:
 
 
 @pytest.fixture
-def applied(server: Larder, everything: Path) -> FeatureStore:
-    """The SDK on the repo, everything applied by the command line, and what only the SDK can apply by the SDK."""
-    feast(everything, *APPLY)
-    client = store(everything)
+def applied(server: Larder, everything: Path, ports: Ports) -> FeatureStore:
+    """The SDK on the repo, everything applied."""
+    return apply_all(everything, ports)
+
+
+@pytest.fixture(scope="module")
+def shared(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureStore, Path, Ports]:
+    """The same for tests that only read, with its repo and ports."""
+    ports = Ports.free()
+    repo = write_repo(tmp_path_factory.mktemp("shared") / "repo", ports)
+    module_larder(repo, ports=ports, args=SERVICES)
+    return apply_all(repo, ports), repo, ports
+
+
+def apply_all(repo: Path, ports: Ports) -> FeatureStore:
+    """Apply the repo by the command line, and what only the SDK can apply by the SDK."""
+    feast(repo, *APPLY)
+    client = store(repo)
     client.registry.apply_saved_dataset(dataset(), PROJECT)
-    client.registry.apply_validation_reference(reference(), PROJECT)
+    # the SDK makes the message of a reference only where Great Expectations is installed
+    rpc(ports).ApplyValidationReference(
+        pb.ApplyValidationReferenceRequest(validation_reference=REFERENCE, project=PROJECT, commit=True)
+    )
     return client
 
 
@@ -183,22 +197,16 @@ def dataset(description: str = "a month") -> SavedDataset:
     )
 
 
-def reference() -> ValidationReference:
-    """A validation reference whose profiler is opaque bytes to the server."""
-    made = ValidationReference(name="sane", dataset_name="month", profiler=Profiler(), description="as last month")  # type: ignore[arg-type]
-    return made
+REFERENCE = ValidationReferenceProto(
+    name="sane",
+    reference_dataset_name="month",
+    description="as last month",
+    tags={"team": "x"},
+    ge_profiler=GEValidationProfiler(profiler=GEValidationProfiler.UserDefinedProfiler(body=b"\x80pickle")),
+)
 
 
-class Profiler:
-    """Stands for a Great Expectations profiler, which is not installed: only its message matters here."""
-
-    def to_proto(self) -> Message:
-        from feast.protos.feast.core.ValidationProfile_pb2 import GEValidationProfiler
-
-        return GEValidationProfiler(profiler=GEValidationProfiler.UserDefinedProfiler(body=b"\x80pickle"))
-
-
-def stub(ports: Ports) -> RegistryServerStub:
+def rpc(ports: Ports) -> RegistryServerStub:
     """The registry's RPCs without the SDK around them."""
     return RegistryServerStub(grpc.insecure_channel(f"{HOST}:{ports.registry}"))
 
@@ -209,16 +217,18 @@ def names(objects: list[object]) -> set[str]:
 
 
 def messages(client: FeatureStore) -> dict[str, list[bytes]]:
-    """Every object as it is registered, by kind, in order."""
+    """Every object as it is registered, by kind, in order; empty where nothing is."""
     whole = client.registry.proto()
+    repeated = [(field.name, value) for field, value in whole.ListFields() if isinstance(value, Sequence)]
     return {
-        field.name: sorted(m.SerializeToString(deterministic=True) for m in getattr(whole, field.name))
-        for field in whole.DESCRIPTOR.fields
-        if field.message_type and field.label == field.LABEL_REPEATED
+        name: sorted(m.SerializeToString(deterministic=True) for m in value)
+        for name, value in repeated
+        if not isinstance(value, str)
     }
 
 
-def test_every_kind_of_object_is_listed_and_read_back(applied: FeatureStore) -> None:
+def test_every_kind_of_object_is_listed_and_read_back(shared: tuple[FeatureStore, Path, Ports]) -> None:
+    applied, _, ports = shared
     assert names(applied.list_projects()) == {PROJECT}
     assert names(applied.list_entities()) == ENTITIES
     assert names(applied.list_data_sources()) == SOURCES
@@ -252,13 +262,19 @@ def test_every_kind_of_object_is_listed_and_read_back(applied: FeatureStore) -> 
     assert applied.get_permission("readers").name_patterns == ["s.*"]
     month = applied.registry.get_saved_dataset("month", PROJECT)
     assert (month.features, month.join_keys) == (["stats:trips", "stats:rate"], ["driver_id"])
+    references = rpc(ports).ListValidationReferences(pb.ListValidationReferencesRequest(project=PROJECT))
+    expected = ValidationReferenceProto()
+    expected.CopyFrom(REFERENCE)
+    expected.project = PROJECT
+    assert list(references.validation_references) == [expected]
 
 
-def test_the_command_line_lists_and_describes(applied: FeatureStore, everything: Path) -> None:
+def test_the_command_line_lists_and_describes(shared: tuple[FeatureStore, Path, Ports]) -> None:
+    _, everything, _ = shared
     lists = {
         "entities": ENTITIES,
         "data-sources": SOURCES,
-        "feature-views": VIEWS | {"spending"},
+        "feature-views": VIEWS | {"per_km", "double_rate"},
         "stream-feature-views": {"spending"},
         "on-demand-feature-views": {"per_km", "double_rate"},
         "feature-services": {"activity", "whole_view"},
@@ -369,9 +385,9 @@ NOT_FOUND = [
 @pytest.mark.parametrize(("kind", "error", "text"), NOT_FOUND, ids=[k for k, _, _ in NOT_FOUND])
 @pytest.mark.parametrize("verb", ["get", "delete"])
 def test_what_does_not_exist_is_feast_s_own_error(
-    server: Larder, everything: Path, verb: str, kind: str, error: type[FeastError], text: str
+    shared: tuple[FeatureStore, Path, Ports], verb: str, kind: str, error: type[FeastError], text: str
 ) -> None:
-    registry = store(everything).registry
+    registry = shared[0].registry
     with pytest.raises(error) as raised:
         getattr(registry, f"{verb}_{kind}")("x", PROJECT)
     assert str(raised.value) == text
@@ -399,8 +415,7 @@ def test_other_errors_are_feast_s_own_too(applied: FeatureStore, everything: Pat
 
 def test_teardown_leaves_nothing(applied: FeatureStore, everything: Path) -> None:
     feast(everything, "teardown")
-    whole = store(everything).registry.proto()
-    assert not any(getattr(whole, f.name) for f in whole.DESCRIPTOR.fields if f.label == f.LABEL_REPEATED)
+    assert messages(store(everything)) == {}
 
 
 def test_materialized_intervals_are_joined(applied: FeatureStore) -> None:
@@ -413,14 +428,15 @@ def test_materialized_intervals_are_joined(applied: FeatureStore) -> None:
     assert applied.get_feature_view("stats").most_recent_end_time == hours[5]
 
 
-def test_lists_can_be_narrowed_ordered_and_cut_into_pages(applied: FeatureStore, ports: Ports) -> None:
+def test_lists_can_be_narrowed_ordered_and_cut_into_pages(shared: tuple[FeatureStore, Path, Ports]) -> None:
+    applied, _, ports = shared
     assert names(applied.list_entities(tags={"team": "x"})) == {"driver"}
     assert names(applied.list_data_sources(tags={"empty": ""})) == {"stats_file"}
     assert names(applied.list_all_feature_views(tags={"team": "y"})) == {"spending"}
-    rpc = stub(ports)
+    calls = rpc(ports)
 
     def page(number: int, order: str = "asc") -> pb.ListDataSourcesResponse:
-        return rpc.ListDataSources(
+        return calls.ListDataSources(
             pb.ListDataSourcesRequest(
                 project=PROJECT,
                 pagination=pb.PaginationParams(page=number, limit=4),
@@ -439,7 +455,7 @@ def test_lists_can_be_narrowed_ordered_and_cut_into_pages(applied: FeatureStore,
     assert page(1, "desc").data_sources[0].name == max(SOURCES)
 
     def views(**asked: object) -> set[str]:
-        found = rpc.ListAllFeatureViews(pb.ListAllFeatureViewsRequest(project=PROJECT, **asked)).feature_views  # type: ignore[arg-type]
+        found = calls.ListAllFeatureViews(pb.ListAllFeatureViewsRequest(project=PROJECT, **asked)).feature_views  # type: ignore[arg-type]
         return {getattr(v, v.WhichOneof("any_feature_view")).spec.name for v in found}
 
     assert views(entity="driver") == {"stats", "spending", "verdicts"}
@@ -451,16 +467,18 @@ def test_lists_can_be_narrowed_ordered_and_cut_into_pages(applied: FeatureStore,
     future = datetime.now(UTC) + timedelta(hours=1)
     assert applied.registry.list_all_feature_views(PROJECT, updated_since=future) == []
 
-    labels = rpc.ListFeatures(pb.ListFeaturesRequest(project=PROJECT, kind="label")).features
+    labels = calls.ListFeatures(pb.ListFeaturesRequest(project=PROJECT, kind="label")).features
     assert {f.name for f in labels} >= {"is_fraud"}
-    feature = rpc.GetFeature(pb.GetFeatureRequest(project=PROJECT, feature_view="stats", name="rate"))
+    feature = calls.GetFeature(pb.GetFeatureRequest(project=PROJECT, feature_view="stats", name="rate"))
     assert (feature.type, dict(feature.tags), feature.kind) == ("Float64", {"unit": "1"}, "feature")
     with pytest.raises(grpc.RpcError) as raised:
-        rpc.GetFeature(pb.GetFeatureRequest(project=PROJECT, feature_view="stats", name="x"))
+        calls.GetFeature(pb.GetFeatureRequest(project=PROJECT, feature_view="stats", name="x"))
     assert isinstance(FeastError.from_error_detail(raised.value.details()), FeastObjectNotFoundException)
 
 
-def test_lineage(applied: FeatureStore) -> None:
+def test_lineage(shared: tuple[FeatureStore, Path, Ports]) -> None:
+    applied, _, _ = shared
+
     def texts(relations: list[object]) -> set[tuple[str, str, str, str]]:
         return {(r.source.type.value, r.source.name, r.target.type.value, r.target.name) for r in relations}  # type: ignore[attr-defined]
 
@@ -482,16 +500,16 @@ def test_lineage(applied: FeatureStore) -> None:
 
 
 def test_fields_of_a_newer_sdk_survive(server: Larder, ports: Ports, everything: Path) -> None:
-    rpc = stub(ports)
+    calls = rpc(ports)
     entity = EntityProto()
     entity.spec.name = "future"
     # field 3000 of the message and field 3001 of its spec, which no descriptor knows
     sent = entity.SerializeToString() + b"\xc2\xbb\x01\x03new"
     spec = entity.spec.SerializeToString() + b"\xca\xbb\x01\x04news"
     sent = b"\x0a" + bytes([len(spec)]) + spec + b"\xc2\xbb\x01\x03new"
-    rpc.ApplyEntity(pb.ApplyEntityRequest(entity=EntityProto.FromString(sent), project=PROJECT, commit=True))
+    calls.ApplyEntity(pb.ApplyEntityRequest(entity=EntityProto.FromString(sent), project=PROJECT, commit=True))
     server.restart()
-    for read in (rpc.GetEntity(pb.GetEntityRequest(name="future", project=PROJECT)), rpc.Proto(Empty()).entities[0]):
+    for read in (calls.GetEntity(pb.GetEntityRequest(name="future", project=PROJECT)), calls.Proto(Empty()).entities[0]):
         whole = read.SerializeToString()
         assert b"\xc2\xbb\x01\x03new" in whole
         assert b"\xca\xbb\x01\x04news" in whole
@@ -499,16 +517,16 @@ def test_fields_of_a_newer_sdk_survive(server: Larder, ports: Ports, everything:
 
 
 def test_what_is_not_offered_says_so(server: Larder, ports: Ports) -> None:
-    rpc = stub(ports)
-    calls = {
+    calls = rpc(ports)
+    requests = {
         "CreateDatasetFromRetrieval": pb.CreateDatasetFromRetrievalRequest(name="x"),
         "GetDatasetData": pb.GetDatasetDataRequest(name="x"),
         "GetDatasetJobStatus": pb.GetDatasetJobStatusRequest(job_id="x"),
         "ListDatasetJobs": pb.ListDatasetJobsRequest(),
     }
-    for name, request in calls.items():
+    for name, request in requests.items():
         with pytest.raises(grpc.RpcError) as raised:
-            getattr(rpc, name)(request)
+            getattr(calls, name)(request)
         assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
         assert name in raised.value.details()
 
@@ -516,7 +534,7 @@ def test_what_is_not_offered_says_so(server: Larder, ports: Ports) -> None:
 def test_malformed_requests_harm_nobody(server: Larder, ports: Ports, everything: Path) -> None:
     channel = grpc.insecure_channel(f"{HOST}:{ports.registry}")
     call = channel.unary_unary("/feast.registry.RegistryServer/ApplyEntity")
-    rpc = stub(ports)
+    calls = rpc(ports)
     bad = {
         "no message": b"\xff\xff\xff",
         "no entity": pb.ApplyEntityRequest(project=PROJECT).SerializeToString(),
@@ -531,7 +549,7 @@ def test_malformed_requests_harm_nobody(server: Larder, ports: Ports, everything
         assert what == "no message" or raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT, raised.value.details()
     request = pb.ListEntitiesRequest(project=PROJECT, sorting=pb.SortingParams(sort_by="size"))
     with pytest.raises(grpc.RpcError) as raised:
-        rpc.ListEntities(request)
+        calls.ListEntities(request)
     assert "cannot sort by 'size'" in raised.value.details()
     assert store(everything).list_entities() == []
 
@@ -559,7 +577,7 @@ def test_a_registry_file_of_feast_is_served_and_followed(
 ) -> None:
     local = local_repo(everything, tmp_path / "local")
     path = tmp_path / "local" / "registry.db"
-    config = {"project": PROJECT, "registry": {"path": str(path), "cache_ttl_seconds": 600}}
+    config = {"project": PROJECT, "registry": {"type": "file", "path": str(path), "cache_ttl_seconds": 600}}
     (everything / "larder.yaml").write_text(yaml.safe_dump(config))
     server = larder(everything, ports=ports, args=SERVICES)
     client = store(everything)
@@ -590,7 +608,7 @@ def test_a_registry_file_that_is_not_there_yet_is_empty(
     larder: StartLarder, everything: Path, ports: Ports, tmp_path: Path
 ) -> None:
     path = tmp_path / "later" / "registry.db"
-    (everything / "larder.yaml").write_text(yaml.safe_dump({"project": PROJECT, "registry": {"path": str(path)}}))
+    (everything / "larder.yaml").write_text(yaml.safe_dump({"project": PROJECT, "registry": {"type": "file", "path": str(path)}}))
     larder(everything, ports=ports, args=SERVICES)
     client = store(everything)
     assert client.list_entities() == []

@@ -305,10 +305,10 @@ def random_events(seed: int, cards: int, count: int) -> list[tuple[str, Event]]:
     made: list[tuple[str, Event]] = []
     for number in range(count):
         # the first card has only events of more than ten minutes ago, the second of more than an hour
-        card = number % cards
+        card = rng.randrange(cards)
         youngest = [10 * MINUTE, 65 * MINUTE][card] if card < 2 else SECOND
         ts = now - rng.randrange(youngest, 80 * MINUTE)
-        if number % 10 == 9:
+        if number % 10 == 9 and card > 1:
             ts = made[-1][1].ts
         values: dict[str, float | int | None] = {
             "amount": None if rng.random() < 0.15 else rng.uniform(-100, 1e6),

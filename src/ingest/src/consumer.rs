@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::ports::{Clock, OnlineStore, WriteBatch};
 use model::Timestamp;
+use model::ports::{Clock, OnlineStore, WriteBatch};
 use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -65,7 +65,7 @@ fn config(feed: &Feed, settings: &Settings) -> ClientConfig {
     config
         .set("client.id", "larder")
         .set("statistics.interval.ms", "5000")
-        .set("topic.metadata.refresh.interval.ms", "5000")
+        .set("topic.metadata.refresh.interval.ms", "2000")
         .set("reconnect.backoff.max.ms", "5000");
     if let Some(id) = &settings.group_instance_id {
         config.set("group.instance.id", id);
@@ -275,9 +275,7 @@ impl Loop<'_> {
             metrics::position_lost(self.feed, partition, expected, offset);
         } else if offset < expected {
             // start again from the store: a repeated message is left out, a topic made anew is seen
-            return Err(Stop::Restart(format!(
-                "partition {partition} went back from offset {expected} to {offset}"
-            )));
+            return Err(Stop::Restart(format!("partition {partition} went back from offset {expected} to {offset}")));
         }
         Ok(())
     }
@@ -396,9 +394,9 @@ enum Retry {
 }
 
 fn own(message: &BorrowedMessage<'_>) -> Message {
-    let headers = message.headers().map(|headers| {
-        headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
-    });
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect());
     Message {
         partition: message.partition(),
         offset: message.offset(),

@@ -86,9 +86,9 @@ pub fn event(feed: &Feed, payload: Option<&[u8]>, now: Timestamp, skew_us: i64) 
         let parts: Vec<_> = parts.iter().map(|(name, value)| (*name, value)).collect();
         EntityKey::encode(&parts).map_err(|e| Reason::WrongType(e.message().to_owned()))?
     };
-    let event = record.time(&feed.time)?.ok_or_else(|| {
-        Reason::MissingTimestamp(format!("the event time '{}' is missing or null", feed.time.name))
-    })?;
+    let event = record
+        .time(&feed.time)?
+        .ok_or_else(|| Reason::MissingTimestamp(format!("the event time '{}' is missing or null", feed.time.name)))?;
     if event.micros() > now.micros().saturating_add(skew_us) {
         return Err(Reason::Future(format!(
             "the event time {event} is more than {skew_us} us after the server's clock, {now}"
@@ -103,9 +103,7 @@ pub fn event(feed: &Feed, payload: Option<&[u8]>, now: Timestamp, skew_us: i64) 
             .iter()
             .map(|f| coerce(record.value(&f.source)?, f.value_type).map_err(|e| wrong(&f.source.name, &e)))
             .collect::<Result<_, _>>()?,
-        Content::Windows { columns, .. } => {
-            columns.iter().map(|c| record.value(c)).collect::<Result<_, _>>()?
-        }
+        Content::Windows { columns, .. } => columns.iter().map(|c| record.value(c)).collect::<Result<_, _>>()?,
     };
     Ok(Event { key, version: Version { event, created }, values })
 }

@@ -216,8 +216,7 @@ impl Columns {
             return Ok(Key { name: key.name.clone(), source: None, value_type: ValueType::String });
         }
         let source = self.get(&key.name)?;
-        let value_type =
-            if key.value_type == ValueType::Invalid { source.value_type } else { key.value_type };
+        let value_type = if key.value_type == ValueType::Invalid { source.value_type } else { key.value_type };
         Ok(Key { name: key.name.clone(), source: Some(source), value_type })
     }
 
@@ -231,9 +230,10 @@ impl Columns {
             })
             .collect();
         match view.features.first() {
-            Some(first) if found.is_empty() => Err(self.get(&first.name).err().unwrap_or_else(|| {
-                Error::invalid("the stream's schema has none of the view's features")
-            })),
+            Some(first) if found.is_empty() => Err(self
+                .get(&first.name)
+                .err()
+                .unwrap_or_else(|| Error::invalid("the stream's schema has none of the view's features"))),
             _ => Ok(found),
         }
     }

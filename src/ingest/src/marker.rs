@@ -53,18 +53,11 @@ pub(crate) async fn check(feed: &Feed, store: &dyn OnlineStore) -> Result<(), St
 
 /// Removes what a deleted view leaves: its group's positions and its marker together, then, of a
 /// windowed view, its states. (A plain view's rows are left to whoever deleted it.)
-pub(crate) async fn forget(
-    store: &dyn OnlineStore,
-    table: &Table,
-    group: &str,
-    windowed: bool,
-) -> Result<()> {
+pub(crate) async fn forget(store: &dyn OnlineStore, table: &Table, group: &str, windowed: bool) -> Result<()> {
     let (markers, key) = place(&table.project, &table.view)?;
     let positions = store.positions(group).await?;
-    let positions: Vec<Position> = positions
-        .into_iter()
-        .map(|p| Position { offset: FORGOTTEN, max_event: Timestamp::MIN, ..p })
-        .collect();
+    let positions: Vec<Position> =
+        positions.into_iter().map(|p| Position { offset: FORGOTTEN, max_event: Timestamp::MIN, ..p }).collect();
     let states = vec![StateWrite { table: markers, key, state: None }];
     store.write(WriteBatch { positions, states, ..WriteBatch::default() }).await?;
     if windowed {

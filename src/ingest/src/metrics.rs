@@ -175,7 +175,8 @@ pub(crate) fn written(feed: &Feed, messages: usize, batch: &Batch, applied: Appl
     counter!("larder_ingest_messages_total", of(feed)).increment(messages as u64);
     counter!("larder_ingest_applied_total", of(feed)).increment(applied.applied as u64);
     counter!("larder_ingest_late_total", of(feed)).increment(batch.late as u64);
-    let dropped = if feed.view.is_windowed() { "larder_ingest_late_dropped_total" } else { "larder_ingest_stale_total" };
+    let dropped =
+        if feed.view.is_windowed() { "larder_ingest_late_dropped_total" } else { "larder_ingest_stale_total" };
     counter!(dropped, of(feed)).increment(applied.dropped as u64);
     histogram!("larder_ingest_batch_seconds", of(feed)).record(seconds);
     for (&partition, progress) in &batch.progress {

@@ -114,10 +114,7 @@ pub fn prepare(
     let mut batch = Batch { events: Vec::with_capacity(messages.len()), ..Batch::default() };
     for message in messages {
         let before = progress.get(&message.partition).map_or(Timestamp::MIN, |p| p.max_event);
-        let behind = batch
-            .progress
-            .entry(message.partition)
-            .or_insert(Progress { next: 0, max_event: before });
+        let behind = batch.progress.entry(message.partition).or_insert(Progress { next: 0, max_event: before });
         behind.next = message.offset + 1;
         match decode::event(feed, message.payload.as_deref(), now, skew_us) {
             Ok(event) => {
@@ -134,12 +131,7 @@ pub fn prepare(
 }
 
 /// Writes a batch: all of it, or nothing.
-pub async fn write(
-    feed: &Feed,
-    store: &dyn OnlineStore,
-    batch: &Batch,
-    now: Timestamp,
-) -> Result<Applied, Failure> {
+pub async fn write(feed: &Feed, store: &dyn OnlineStore, batch: &Batch, now: Timestamp) -> Result<Applied, Failure> {
     let mut out = WriteBatch { positions: positions(feed, &batch.progress), ..WriteBatch::default() };
     match &feed.content {
         Content::Rows(features) => {
@@ -198,8 +190,9 @@ async fn apply(
     let mut states = Vec::with_capacity(reads[0].keys.len());
     for bytes in stored.into_iter().next().unwrap_or_default() {
         states.push(match bytes {
-            Some(bytes) => State::decode(spec, &bytes)
-                .map_err(|e| Failure::State(windows::state_error(&feed.view, e)))?,
+            Some(bytes) => {
+                State::decode(spec, &bytes).map_err(|e| Failure::State(windows::state_error(&feed.view, e)))?
+            }
             None => State::new(spec),
         });
     }
@@ -236,10 +229,7 @@ pub fn positions(feed: &Feed, progress: &BTreeMap<i32, Progress>) -> Vec<Positio
 }
 
 /// Where the feed's partitions stand, as the store has it.
-pub async fn stored_progress(
-    feed: &Feed,
-    store: &dyn OnlineStore,
-) -> model::Result<BTreeMap<i32, Progress>> {
+pub async fn stored_progress(feed: &Feed, store: &dyn OnlineStore) -> model::Result<BTreeMap<i32, Progress>> {
     let positions = store.positions(&feed.group).await?;
     let ours = positions.into_iter().filter(|p| p.topic == feed.topic && p.offset >= 0);
     Ok(ours.map(|p| (p.partition, Progress { next: p.offset, max_event: p.max_event })).collect())

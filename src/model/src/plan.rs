@@ -79,6 +79,13 @@ impl Plan {
         for projection in projections {
             plan.add(projection, full_feature_names)?;
         }
+        // Join keys of the project that no view here needs are repeated in the answer, as in Feast: a
+        // client may send the same entity rows whatever it asks for.
+        for (name, entity) in &project.entities {
+            let Some(spec) = entity.spec.as_ref().filter(|s| s.join_key != DUMMY_ENTITY_ID) else { continue };
+            plan.columns.entry(spec.join_key.clone()).or_insert_with(|| spec.join_key.clone());
+            plan.columns.entry(name.clone()).or_insert_with(|| spec.join_key.clone());
+        }
         Ok(plan)
     }
 
@@ -132,12 +139,19 @@ impl Plan {
 
     /// Checks a request's columns and works out the keys to read.
     ///
-    /// Errors: columns of unequal length, a column that is neither a join key nor request data of
-    /// this request, a missing join key, a key value that is null or not of its type.
+    /// A request for entity-less views alone needs no columns: it has one row.
+    ///
+    /// Errors: columns of unequal length, a column that is neither a join key of the project nor
+    /// request data of this request, a missing join key, a key value that is null or not of its type.
     pub fn bind(&self, entities: Vec<(String, Vec<Value>)>) -> Result<Bound> {
-        let rows = check_lengths(&entities)?;
+        let everybodys = !self.views.is_empty() && self.views.iter().all(|v| v.view.is_entityless());
+        let rows = if entities.is_empty() && everybodys { 1 } else { check_lengths(&entities)? };
         let mut columns = Vec::with_capacity(entities.len());
         for (name, values) in entities {
+            // The SDK's way to ask for entity-less views alone; the answer does not repeat it.
+            if name == DUMMY_ENTITY_ID {
+                continue;
+            }
             let Some(target) = self.columns.get(&name) else {
                 if self.request_data.iter().any(|f| f.name == name) {
                     continue;

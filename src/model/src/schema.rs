@@ -129,9 +129,9 @@ fn split(text: &str) -> Vec<&str> {
 fn name_of(part: &str) -> Result<(String, &str)> {
     let part = part.trim();
     let (name, rest) = if let Some(quoted) = part.strip_prefix('`') {
-        quoted.split_once('`').ok_or_else(|| {
-            Error::invalid(format!("the JSON schema has a name without a closing backtick: {part:?}"))
-        })?
+        quoted
+            .split_once('`')
+            .ok_or_else(|| Error::invalid(format!("the JSON schema has a name without a closing backtick: {part:?}")))?
     } else {
         let end = part.find(|c: char| c.is_whitespace() || c == ':').unwrap_or(part.len());
         part.split_at(end)
@@ -202,7 +202,9 @@ fn spark_type(text: &str) -> Option<ValueType> {
         return of_ddl(parts).ok().map(|_| T::Struct);
     }
     let base = text.split('(').next().unwrap_or_default().trim();
-    if base.len() < text.len() && !(text.ends_with(')') && matches!(base, "decimal" | "dec" | "numeric" | "varchar" | "char")) {
+    if base.len() < text.len()
+        && !(text.ends_with(')') && matches!(base, "decimal" | "dec" | "numeric" | "varchar" | "char"))
+    {
         return None;
     }
     Some(match base {
@@ -251,9 +253,7 @@ fn of_json(text: &str) -> Result<Vec<Field>> {
     let json: Json = serde_json::from_str(text)
         .map_err(|e| Error::invalid(format!("the JSON schema starts as JSON and is none: {e}")))?;
     let Some(fields) = json.get("fields").and_then(Json::as_array) else {
-        return Err(Error::invalid(
-            "the JSON schema has no \"fields\": write a Spark StructType or \"name type, …\"",
-        ));
+        return Err(Error::invalid("the JSON schema has no \"fields\": write a Spark StructType or \"name type, …\""));
     };
     fields
         .iter()

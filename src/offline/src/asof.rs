@@ -10,7 +10,7 @@ use model::Result;
 
 /// The entity rows that have a key and a time, in the order (key, time).
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     keys: Rows,
     times: Int64Array,
     order: Vec<u32>,
@@ -19,7 +19,7 @@ pub struct Probe {
 impl Probe {
     /// Sorts the entity rows. `times` are µs; rows with a null time, or of which `valid` says that a
     /// key part is null, match nothing.
-    pub fn new(keys: Rows, times: Int64Array, valid: impl Fn(usize) -> bool) -> Self {
+    pub(crate) fn new(keys: Rows, times: Int64Array, valid: impl Fn(usize) -> bool) -> Self {
         let mut order: Vec<u32> =
             (0..times.len()).filter(|&i| times.is_valid(i) && valid(i)).map(|i| i as u32).collect();
         order.sort_unstable_by(|&a, &b| {
@@ -30,17 +30,17 @@ impl Probe {
     }
 
     /// The number of entity rows, matched or not.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.times.len()
     }
 
     /// Whether there is no entity row.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.times.is_empty()
     }
 
     /// The least and the greatest time among the rows that can match, µs.
-    pub fn time_range(&self) -> Option<(i64, i64)> {
+    pub(crate) fn time_range(&self) -> Option<(i64, i64)> {
         let times = || self.order.iter().map(|&i| self.times.value(i as usize));
         Some((times().min()?, times().max()?))
     }
@@ -52,7 +52,7 @@ impl Probe {
 }
 
 /// What is made of the build rows of one key.
-pub trait Fold {
+pub(crate) trait Fold {
     /// The next build rows belong to another key.
     fn new_key(&mut self);
     /// A build row of the key, in the order of time; `row` counts within the chunk.
@@ -63,7 +63,7 @@ pub trait Fold {
 
 /// The state of one merge between chunks.
 #[derive(Debug)]
-pub struct Merge<'a> {
+pub(crate) struct Merge<'a> {
     probe: &'a Probe,
     cursor: usize,
     key: Option<OwnedRow>,
@@ -71,13 +71,13 @@ pub struct Merge<'a> {
 
 impl<'a> Merge<'a> {
     /// A merge before its first chunk.
-    pub fn new(probe: &'a Probe) -> Self {
+    pub(crate) fn new(probe: &'a Probe) -> Self {
         Self { probe, cursor: 0, key: None }
     }
 
     /// Takes the next chunk of the build side: keys (by the same converter as the probe's) and times
     /// in µs, sorted by (key, time, …) across all chunks.
-    pub fn push(&mut self, keys: &Rows, times: &[i64], fold: &mut impl Fold) -> Result<()> {
+    pub(crate) fn push(&mut self, keys: &Rows, times: &[i64], fold: &mut impl Fold) -> Result<()> {
         for (i, &time) in times.iter().enumerate() {
             let key = keys.row(i);
             while let Some((row, probe_key, probe_time)) = self.probe.at(self.cursor) {
@@ -100,14 +100,14 @@ impl<'a> Merge<'a> {
     }
 
     /// Settles what is left: no build row comes any more.
-    pub fn finish(&mut self, fold: &mut impl Fold) {
+    pub(crate) fn finish(&mut self, fold: &mut impl Fold) {
         while let Some((row, key, time)) = self.probe.at(self.cursor) {
             self.settle(row, key, time, fold);
         }
     }
 
     /// Whether every entity row has its answer: the rest of the build side need not be read.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.cursor >= self.probe.order.len()
     }
 
@@ -126,7 +126,7 @@ impl<'a> Merge<'a> {
 /// A build row that some entity row matched: the one carried over from earlier chunks, or one of
 /// the chunk at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pick {
+pub(crate) enum Pick {
     /// The carried row.
     Carried,
     /// A row of the chunk.
@@ -145,7 +145,7 @@ struct Candidate {
 /// Matched rows are given out once each by [`Latest::drain`], chunk by chunk; [`Latest::slots`] says
 /// for every entity row which of them (counted over all chunks) is its own.
 #[derive(Debug)]
-pub struct Latest {
+pub(crate) struct Latest {
     ttl_us: i64,
     candidate: Option<Candidate>,
     picks: Vec<Pick>,
@@ -155,13 +155,13 @@ pub struct Latest {
 
 impl Latest {
     /// For `rows` entity rows; a ttl of 0 µs is none.
-    pub fn new(rows: usize, ttl_us: i64) -> Self {
+    pub(crate) fn new(rows: usize, ttl_us: i64) -> Self {
         Self { ttl_us, candidate: None, picks: Vec::new(), next_slot: 0, slots: vec![None; rows] }
     }
 
     /// Ends a chunk: the rows to keep of it, in the order of their slots, and the row of the chunk
     /// to carry over, if the carried one changes.
-    pub fn drain(&mut self) -> (Vec<Pick>, Option<usize>) {
+    pub(crate) fn drain(&mut self) -> (Vec<Pick>, Option<usize>) {
         let carry = match &mut self.candidate {
             Some(candidate) => match std::mem::replace(&mut candidate.at, Pick::Carried) {
                 Pick::Row(row) if candidate.slot.is_none() => Some(row),
@@ -173,7 +173,7 @@ impl Latest {
     }
 
     /// Each entity row's slot among the kept rows.
-    pub fn slots(self) -> Vec<Option<u32>> {
+    pub(crate) fn slots(self) -> Vec<Option<u32>> {
         self.slots
     }
 }

@@ -23,7 +23,7 @@ use crate::error::arrow as arrow_error;
 
 /// The Arrow type of a registered type. Where the registered type leaves the inside open (maps,
 /// structs, nested lists), a source column of that shape keeps its own type.
-pub fn arrow_type(value_type: ValueType, source: Option<&DataType>) -> DataType {
+pub(crate) fn arrow_type(value_type: ValueType, source: Option<&DataType>) -> DataType {
     use ValueType as T;
     let list = |inner: DataType| DataType::List(Arc::new(Field::new("item", inner, true)));
     let kept = |shape: fn(&DataType) -> bool, default: DataType| {
@@ -58,7 +58,7 @@ pub fn arrow_type(value_type: ValueType, source: Option<&DataType>) -> DataType 
 }
 
 /// Microseconds with the zone UTC.
-pub fn utc_micros() -> DataType {
+pub(crate) fn utc_micros() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn is_text(data_type: &DataType) -> bool {
 /// value where it could. A NaN for an integer type is pandas' missing value: null.
 ///
 /// Errors: a value that does not fit, named with the column.
-pub fn to_registered(column: &str, array: &ArrayRef, value_type: ValueType) -> Result<ArrayRef> {
+pub(crate) fn to_registered(column: &str, array: &ArrayRef, value_type: ValueType) -> Result<ArrayRef> {
     let array = plain(array)?;
     let target = arrow_type(value_type, Some(array.data_type()));
     if array.data_type() == &target {
@@ -143,7 +143,7 @@ pub(crate) fn in_column(column: &str, error: &Error) -> Error {
 /// Points in time of any unit, zone or writing, as µs since the epoch (finer than µs is cut).
 ///
 /// Errors: a type that is no time; text that cannot be read; a time beyond 64 bits of µs.
-pub fn micros(column: &str, array: &ArrayRef) -> Result<Int64Array> {
+pub(crate) fn micros(column: &str, array: &ArrayRef) -> Result<Int64Array> {
     let array = plain(array)?;
     let scaled = |values: &Int64Array, by: i64| -> Result<Int64Array> {
         values.try_unary(|v| v.checked_mul(by).ok_or(v)).map_err(|v: i64| {

@@ -113,6 +113,11 @@ impl Engine {
         MemoryConsumer::new(what).register(&self.runtime.memory_pool)
     }
 
+    /// The memory that is taken of the limit, bytes.
+    pub(crate) fn reserved(&self) -> usize {
+        self.runtime.memory_pool.reserved()
+    }
+
     /// Where relative paths start.
     pub(crate) fn repo(&self) -> &std::path::Path {
         &self.repo

@@ -15,7 +15,7 @@ use crate::error::{arrow as arrow_error, engine as engine_error};
 const EVENT_TIMESTAMP: &str = "event_timestamp";
 
 /// Rows in memory, counted against the memory limit for as long as they live.
-pub struct Frame {
+pub(crate) struct Frame {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     rows: usize,

@@ -29,11 +29,11 @@ use crate::source::{column, time_column};
 use crate::window_fold::Windows;
 
 /// A result: its schema, and its rows batch by batch. Dropping it stops the work.
-pub struct Export {
+pub(crate) struct Export {
     /// The columns.
-    pub schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
     /// The rows.
-    pub batches: BoxStream<'static, Result<RecordBatch>>,
+    pub(crate) batches: BoxStream<'static, Result<RecordBatch>>,
 }
 
 /// A part with its source open and its columns found.

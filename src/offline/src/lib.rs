@@ -35,9 +35,6 @@ use model::ports::Clock;
 use model::registry::Registry;
 use serde::{Deserialize, Serialize};
 
-pub use history::Export;
-pub use plan::HistoricalRequest;
-
 /// How the offline side is set up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -97,6 +94,11 @@ impl Offline {
         let engine = Arc::new(engine::Engine::new(&settings)?);
         std::fs::create_dir_all(&settings.upload_dir).map_err(|e| error::io("creating", &settings.upload_dir, e))?;
         Ok(Self { engine, settings: Arc::new(settings), registry, clock, locks: append::Locks::default() })
+    }
+
+    /// Memory that running queries and uploaded frames hold now, bytes.
+    pub fn reserved_bytes(&self) -> usize {
+        self.engine.reserved()
     }
 
     pub(crate) fn writer(&self) -> append::Writer {

@@ -13,15 +13,15 @@ use model::{Error, Kind, Result};
 
 /// `get_historical_features` as the SDK sends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HistoricalRequest {
+pub(crate) struct HistoricalRequest {
     /// The project.
-    pub project: String,
+    pub(crate) project: String,
     /// The views by name, each with the alias it has in this request, if any.
-    pub views: Vec<(String, Option<String>)>,
+    pub(crate) views: Vec<(String, Option<String>)>,
     /// `view:feature` references, by alias where there is one.
-    pub refs: Vec<String>,
+    pub(crate) refs: Vec<String>,
     /// Whether results are called `view__feature`.
-    pub full_feature_names: bool,
+    pub(crate) full_feature_names: bool,
 }
 
 /// One view of a request.

@@ -9,6 +9,7 @@
 
 mod apply;
 pub mod features;
+mod known;
 pub mod lineage;
 pub mod list;
 mod same;

@@ -3,6 +3,8 @@
 //! Knows no protocol: both faces of the server give the same answer because this is the one place
 //! that makes it. Source: `_populate_response_from_feature_data` in `feast/utils.py`.
 
+mod plans;
+
 use std::sync::Arc;
 
 use model::plan::{Bound, Plan, ViewPlan};
@@ -17,6 +19,7 @@ use proto::feast::serving::{
 
 use crate::catalog::Catalog;
 use crate::{metrics, windows};
+use plans::{Planned, Plans};
 
 /// What a client asks.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ pub struct Retriever {
     clock: Arc<dyn Clock>,
     project: String,
     max_entities: usize,
+    plans: Plans,
 }
 
 /// One entity's answer for one view: a value, a status and a time per feature.
@@ -56,7 +60,7 @@ impl Retriever {
         project: String,
         max_entities: usize,
     ) -> Self {
-        Self { catalog, store, clock, project, max_entities }
+        Self { catalog, store, clock, project, max_entities, plans: Plans::default() }
     }
 
     /// Answers one request.
@@ -64,8 +68,8 @@ impl Retriever {
     /// Errors: see [`Plan::new`] and [`Plan::bind`]; too many rows; the store's own.
     pub async fn get_online_features(&self, request: Request) -> Result<GetOnlineFeaturesResponse> {
         let registry = self.catalog.snapshot();
-        let project = registry.project(&self.project)?;
-        let plan = Plan::new(project, &self.project, &request.features, request.full_feature_names)?;
+        let planned = self.plans.get(&registry, &self.project, request.features, request.full_feature_names)?;
+        let plan = &planned.plan;
         let rows = request.entities.first().map_or(0, |(_, values)| values.len());
         if rows > self.max_entities {
             return Err(Error::new(
@@ -78,13 +82,14 @@ impl Retriever {
         }
         let mut bound = plan.bind(request.entities)?;
         let now = self.clock.now();
-        let cells = self.read(&plan, &mut bound, now).await?;
+        let cells = self.read(&planned, &mut bound, now).await?;
         metrics::retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
-        Ok(respond(&plan, bound, &cells, request.include_feature_view_version_metadata))
+        Ok(respond(plan, bound, &cells, request.include_feature_view_version_metadata))
     }
 
     /// The cells of every distinct key of every view.
-    async fn read(&self, plan: &Plan, bound: &mut Bound, now: Timestamp) -> Result<Vec<Vec<Cells>>> {
+    async fn read(&self, planned: &Planned, bound: &mut Bound, now: Timestamp) -> Result<Vec<Vec<Cells>>> {
+        let plan = &planned.plan;
         let (mut reads, mut state_reads) = (Vec::new(), Vec::new());
         for (view, keys) in plan.views.iter().zip(std::mem::take(&mut bound.keys)) {
             let read = Read { table: view.table.clone(), keys };
@@ -94,15 +99,14 @@ impl Retriever {
         let mut states = if state_reads.is_empty() { Vec::new() } else { self.store.read_states(&state_reads).await? }
             .into_iter();
         let mut out = Vec::with_capacity(plan.views.len());
-        for view in &plan.views {
-            out.push(if view.view.is_windowed() {
-                let spec = windows::spec_of(&view.view)?;
+        for (view, spec) in plan.views.iter().zip(&planned.windows) {
+            out.push(if let Some(spec) = spec {
                 let states = states.next().unwrap_or_default();
                 states
                     .into_iter()
                     .map(|state| {
                         let answer = match state {
-                            Some(bytes) => windows::answer(&bytes, &spec, &view.view, now)?,
+                            Some(bytes) => windows::answer(&bytes, spec, &view.view, now)?,
                             None => None,
                         };
                         Ok(window_cells(view, answer))

@@ -23,9 +23,8 @@ const SECOND: i64 = 1_000_000;
 /// [`window::Spec::new`] refuses, a schema that cannot be read, a feature whose registered type
 /// cannot hold what its function gives.
 pub fn spec_of(view: &View) -> Result<Spec> {
-    let refuse = |reason: &str| {
-        Error::invalid(format!("feature view '{}' of project '{}': {reason}", view.name, view.project))
-    };
+    let refuse =
+        |reason: &str| Error::invalid(format!("feature view '{}' of project '{}': {reason}", view.name, view.project));
     let types = column_types(view).map_err(|e| refuse(e.message()))?;
     let defs: Vec<AggregationDef> = view
         .aggregations
@@ -39,8 +38,7 @@ pub fn spec_of(view: &View) -> Result<Spec> {
         })
         .collect();
     let tiling = Tiling { enabled: view.tiling_hop_us > 0, hop_us: view.tiling_hop_us };
-    let spec =
-        Spec::new(&defs, tiling, |column| types.get(column).copied()).map_err(|e| refuse(&e.to_string()))?;
+    let spec = Spec::new(&defs, tiling, |column| types.get(column).copied()).map_err(|e| refuse(&e.to_string()))?;
     for (made, aggregation) in spec.features().iter().zip(&view.aggregations) {
         let Some(field) = view.feature(made.name()) else { continue };
         if !holds(field.value_type, made.output()) {
@@ -96,9 +94,7 @@ pub fn to_value(scalar: Scalar, target: ValueType) -> Result<Value> {
     let val = match (scalar, target) {
         (Scalar::Null, _) => return Ok(value::NULL),
         (Scalar::Int(v), T::Int64 | T::Invalid) => Val::Int64Val(v),
-        (Scalar::Int(v), T::Int32) => {
-            Val::Int32Val(v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32)
-        }
+        (Scalar::Int(v), T::Int32) => Val::Int32Val(v.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32),
         (Scalar::Int(v), T::Double) => Val::DoubleVal(v as f64),
         (Scalar::Int(v), T::Float) => Val::FloatVal(v as f32),
         (Scalar::Int(v), T::UnixTimestamp) => Val::UnixTimestampVal(v.div_euclid(SECOND)),
@@ -227,10 +223,7 @@ fn column_types(view: &View) -> Result<BTreeMap<String, ColumnType>> {
             || needed(&aggregation.function, view.feature(&aggregation.feature).map(|f| f.value_type)),
             column_type,
         );
-        types
-            .entry(aggregation.column.clone())
-            .and_modify(|ty| *ty = stricter(*ty, wanted))
-            .or_insert(wanted);
+        types.entry(aggregation.column.clone()).and_modify(|ty| *ty = stricter(*ty, wanted)).or_insert(wanted);
     }
     Ok(types)
 }
@@ -292,3 +285,6 @@ fn natural(output: ColumnType) -> ValueType {
         ColumnType::Bytes => ValueType::Bytes,
     }
 }
+
+#[cfg(test)]
+mod tests;

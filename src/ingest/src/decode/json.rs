@@ -53,9 +53,7 @@ impl Record {
 fn typed(json: &Json, value_type: ValueType) -> model::Result<Value> {
     let seconds = |json: &Json| Ok(instant(json)?.micros().div_euclid(1_000_000));
     match (value_type, json) {
-        (ValueType::UnixTimestamp, _) => {
-            seconds(json).map(|s| Value { val: Some(Val::UnixTimestampVal(s)) })
-        }
+        (ValueType::UnixTimestamp, _) => seconds(json).map(|s| Value { val: Some(Val::UnixTimestampVal(s)) }),
         (ValueType::UnixTimestampList, Json::Array(items)) => {
             let items = items.iter().map(|j| Ok(Json::from(seconds(j)?))).collect::<model::Result<_>>()?;
             from_json(&Json::Array(items), value_type)

@@ -103,6 +103,17 @@ impl Ingest {
     }
 }
 
+/// The mock cluster holds every join back for the session timeout less a second, and knows no static
+/// members.
+fn quick() -> Settings {
+    let properties = [("session.timeout.ms", "4000"), ("heartbeat.interval.ms", "200")];
+    Settings {
+        group_instance_id: None,
+        consumer_properties: properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        ..Settings::default()
+    }
+}
+
 fn total(store: &MemoryStore, stream: &Stream, user: &str) -> Option<Vec<model::Value>> {
     store.answer(&stream.view(), user, T0)
 }
@@ -115,14 +126,14 @@ async fn a_restart_goes_on_at_the_stored_position() {
     for i in 0..20 {
         cluster.event("t", i % 2, "a", 1).await;
     }
-    let first = Ingest::start(&store, &[&stream], Settings { batch_size: 3, ..Settings::default() });
+    let first = Ingest::start(&store, &[&stream], Settings { batch_size: 3, ..quick() });
     store.until("both partitions are read", |c| c.positions.values().map(|p| p.offset).sum::<i64>() == 20).await;
     first.stop().await;
     assert_eq!(total(&store, &stream, "a"), Some(vec![int(20), int(20)]));
     for i in 0..10 {
         cluster.event("t", i % 2, "a", 1).await;
     }
-    let second = Ingest::start(&store, &[&stream], Settings::default());
+    let second = Ingest::start(&store, &[&stream], quick());
     store.until("the rest is read", |c| c.positions.values().map(|p| p.offset).sum::<i64>() == 30).await;
     second.stop().await;
     assert_eq!(total(&store, &stream, "a"), Some(vec![int(30), int(30)]));
@@ -136,7 +147,7 @@ async fn bad_messages_become_dead_letters_and_the_stream_goes_on() {
     cluster.send("t", 0, Some("not json")).await;
     cluster.send("t", 0, None).await;
     cluster.event("t", 0, "a", 7).await;
-    let ingest = Ingest::start(&store, &[&stream], Settings::default());
+    let ingest = Ingest::start(&store, &[&stream], quick());
     store.until("the position is behind all", |c| c.positions.values().any(|p| p.offset == 3)).await;
     assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(int(7)));
     ingest.stop().await;
@@ -163,7 +174,8 @@ async fn bad_messages_become_dead_letters_and_the_stream_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn views_come_and_go_with_the_registry() {
     let cluster = Cluster::start(&["t"]);
-    let (one, two) = (Stream::windowed("one", &cluster.servers(), "t"), Stream::windowed("two", &cluster.servers(), "t"));
+    let (one, two) =
+        (Stream::windowed("one", &cluster.servers(), "t"), Stream::windowed("two", &cluster.servers(), "t"));
     let store = Arc::new(MemoryStore::default());
     let at = |view: &'static str, offset: i64| {
         move |c: &crate::support::Content| {
@@ -171,7 +183,7 @@ async fn views_come_and_go_with_the_registry() {
         }
     };
     cluster.event("t", 0, "a", 1).await;
-    let ingest = Ingest::start(&store, &[&one], Settings::default());
+    let ingest = Ingest::start(&store, &[&one], quick());
     store.until("one has read", at("one", 1)).await;
     ingest.apply(&[&one, &two]);
     store.until("two starts at the beginning", at("two", 1)).await;
@@ -207,9 +219,7 @@ async fn cluster_has_member(_: &Cluster, group: &str) -> bool {
     // the consumer's thread carries the view's name and ends when the group is left
     let name = format!("ingest-{}", group.rsplit('.').next().unwrap_or_default());
     let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-    tasks
-        .filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("comm")).ok())
-        .any(|comm| comm.trim() == name)
+    tasks.filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("comm")).ok()).any(|comm| comm.trim() == name)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +227,7 @@ async fn a_store_that_is_away_loses_and_repeats_nothing() {
     let cluster = Cluster::start(&["t"]);
     let stream = Stream::windowed("v", &cluster.servers(), "t");
     let store = Arc::new(MemoryStore::default());
-    let settings = Settings { batch_size: 2, max_backoff: Duration::from_millis(200), ..Settings::default() };
+    let settings = Settings { batch_size: 2, max_backoff: Duration::from_millis(200), ..quick() };
     let ingest = Ingest::start(&store, &[&stream], settings);
     for _ in 0..3 {
         store.fail_writes.store(3, Ordering::SeqCst);
@@ -238,7 +248,7 @@ async fn a_changed_definition_stops_the_view_and_nothing_else() {
     let other = Stream::windowed("other", &cluster.servers(), "t");
     let store = Arc::new(MemoryStore::default());
     cluster.event("t", 0, "a", 1).await;
-    let ingest = Ingest::start(&store, &[&old], Settings::default());
+    let ingest = Ingest::start(&store, &[&old], quick());
     store.until("it is read", |c| c.positions.values().any(|p| p.offset == 1)).await;
     let mut new = Stream::windowed("v", &cluster.servers(), "t");
     new.features.push(("low", model::ValueType::Int64));
@@ -265,7 +275,7 @@ async fn latest_keeps_its_start_through_a_restart() {
     let stream = Stream::windowed("v", &cluster.servers(), "t");
     let store = Arc::new(MemoryStore::default());
     cluster.event("t", 0, "a", 1).await;
-    let latest = || Settings { auto_offset_reset: OffsetReset::Latest, ..Settings::default() };
+    let latest = || Settings { auto_offset_reset: OffsetReset::Latest, ..quick() };
     let ingest = Ingest::start(&store, &[&stream], latest());
     store.until("the end is stored", |c| c.positions.len() == 2).await;
     ingest.stop().await;
@@ -285,7 +295,7 @@ async fn a_broker_that_is_down_does_not_stop_the_others_nor_the_end() {
     let down = Stream::windowed("down", "127.0.0.1:1", "t");
     let store = Arc::new(MemoryStore::default());
     cluster.event("t", 0, "a", 1).await;
-    let ingest = Ingest::start(&store, &[&down, &up], Settings::default());
+    let ingest = Ingest::start(&store, &[&down, &up], quick());
     store.until("the other is read", |c| c.positions.values().any(|p| p.offset == 1)).await;
     ingest.stop().await;
     assert_eq!(total(&store, &down, "a"), None);
@@ -294,7 +304,7 @@ async fn a_broker_that_is_down_does_not_stop_the_others_nor_the_end() {
 #[tokio::test]
 async fn a_setting_that_cannot_be_is_named() {
     let store = Arc::new(MemoryStore::default());
-    let ingest = Ingest::start(&store, &[], Settings { batch_size: 0, ..Settings::default() });
+    let ingest = Ingest::start(&store, &[], Settings { batch_size: 0, ..quick() });
     let error = ingest.task.await.expect("no panic").expect_err("refused");
     assert!(error.to_string().contains("batch_size"));
     assert_eq!(error.kind(), model::Kind::InvalidArgument);

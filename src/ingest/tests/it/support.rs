@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use ingest::feed::Feed;
-use model::ports::{
-    BoxFuture, Clock, Object, ObjectKind, OnlineStore, Position, Read, Table, WriteBatch, Written,
-};
+use model::ports::{BoxFuture, Clock, Object, ObjectKind, OnlineStore, Position, Read, Table, WriteBatch, Written};
 use model::registry::{Registry, View};
 use model::row::{Row, merge};
 use model::value::{ValueType, proto_value::Val};
@@ -100,9 +98,8 @@ impl OnlineStore for MemoryStore {
     fn read<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Row>>>>> {
         Box::pin(async move {
             let content = self.content();
-            let one = |r: &Read| {
-                r.keys.iter().map(|k| content.rows.get(&((*r.table).clone(), k.clone())).cloned()).collect()
-            };
+            let one =
+                |r: &Read| r.keys.iter().map(|k| content.rows.get(&((*r.table).clone(), k.clone())).cloned()).collect();
             Ok(reads.iter().map(one).collect())
         })
     }
@@ -289,8 +286,7 @@ pub(crate) fn registry(revision: u64, streams: &[&Stream]) -> Arc<Registry> {
         }),
         meta: None,
     };
-    let views =
-        streams.iter().map(|s| object(ObjectKind::StreamFeatureView, s.name, s.message().encode_to_vec()));
+    let views = streams.iter().map(|s| object(ObjectKind::StreamFeatureView, s.name, s.message().encode_to_vec()));
     let objects = std::iter::once(object(ObjectKind::Entity, "user", user.encode_to_vec())).chain(views);
     Arc::new(Registry::resolve(revision, objects).expect("resolves"))
 }

@@ -90,6 +90,9 @@ fn scalar(value: &Value, target: ValueType) -> Option<Val> {
             Val::UuidVal(v) | Val::TimeUuidVal(v) | Val::DecimalVal(v) | Val::JsonVal(v) => {
                 Some(Val::StringVal(v.clone()))
             }
+            // Feast's clients send 1001 for the STRING key "1001".
+            Val::Int32Val(v) => Some(Val::StringVal(v.to_string())),
+            Val::Int64Val(v) => Some(Val::StringVal(v.to_string())),
             _ => None,
         },
         T::Bytes => match val {
@@ -188,6 +191,7 @@ mod tests {
             (Val::DoubleVal(7.0), ValueType::Int64, Val::Int64Val(7)),
             (Val::StringVal("1001".into()), ValueType::Int64, Val::Int64Val(1001)),
             (Val::Int64Val(1), ValueType::Bool, Val::BoolVal(true)),
+            (Val::Int64Val(1001), ValueType::String, Val::StringVal("1001".into())),
             (
                 Val::StringVal("1970-01-01T00:01:00Z".into()),
                 ValueType::UnixTimestamp,
@@ -208,7 +212,7 @@ mod tests {
             (Val::StringVal("abc".into()), ValueType::Int64),
             (Val::DoubleVal(f64::NAN), ValueType::Int64),
             (Val::DoubleVal(1e300), ValueType::Float),
-            (Val::Int64Val(7), ValueType::String),
+            (Val::DoubleVal(7.0), ValueType::String),
         ] {
             let error = coerce(of(from.clone()), to).expect_err("lossy");
             assert!(error.message().contains(to.as_str_name()), "{}", error.message());

@@ -1,1 +1,111 @@
-//! t
+//! The merge kernel against a naive oracle, with any chunking of the build side.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use proptest::prelude::*;
+
+use super::*;
+use crate::keys::{KeyRows, KeyType};
+
+#[derive(Clone, Debug)]
+struct Built {
+    key: i64,
+    time: i64,
+    created: Option<i64>,
+}
+
+fn built() -> impl Strategy<Value = Vec<Built>> {
+    let row = (prop_oneof![4 => Just(0i64), 1 => 0i64..5], 0i64..12, proptest::option::of(0i64..3))
+        .prop_map(|(key, time, created)| Built { key, time, created });
+    proptest::collection::vec(row, 0..40)
+}
+
+fn probes() -> impl Strategy<Value = Vec<(Option<i64>, Option<i64>)>> {
+    let key = prop_oneof![6 => (0i64..6).prop_map(Some), 1 => Just(None)];
+    let time = prop_oneof![9 => (0i64..14).prop_map(Some), 1 => Just(None)];
+    proptest::collection::vec((key, time), 0..30)
+}
+
+fn ints(values: Vec<Option<i64>>) -> ArrayRef {
+    Arc::new(Int64Array::from(values))
+}
+
+/// Runs the kernel over chunks of the given sizes; gives each probe's build row, by its number in
+/// the sorted build side.
+fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: &[usize]) -> Vec<Option<usize>> {
+    let rows = KeyRows::new(&[KeyType::Int]).expect("converter");
+    let keys = ints(probes.iter().map(|p| p.0).collect());
+    let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
+    let probe_rows = rows.rows(&[keys], probes.len()).expect("rows");
+    let probe = Probe::new(probe_rows, times, |i| probes[i].0.is_some());
+    let mut latest = Latest::new(probe.len(), ttl);
+    let mut merge = Merge::new(&probe);
+    let (mut kept, mut carry, mut at, mut turn) = (Vec::new(), None, 0, 0);
+    let mut keep = |latest: &mut Latest, base: usize| {
+        let (picks, next) = latest.drain();
+        for pick in picks {
+            kept.push(match pick {
+                Pick::Carried => carry.expect("a row was carried"),
+                Pick::Row(row) => base + row,
+            });
+        }
+        if let Some(row) = next {
+            carry = Some(base + row);
+        }
+    };
+    while at < built.len() && !merge.is_done() {
+        let size = sizes.get(turn % sizes.len().max(1)).copied().unwrap_or(7).clamp(1, built.len() - at);
+        let chunk = &built[at..at + size];
+        let keys = rows.rows(&[ints(chunk.iter().map(|b| Some(b.key)).collect())], size).expect("rows");
+        let times: Vec<i64> = chunk.iter().map(|b| b.time).collect();
+        merge.push(&keys, &times, &mut latest).expect("push");
+        keep(&mut latest, at);
+        (at, turn) = (at + size, turn + 1);
+    }
+    merge.finish(&mut latest);
+    keep(&mut latest, 0);
+    let slots = latest.slots();
+    slots.into_iter().map(|slot| slot.map(|s| kept[s as usize])).collect()
+}
+
+proptest! {
+    #[test]
+    fn every_probe_gets_the_greatest_row_that_it_may_see(
+        mut built in built(),
+        probes in probes(),
+        ttl in prop_oneof![Just(0i64), 1i64..6],
+        sizes in proptest::collection::vec(1usize..9, 1..4),
+    ) {
+        // A stable sort: file order decides among rows that are equal in all.
+        built.sort_by_key(|b| (b.key, b.time, b.created));
+        let found = run(&built, &probes, ttl, &sizes);
+        prop_assert_eq!(found.len(), probes.len());
+        for (probe, found) in probes.iter().zip(found) {
+            let want = match *probe {
+                (Some(key), Some(t)) => built
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, b)| b.key == key && b.time <= t && (ttl == 0 || b.time >= t - ttl))
+                    .max_by_key(|(i, b)| (b.time, b.created, *i))
+                    .map(|(i, _)| i),
+                _ => None,
+            };
+            prop_assert_eq!(found, want, "{:?}", probe);
+        }
+    }
+}
+
+#[test]
+fn no_entities_is_one_key_for_all() {
+    let rows = KeyRows::new(&[]).expect("converter");
+    let times = Int64Array::from(vec![5, 15, 1]);
+    let probe = Probe::new(rows.rows(&[], 3).expect("rows"), times, |_| true);
+    assert_eq!(probe.time_range(), Some((1, 15)));
+    let mut latest = Latest::new(3, 0);
+    let mut merge = Merge::new(&probe);
+    merge.push(&rows.rows(&[], 2).expect("rows"), &[2, 10], &mut latest).expect("push");
+    merge.finish(&mut latest);
+    assert_eq!(latest.drain().0, [Pick::Row(0), Pick::Row(1)]);
+    assert_eq!(latest.slots(), [Some(0), Some(1), None]);
+}

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use model::ports::{Object, ObjectKind};
 use model::{Error, Result};
 use prost::Message;
+
+use super::known::Schema;
 use proto::feast::core;
 
 /// How an object differs from the one that is registered.
@@ -52,14 +54,22 @@ pub(super) fn compare(old: &Object, new: &Object) -> Result<Difference> {
     if old_bytes == new_bytes {
         return Ok(Difference::None);
     }
-    let (old, new) = (Canonical::of(old.kind, &old_bytes)?, Canonical::of(new.kind, &new_bytes)?);
-    Ok(if old.schema != new.schema {
-        Difference::Schema
-    } else if old.whole == new.whole && old.complete && new.complete {
-        Difference::None
-    } else {
-        Difference::Settings
-    })
+    let (a, b) = (Canonical::of(old.kind, &old_bytes)?, Canonical::of(new.kind, &new_bytes)?);
+    if a.schema != b.schema {
+        return Ok(Difference::Schema);
+    }
+    // the typed messages may be equal and a field that they do not know differ
+    let same = a.whole == b.whole && known(old.kind, &old_bytes)? && known(new.kind, &new_bytes)?;
+    Ok(if same { Difference::None } else { Difference::Settings })
+}
+
+fn known(kind: ObjectKind, bytes: &[u8]) -> Result<bool> {
+    let schema = Schema::load()?;
+    schema.knows(&format!(".feast.core.{}", kind.class()), bytes).map_err(malformed)
+}
+
+fn malformed(cause: prost::DecodeError) -> Error {
+    Error::invalid(format!("the object is no valid message: {cause}")).with_cause(cause)
 }
 
 /// Whether the meta messages say the same, in whatever order.
@@ -83,8 +93,7 @@ pub(super) fn same_meta(old: &Object, new: &Object) -> Result<bool> {
 fn without_meta(object: &Object) -> Result<Vec<u8>> {
     match object.kind.layout().meta {
         0 => Ok(object.bytes.to_vec()),
-        number => proto::raw::set(&object.bytes, number, None)
-            .map_err(|e| Error::invalid(format!("the object is no valid message: {e}")).with_cause(e)),
+        number => proto::raw::set(&object.bytes, number, None).map_err(malformed),
     }
 }
 
@@ -93,8 +102,6 @@ struct Canonical {
     whole: Vec<u8>,
     /// Of a view: what makes a new version of it.
     schema: Vec<u8>,
-    /// Whether the typed message holds all that the bytes hold: no unknown field is left out.
-    complete: bool,
 }
 
 impl Canonical {
@@ -149,9 +156,7 @@ impl Canonical {
                 });
             }),
             ObjectKind::FeatureService => Self::view(bytes, feature_service, |v| v.spec = None),
-            ObjectKind::DataSource => {
-                Self::view(bytes, |_: &mut core::DataSource| (), |v| *v = Default::default())
-            }
+            ObjectKind::DataSource => Self::view(bytes, data_source, |v| *v = Default::default()),
             ObjectKind::Entity => Self::view(bytes, |_: &mut core::Entity| (), |v| v.spec = None),
             ObjectKind::Project => Self::view(bytes, |_: &mut core::Project| (), |v| v.spec = None),
             ObjectKind::SavedDataset => Self::view(bytes, |_: &mut core::SavedDataset| (), |v| v.spec = None),
@@ -160,7 +165,7 @@ impl Canonical {
                 Self::view(bytes, |_: &mut core::ValidationReference| (), |v| *v = Default::default())
             }
             ObjectKind::Infra | ObjectKind::ProjectMetadata => {
-                Ok(Self { whole: bytes.to_vec(), schema: Vec::new(), complete: true })
+                Ok(Self { whole: bytes.to_vec(), schema: Vec::new() })
             }
         }
     }
@@ -171,13 +176,11 @@ impl Canonical {
         order: impl Fn(&mut M),
         keep_schema: impl Fn(&mut M),
     ) -> Result<Self> {
-        let mut message =
-            M::decode(bytes).map_err(|e| Error::invalid(format!("the object is no valid message: {e}")))?;
-        let complete = message.encoded_len() == bytes.len();
+        let mut message = M::decode(bytes).map_err(malformed)?;
         order(&mut message);
         let whole = message.encode_to_vec();
         keep_schema(&mut message);
-        Ok(Self { whole, schema: message.encode_to_vec(), complete })
+        Ok(Self { whole, schema: message.encode_to_vec() })
     }
 }
 
@@ -241,6 +244,10 @@ fn projection(projection: &mut core::FeatureViewProjection) {
     by_name(&mut projection.feature_columns);
     source(projection.batch_source.as_mut());
     source(projection.stream_source.as_mut());
+}
+
+fn data_source(outer: &mut core::DataSource) {
+    source(outer.batch_source.as_deref_mut());
 }
 
 /// A source inside another object carries times of its own, which define nothing.

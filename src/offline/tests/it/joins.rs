@@ -1,0 +1,271 @@
+//! The whole join, from files to the wire, against a naive oracle.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, DictionaryArray, RecordBatch, StringArray, TimestampNanosecondArray};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
+use model::ValueType;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use window::{AggregationDef, ColumnType, Scalar, Tiling, oracle};
+
+use crate::support::*;
+
+#[derive(Clone, Debug)]
+struct Row {
+    key: Option<i64>,
+    name: Option<String>,
+    time: Option<i64>,
+    created: Option<i64>,
+    value: Option<i64>,
+}
+
+fn keys() -> impl Strategy<Value = Option<i64>> {
+    prop_oneof![6 => Just(Some(1)), 3 => (0i64..5).prop_map(Some), 1 => Just(None)]
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let time = prop_oneof![12 => (0i64..30).prop_map(Some), 1 => Just(None)];
+    let row = (keys(), proptest::option::of("[ab]"), time, proptest::option::of(0i64..3), proptest::option::of(0i64..99))
+        .prop_map(|(key, name, time, created, value)| Row { key, name, time, created, value });
+    proptest::collection::vec(row, 1..200)
+}
+
+fn frame() -> impl Strategy<Value = Vec<(Option<i64>, Option<String>, i64)>> {
+    proptest::collection::vec((keys(), proptest::option::of("[ab]"), 0i64..40), 0..150)
+}
+
+fn written(rows: &[Row]) -> RecordBatch {
+    batch(vec![
+        ("k", ints(rows.iter().map(|r| r.key))),
+        ("n", texts(rows.iter().map(|r| r.name.clone()))),
+        ("f", ints(rows.iter().map(|r| r.value))),
+        ("t", times(rows.iter().map(|r| r.time))),
+        ("c", times(rows.iter().map(|r| r.created))),
+    ])
+}
+
+/// What the contract says, row by row.
+fn expected(rows: &[Row], key: impl Fn(&Row) -> bool, t: i64, ttl: i64) -> Option<i64> {
+    rows.iter()
+        .enumerate()
+        .filter(|(_, r)| key(r) && r.time.is_some_and(|time| time <= t && (ttl == 0 || time >= t - ttl)))
+        .max_by_key(|(i, r)| (r.time, r.created, *i))
+        .and_then(|(_, r)| r.value)
+}
+
+#[test]
+fn several_views_equal_the_oracle() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut runner = TestRunner::new(Config { cases: 40, ..Config::default() });
+    let ttl = prop_oneof![Just(0i64), 1i64..15];
+    let cases = (rows(), rows(), rows(), frame(), ttl);
+    let run = |(one, two, three, asked, ttl): (Vec<Row>, Vec<Row>, Vec<Row>, Vec<_>, i64)| {
+        let mut repo = Repo::new();
+        repo.entity("k", ValueType::Int32);
+        repo.entity("n", ValueType::String);
+        let feature = [("f", ValueType::Double)];
+        repo.view("one", &["k"], &feature, ttl, "one.parquet");
+        repo.view("two", &["n", "k"], &feature, 0, "two");
+        repo.view("three", &["__dummy"], &feature, ttl, "three-*.parquet");
+        repo.write("one.parquet", &written(&one));
+        let half = two.len() / 2;
+        repo.write("two/a.parquet", &written(&two[..half]));
+        repo.write("two/b/c.parquet", &written(&two[half..]));
+        repo.write("three-1.parquet", &written(&three));
+        let frame = batch(vec![
+            ("n", texts(asked.iter().map(|a| a.1.clone()))),
+            ("event_timestamp", times(asked.iter().map(|a| Some(a.2)))),
+            ("k", ints(asked.iter().map(|a| a.0))),
+        ]);
+        let command = historical(&[("one", &["f"]), ("two", &["f"]), ("three", &["f"])]);
+        let got = runtime.block_on(async { repo.serve().await.exchange(&command, &frame).await.expect("joins") });
+        prop_assert_eq!(got.project(&[0, 1, 2]).expect("the frame").columns(), frame.columns());
+        let column = |name: &str| got.column_by_name(name).expect(name).as_primitive::<arrow::datatypes::Float64Type>().clone();
+        let (first, second, third) = (column("one__f"), column("two__f"), column("three__f"));
+        for (i, (key, name, t)) in asked.iter().enumerate() {
+            let of = |c: &arrow::array::Float64Array| c.is_valid(i).then(|| c.value(i) as i64);
+            let by_key = |r: &Row| key.is_some() && r.key == *key;
+            prop_assert_eq!(of(&first), expected(&one, by_key, *t, ttl));
+            let by_both = |r: &Row| by_key(r) && name.is_some() && r.name == *name;
+            prop_assert_eq!(of(&second), expected(&two, by_both, *t, 0));
+            prop_assert_eq!(of(&third), expected(&three, |_| true, *t, ttl));
+        }
+        Ok(())
+    };
+    runner.run(&cases, run).expect("the oracle agrees");
+}
+
+/// A view of windows over events of `k`: count and sum of `v`.
+fn windowed(repo: &mut Repo, uri: &str, window_us: i64) -> Vec<AggregationDef> {
+    use proto::feast::core;
+    let source = source("events", uri);
+    let def = |function: &str, window_us: i64| AggregationDef {
+        feature: format!("{function}_{window_us}"),
+        column: "v".into(),
+        function: function.into(),
+        window_us,
+        slide_us: 0,
+    };
+    let defs = vec![def("count", window_us), def("sum", window_us), def("last", 3 * window_us)];
+    let spec = core::StreamFeatureViewSpec {
+        name: "windows".into(),
+        project: PROJECT.into(),
+        entities: vec!["k".into()],
+        features: defs.iter().map(|d| field(&d.feature, ValueType::Int64)).collect(),
+        batch_source: Some(source.clone()),
+        stream_source: Some(core::DataSource {
+            batch_source: Some(Box::new(source)),
+            options: Some(core::data_source::Options::KafkaOptions(core::data_source::KafkaOptions {
+                message_format: Some(core::StreamFormat {
+                    format: Some(core::stream_format::Format::JsonFormat(core::stream_format::JsonFormat {
+                        schema_json: "k bigint, v bigint, t timestamp".into(),
+                    })),
+                }),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }),
+        aggregations: defs
+            .iter()
+            .map(|d| core::Aggregation {
+                column: d.column.clone(),
+                function: d.function.clone(),
+                name: d.feature.clone(),
+                time_window: Some(prost_types::Duration { seconds: d.window_us / 1_000_000, nanos: 0 }),
+                ..Default::default()
+            })
+            .collect(),
+        timestamp_field: "t".into(),
+        ..Default::default()
+    };
+    let view = core::StreamFeatureView { spec: Some(spec), meta: None };
+    repo.put(model::ports::ObjectKind::StreamFeatureView, "windows", &view);
+    defs
+}
+
+#[test]
+fn windows_over_history_equal_the_definition() {
+    const SECOND: i64 = 1_000_000;
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut runner = TestRunner::new(Config { cases: 25, ..Config::default() });
+    let time = || prop_oneof![3 => 0i64..400 * SECOND, 1 => (0i64..400).prop_map(|s| s * SECOND)];
+    let event = (0i64..3, time(), proptest::option::of(-9i64..9));
+    let asked = (proptest::option::of(0i64..4), time());
+    let cases = (proptest::collection::vec(event, 1..200), proptest::collection::vec(asked, 1..100));
+    let run = |(events, asked): (Vec<(i64, i64, Option<i64>)>, Vec<(Option<i64>, i64)>)| {
+        let mut repo = Repo::new();
+        repo.entity("k", ValueType::Int64);
+        let defs = windowed(&mut repo, "events.parquet", 60 * SECOND);
+        repo.write(
+            "events.parquet",
+            &batch(vec![
+                ("k", ints(events.iter().map(|e| Some(e.0)))),
+                ("v", ints(events.iter().map(|e| e.2))),
+                ("t", times(events.iter().map(|e| Some(e.1)))),
+                ("c", times(events.iter().map(|e| Some(e.1)))),
+            ]),
+        );
+        let frame = batch(vec![
+            ("k", ints(asked.iter().map(|a| a.0))),
+            ("event_timestamp", times(asked.iter().map(|a| Some(a.1)))),
+        ]);
+        let names: Vec<&str> = defs.iter().rev().map(|d| d.feature.as_str()).collect();
+        let command = historical(&[("windows", &names)]);
+        let got = runtime.block_on(async { repo.serve().await.exchange(&command, &frame).await.expect("joins") });
+        prop_assert_eq!(got.num_rows(), asked.len());
+        for (i, (key, t)) in asked.iter().enumerate() {
+            let own: Vec<(i64, Vec<Scalar>)> = events
+                .iter()
+                .filter(|e| Some(e.0) == *key)
+                .map(|e| (e.1, vec![e.2.map_or(Scalar::Null, Scalar::Int)]))
+                .collect();
+            let columns = [("v".to_owned(), ColumnType::Int)];
+            let want = oracle::evaluate(&defs, Tiling::default(), &columns, &own, *t);
+            for (d, def) in defs.iter().enumerate() {
+                let name = format!("windows__{}", def.feature);
+                let column = got.column_by_name(&name).expect("a column").as_primitive::<Int64Type>();
+                let value = column.is_valid(i).then(|| column.value(i));
+                let wanted = match want.as_ref().map(|w| &w.values[d]) {
+                    Some(Scalar::Int(v)) => Some(*v),
+                    _ => None,
+                };
+                prop_assert_eq!(value, wanted, "{} at {}", name, t);
+            }
+        }
+        Ok(())
+    };
+    runner.run(&cases, run).expect("the oracle agrees");
+}
+
+#[tokio::test]
+async fn the_entity_frame_comes_back_as_it_was_sent() {
+    let mut repo = Repo::new();
+    repo.entity("n", ValueType::String);
+    repo.view("v", &["n"], &[("f", ValueType::Int64)], 0, "v.parquet");
+    repo.write(
+        "v.parquet",
+        &batch(vec![
+            ("n", texts([Some("a".into())])),
+            ("f", ints([Some(7)])),
+            ("t", times([Some(10)])),
+            ("c", times([None])),
+        ]),
+    );
+    let words: DictionaryArray<Int32Type> = ["a", "b", "a"].into_iter().collect();
+    let stamps = TimestampNanosecondArray::from(vec![Some(10_000), Some(20_000), None]).with_timezone("America/New_York");
+    let fields = vec![
+        Field::new("n", words.data_type().clone(), true),
+        Field::new("asked", stamps.data_type().clone(), true).with_metadata([("x".into(), "y".into())].into()),
+        Field::new("__index_level_0__", DataType::Utf8, false),
+    ];
+    let metadata = [("pandas".to_owned(), "{\"index_columns\": []}".to_owned())].into();
+    let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+    let index = StringArray::from(vec!["r", "q", "p"]);
+    let frame = RecordBatch::try_new(schema.clone(), vec![Arc::new(words), Arc::new(stamps), Arc::new(index)]).expect("frame");
+    let got = repo.serve().await.exchange(&historical(&[("v", &["f"])]), &frame).await.expect("joins");
+    assert_eq!(got.schema().metadata(), schema.metadata());
+    for i in 0..3 {
+        assert_eq!(got.schema().field(i).data_type(), schema.field(i).data_type());
+        assert_eq!(got.schema().field(i).metadata(), schema.field(i).metadata());
+        assert_eq!(got.column(i), frame.column(i));
+    }
+    assert_eq!(got.column(3), &ints([Some(7), None, None]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sort_beyond_the_memory_limit_spills_and_a_frame_beyond_it_is_refused() {
+    let mut repo = Repo::new();
+    repo.entity("k", ValueType::Int64);
+    repo.view("v", &["k"], &[("f", ValueType::String)], 0, "v.parquet");
+    let rows = 60_000i64;
+    let text = |i: i64| format!("{i:0>120}");
+    repo.write(
+        "v.parquet",
+        &batch(vec![
+            ("k", ints((0..rows).map(|i| Some(i * 7919 % rows)))),
+            ("f", texts((0..rows).map(|i| Some(text(i))))),
+            ("t", times((0..rows).map(|i| Some(i % 5)))),
+            ("c", times((0..rows).map(Some))),
+        ]),
+    );
+    let asked: Vec<i64> = (0..200).map(|i| i * 250).collect();
+    let frame = |repeat: usize| {
+        let keys = || asked.iter().cycle().take(asked.len() * repeat).copied();
+        batch(vec![("k", ints(keys().map(Some))), ("event_timestamp", times(keys().map(|_| Some(100))))])
+    };
+    // The source's text alone is about 7 MB.
+    let server = Server::start(repo.offline(4 << 20)).await;
+    let command = historical(&[("v", &["f"])]);
+    let got = server.exchange(&command, &frame(1)).await.expect("spills");
+    let found = got.column_by_name("v__f").expect("f").as_string::<i32>();
+    for (i, key) in asked.iter().enumerate() {
+        let row: i64 = found.value(i).parse().expect("a number");
+        assert_eq!(row * 7919 % rows, *key);
+    }
+    let error = server.exchange(&command, &frame(4000)).await.expect_err("too large");
+    assert_eq!(error.code(), tonic::Code::ResourceExhausted);
+    assert!(detail(&error).1.contains("memory limit"), "{error}");
+    // And the memory is free again.
+    server.exchange(&command, &frame(1)).await.expect("spills again");
+}

@@ -1,0 +1,187 @@
+//! The `OfflineLog` port: appends that are whole or not at all, the latest rows, the raw events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::ports::{AppendRows, NamedColumn, OfflineLog};
+use model::row::{Version, column_id};
+use model::value::proto_value::Val;
+use model::{EntityKey, Kind, Timestamp, Value, ValueType};
+use prost::Message;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::support::*;
+
+fn repo(uri: &str) -> Repo {
+    let mut repo = Repo::new();
+    repo.entity("k", ValueType::Int32);
+    repo.entity("n", ValueType::String);
+    repo.view("v", &["n", "k"], &[("f", ValueType::Double), ("g", ValueType::String)], 0, uri);
+    repo
+}
+
+fn value(val: Val) -> Value {
+    Value { val: Some(val) }
+}
+
+fn rows(from: i64, count: i64) -> AppendRows {
+    let column = |name: &str, of: &dyn Fn(i64) -> Value| NamedColumn {
+        name: name.into(),
+        values: (from..from + count).map(of).collect(),
+    };
+    AppendRows {
+        columns: vec![
+            column("k", &|i| value(Val::Int64Val(i))),
+            column("n", &|_| value(Val::StringVal("a".into()))),
+            column("f", &|i| value(Val::Int64Val(i))),
+            column("g", &|i| if i % 2 == 0 { Value { val: None } } else { value(Val::StringVal(format!("g{i}"))) }),
+        ],
+        versions: (from..from + count)
+            .map(|i| Version { event: Timestamp(i), created: Timestamp(i % 3) })
+            .collect(),
+    }
+}
+
+async fn latest(repo: &Repo, from: i64, to: i64) -> BTreeMap<EntityKey, (Version, Vec<Value>)> {
+    let offline = repo.offline(64 << 20);
+    let view = repo.registered("v");
+    let mut batches = offline.latest(&view, Timestamp(from)..Timestamp(to)).await.expect("reads");
+    let mut out = BTreeMap::new();
+    while let Some(batch) = batches.next().await.expect("reads") {
+        for (key, row) in batch {
+            let of = |name: &str| {
+                let (bytes, _) = row.get(column_id(name)).expect("every feature stands in the row");
+                Value::decode(bytes).expect("a value")
+            };
+            let before = out.insert(key, (row.newest(), vec![of("f"), of("g")]));
+            assert!(before.is_none(), "one row per key");
+        }
+    }
+    out
+}
+
+fn key(n: &str, k: i32) -> EntityKey {
+    EntityKey::encode(&[("n", &value(Val::StringVal(n.into()))), ("k", &value(Val::Int32Val(k)))]).expect("a key")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appended_rows_are_read_back_and_concurrent_writers_lose_none() {
+    for uri in ["v.parquet", "folder/"] {
+        let repo = repo(uri);
+        let offline = Arc::new(repo.offline(64 << 20));
+        let view = repo.registered("v");
+        // The first append makes the file; twelve more at once, with a reader beside them.
+        assert_eq!(offline.append(&view, rows(0, 5)).await.expect("appends"), 5);
+        let writers: Vec<_> = (1..13)
+            .map(|i| {
+                let (offline, view) = (offline.clone(), view.clone());
+                tokio::spawn(async move { offline.append(&view, rows(i * 5, 5)).await.expect("appends") })
+            })
+            .collect();
+        while writers.iter().any(|w| !w.is_finished()) {
+            assert_eq!(latest(&repo, 0, 1000).await.len() % 5, 0, "an append shows whole or not at all");
+        }
+        for writer in writers {
+            assert_eq!(writer.await.expect("no panic"), 5);
+        }
+        let all = latest(&repo, 0, 1000).await;
+        assert_eq!(all.len(), 65);
+        let want = Version { event: Timestamp(31), created: Timestamp(1) };
+        let stored = vec![value(Val::DoubleVal(31.0)), value(Val::StringVal("g31".into()))];
+        assert_eq!(all[&key("a", 31)], (want, stored));
+        assert_eq!(all[&key("a", 30)].1[1], Value { val: None });
+        let hidden = std::fs::read_dir(repo.dir.path().join(if uri == "folder/" { "folder" } else { "" })).expect("lists");
+        let left: Vec<_> = hidden.filter(|e| e.as_ref().expect("entry").file_name().to_string_lossy().starts_with('.')).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_append_that_does_not_fit_changes_nothing_and_says_why() {
+    let repo = repo("v.parquet");
+    let offline = repo.offline(64 << 20);
+    let view = repo.registered("v");
+    offline.append(&view, rows(0, 5)).await.expect("appends");
+    let before = std::fs::read(repo.dir.path().join("v.parquet")).expect("reads");
+    let mut missing = rows(5, 5);
+    missing.columns.pop();
+    let mut extra = rows(5, 5);
+    extra.columns.push(NamedColumn { name: "h".into(), values: vec![value(Val::BoolVal(true)); 5] });
+    let mut lossy = rows(5, 5);
+    lossy.columns[2].values[3] = value(Val::StringVal("much".into()));
+    for (rows, text) in [(missing, "missing g"), (extra, "not in the source h"), (lossy, "column 'f': \"much\"")] {
+        let error = offline.append(&view, rows).await.expect_err(text);
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert!(error.message().contains(text), "{}", error.message());
+    }
+    assert_eq!(std::fs::read(repo.dir.path().join("v.parquet")).expect("reads"), before);
+}
+
+#[test]
+fn latest_and_events_equal_the_oracle() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut runner = TestRunner::new(Config { cases: 40, ..Config::default() });
+    let row = (
+        prop_oneof![9 => (0i64..4).prop_map(Some), 1 => Just(None)],
+        proptest::option::weighted(0.9, "[ab]"),
+        proptest::option::weighted(0.9, 0i64..30),
+        proptest::option::of(0i64..3),
+        proptest::option::of(0i64..99),
+    );
+    let cases = (proptest::collection::vec(row, 1..300), 0i64..15, 10i64..35);
+    let run = |(rows, from, to): (Vec<(Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<i64>)>, i64, i64)| {
+        let repo = repo("v.parquet");
+        repo.write(
+            "v.parquet",
+            &batch(vec![
+                ("k", ints(rows.iter().map(|r| r.0))),
+                ("n", texts(rows.iter().map(|r| r.1.clone()))),
+                ("f", ints(rows.iter().map(|r| r.4))),
+                ("g", texts(rows.iter().map(|_| None))),
+                ("t", times(rows.iter().map(|r| r.2))),
+                ("c", times(rows.iter().map(|r| r.3))),
+            ]),
+        );
+        let mut want: BTreeMap<EntityKey, ((i64, Option<i64>), Option<i64>)> = BTreeMap::new();
+        let mut events = Vec::new();
+        for (k, n, t, c, f) in &rows {
+            let (Some(k), Some(n), Some(t)) = (k, n, t) else { continue };
+            let key = key(n, *k as i32);
+            if *t < to {
+                events.push((key.clone(), *t, *f));
+            }
+            if (from..to).contains(t) {
+                let best = want.entry(key).or_insert(((*t, *c), *f));
+                if (*t, *c) >= best.0 {
+                    *best = ((*t, *c), *f);
+                }
+            }
+        }
+        let got = runtime.block_on(latest(&repo, from, to));
+        prop_assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+        for (key, ((t, c), f)) in want {
+            let (version, values) = &got[&key];
+            prop_assert_eq!(*version, Version { event: Timestamp(t), created: Timestamp(c.unwrap_or(0)) });
+            prop_assert_eq!(&values[0], &f.map_or(Value { val: None }, |f| value(Val::DoubleVal(f as f64))));
+        }
+        let raw = runtime.block_on(async {
+            let offline = repo.offline(64 << 20);
+            let view = repo.registered("v");
+            let columns = ["f".to_owned()];
+            let mut batches = offline.events(&view, &columns, Timestamp(to)).await.expect("reads");
+            let mut out = Vec::new();
+            while let Some(batch) = batches.next().await.expect("reads") {
+                out.extend(batch.into_iter().map(|e| (e.key, e.time.0, e.values)));
+            }
+            out
+        });
+        let events: Vec<_> = events
+            .into_iter()
+            .map(|(key, t, f)| (key, t, vec![f.map_or(Value { val: None }, |f| value(Val::Int64Val(f)))]))
+            .collect();
+        prop_assert_eq!(raw, events);
+        Ok(())
+    };
+    runner.run(&cases, run).expect("the oracle agrees");
+}

@@ -1,0 +1,7 @@
+//! The offline side as its callers see it: Flight over a socket, and the `OfflineLog` port, over
+//! Parquet files in a temporary repo.
+
+mod flight;
+mod joins;
+mod log;
+mod support;

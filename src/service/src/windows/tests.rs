@@ -1,0 +1,199 @@
+//! The bridge held against what a user registers: types, refusals by name, answers in the features'
+//! order, and state rebuilt from history.
+
+use std::collections::BTreeMap;
+
+use model::ports::{BoxFuture, RawEvent};
+use proptest::prelude::*;
+use proto::feast::core;
+
+use super::*;
+
+const T0: i64 = 1_767_225_600_000_000;
+
+/// Feature, function, column; all over one minute.
+type Aggregation = (&'static str, &'static str, &'static str);
+
+fn view(schema: Option<&str>, features: &[(&str, ValueType)], aggregations: &[Aggregation]) -> View {
+    let field = |(name, value_type): &(&str, ValueType)| core::FeatureSpecV2 {
+        name: (*name).to_owned(),
+        value_type: *value_type as i32,
+        ..Default::default()
+    };
+    let kafka = |schema: &str| core::DataSource {
+        name: "events".to_owned(),
+        field_mapping: BTreeMap::from([("amt".to_owned(), "amount".to_owned())]),
+        options: Some(core::data_source::Options::KafkaOptions(core::data_source::KafkaOptions {
+            message_format: Some(core::StreamFormat {
+                format: Some(core::stream_format::Format::JsonFormat(core::stream_format::JsonFormat {
+                    schema_json: schema.to_owned(),
+                })),
+            }),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let spec = core::StreamFeatureViewSpec {
+        name: "activity".to_owned(),
+        features: features.iter().map(field).collect(),
+        stream_source: schema.map(kafka),
+        aggregations: aggregations
+            .iter()
+            .map(|(name, function, column)| core::Aggregation {
+                name: (*name).to_owned(),
+                function: (*function).to_owned(),
+                column: (*column).to_owned(),
+                time_window: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    };
+    View::of_stream("demo", core::StreamFeatureView { spec: Some(spec), meta: None }, &BTreeMap::new())
+}
+
+fn of(val: Val) -> Value {
+    Value { val: Some(val) }
+}
+
+const SCHEMA: &str = "amt double, n int, at timestamp, who string, tags array<string>";
+
+#[test]
+fn an_answer_has_the_features_order_and_types() {
+    let view = view(
+        Some(SCHEMA),
+        &[
+            ("spare", ValueType::String),
+            ("last_at", ValueType::UnixTimestamp),
+            ("mean", ValueType::Float),
+            ("n_sum", ValueType::Int32),
+            ("events", ValueType::Int64),
+            ("tagged", ValueType::Double),
+        ],
+        &[
+            ("events", "count", ""),
+            ("tagged", "count", "tags"),
+            ("mean", "mean", "amount"),
+            ("last_at", "last", "at"),
+            ("n_sum", "sum", "n"),
+        ],
+    );
+    let spec = spec_of(&view).expect("good");
+    assert_eq!(spec.columns(), columns(&view));
+    assert_eq!(columns(&view), ["amount", "at", "n", "tags"]);
+    let mut state = State::new(&spec);
+    let tags = proto::feast::types::StringList { val: vec!["x".to_owned()] };
+    for (amount, n) in [(1.0, i64::from(i32::MAX)), (2.0, 1)] {
+        let values = [
+            of(Val::DoubleVal(amount)),
+            of(Val::UnixTimestampVal(1_700_000_000)),
+            of(Val::Int64Val(n)),
+            of(Val::StringListVal(tags.clone())),
+        ];
+        let columns: Vec<Scalar> = values.iter().map(to_scalar).collect();
+        state.apply(&spec, Event { ts_us: T0, columns: &columns }, T0).expect("fits");
+    }
+    let bytes = encode(&state, &spec).expect("not empty");
+    let (time, values) = answer(&bytes, &spec, &view, Timestamp(T0)).expect("readable").expect("known");
+    assert_eq!(time, Timestamp(T0));
+    let want = [
+        value::NULL,
+        of(Val::UnixTimestampVal(1_700_000_000)),
+        of(Val::FloatVal(1.5)),
+        of(Val::Int32Val(i32::MAX)),
+        of(Val::Int64Val(2)),
+        of(Val::DoubleVal(2.0)),
+    ];
+    assert_eq!(values, want);
+    assert_eq!(answer(&bytes, &spec, &view, Timestamp(T0 + 120 * SECOND)).expect("readable"), None);
+    assert_eq!(encode(&State::new(&spec), &spec), None);
+}
+
+#[test]
+fn a_refusal_names_feature_function_and_column() {
+    for (features, aggregation, names) in [
+        (("x", ValueType::Double), ("x", "average", "amount"), vec!["`average`", "`x`", "count, sum"]),
+        (("x", ValueType::Double), ("x", "sum", "price"), vec!["`price`", "`x`"]),
+        (("x", ValueType::Double), ("x", "sum", "who"), vec!["`who`", "`sum`", "Text"]),
+        (("x", ValueType::Int64), ("x", "mean", "amount"), vec!["`x`", "`mean`", "`amount`", "register DOUBLE"]),
+        (("x", ValueType::Int64), ("x", "max", "who"), vec!["register STRING"]),
+    ] {
+        let refused = spec_of(&view(Some(SCHEMA), &[features], &[aggregation])).expect_err("refused");
+        assert_eq!(refused.kind(), Kind::InvalidArgument);
+        for name in names.into_iter().chain(["'activity'", "'demo'"]) {
+            assert!(refused.message().contains(name), "{name} in: {refused}");
+        }
+    }
+    let schema = spec_of(&view(Some("amt dubble"), &[], &[("x", "count", "")])).expect_err("refused");
+    assert!(schema.message().contains("'events'") && schema.message().contains("dubble"), "{schema}");
+}
+
+#[test]
+fn without_a_schema_the_types_follow_from_the_features() {
+    let typed = |features: &[(&str, ValueType)], aggregations: &[Aggregation]| {
+        spec_of(&view(None, features, aggregations)).map(|s| s.features().iter().map(window::Feature::output).collect())
+    };
+    let aggregations = [("n", "count", "a"), ("s", "sum", "a"), ("m", "mean", "a"), ("l", "last", "b")];
+    let features = [("s", ValueType::Double), ("l", ValueType::String)];
+    let outputs: Vec<ColumnType> = typed(&features, &aggregations).expect("good");
+    assert_eq!(outputs, [ColumnType::Int, ColumnType::Float, ColumnType::Float, ColumnType::Text]);
+    let outputs: Vec<ColumnType> = typed(&[("s", ValueType::Int64)], &[("s", "sum", "a")]).expect("good");
+    assert_eq!(outputs, [ColumnType::Int]);
+    // the mean needs a float column, whose sum an integer feature cannot hold
+    assert!(typed(&[("s", ValueType::Int64)], &aggregations).is_err());
+}
+
+#[test]
+fn state_of_another_definition_is_told_from_damage() {
+    let (one, two) =
+        (view(Some(SCHEMA), &[], &[("x", "sum", "amount")]), view(Some(SCHEMA), &[], &[("x", "min", "amount")]));
+    let (spec, other) = (spec_of(&one).expect("good"), spec_of(&two).expect("good"));
+    let mut state = State::new(&spec);
+    state.apply(&spec, Event { ts_us: T0, columns: &[Scalar::Float(1.0)] }, T0).expect("fits");
+    let bytes = encode(&state, &spec).expect("not empty");
+    let changed = answer(&bytes, &other, &two, Timestamp(T0)).expect_err("another definition");
+    assert_eq!(changed.kind(), Kind::Unavailable);
+    let damaged = answer(&bytes[..bytes.len() - 1], &spec, &one, Timestamp(T0)).expect_err("damaged");
+    assert_eq!(damaged.kind(), Kind::Internal);
+}
+
+struct Batches(Vec<Vec<RawEvent>>);
+
+impl EventBatches for Batches {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<RawEvent>>>> {
+        Box::pin(async { Ok(self.0.pop()) })
+    }
+}
+
+proptest! {
+    /// A backfill to a cut-over leaves what the events before it make, and nothing of later ones.
+    #[test]
+    fn rebuilt_state_answers_as_the_events_before_the_cut_over(
+        events in proptest::collection::vec((0..3u8, -100..100i64, 0..180i64), 0..40),
+        cut in 0..180i64,
+        size in 1usize..7,
+    ) {
+        let view = view(Some(SCHEMA), &[("s", ValueType::Int64)], &[("s", "sum", "n")]);
+        let spec = spec_of(&view).expect("good");
+        let key = |k: u8| EntityKey::from_bytes(&[k]);
+        let raw = |&(k, n, age): &(u8, i64, i64)| RawEvent {
+            key: key(k),
+            time: Timestamp(T0 - age * SECOND),
+            values: vec![of(Val::Int64Val(n))],
+        };
+        let end = Timestamp(T0 - cut * SECOND);
+        let mut batches = Batches(events.chunks(size).map(|c| c.iter().map(raw).collect()).collect());
+        let rebuilt = tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+            .block_on(rebuild(&view, &spec, &mut batches, end, Timestamp(T0))).expect("builds");
+        let start = spec.window_start(T0);
+        for k in 0..3 {
+            let inside: Vec<i64> = events.iter().map(raw)
+                .filter(|e| e.key == key(k) && e.time < end && e.time.micros() >= start)
+                .map(|e| match e.values[0].val { Some(Val::Int64Val(n)) => n, _ => 0 }).collect();
+            let state = rebuilt.iter().find(|w| w.key == key(k)).and_then(|w| w.state.clone());
+            let found = state.and_then(|s| answer(&s, &spec, &view, Timestamp(T0)).expect("readable"));
+            let want = (!inside.is_empty()).then(|| vec![of(Val::Int64Val(inside.iter().sum()))]);
+            prop_assert_eq!(found.map(|(_, values)| values), want);
+        }
+    }
+}
