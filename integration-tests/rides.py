@@ -88,6 +88,11 @@ def stats(driver: object, trips: object, at: datetime, rating: str | None = "goo
     return row | {"event_timestamp": at, "created": at} | more
 
 
+def badge(driver: int, trips: int, at: datetime, name: str | None = None) -> Row:
+    """A row of driver_forever."""
+    return {"driver_id": driver, "trips": trips, "badge": name, "event_timestamp": at, "created": at}
+
+
 @dataclass
 class Rides:
     """The repo, the server on it, and the SDK's store."""

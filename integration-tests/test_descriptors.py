@@ -125,7 +125,9 @@ def differences(ours: set[Line], theirs: set[Line]) -> list[str]:
     a, b = ({line.what: line.how for line in side} for side in (ours, theirs))
     told = [f"missing: {what} ({b[what]})" for what in b.keys() - a.keys()]
     told += [f"extra: {what} ({a[what]})" for what in a.keys() - b.keys()]
-    told += [f"differs: {what}: ours {a[what]}, Feast's {b[what]}" for what in a.keys() & b.keys() if a[what] != b[what]]
+    told += [
+        f"differs: {what}: ours {a[what]}, Feast's {b[what]}" for what in a.keys() & b.keys() if a[what] != b[what]
+    ]
     return sorted(told)
 
 

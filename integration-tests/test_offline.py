@@ -35,7 +35,8 @@ from feast.errors import (
     FeastEntityDFMissingColumnsError,
     FeatureViewNotFoundException,
 )
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
+from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.infra.offline_stores.remote import RemoteOfflineStore, _call_exchange, build_arrow_flight_client
 from feast.types import Array, Bool, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
@@ -249,7 +250,11 @@ def objects() -> list[object]:
         view("written", driver, file_source("written"), note),
         view("vanishing", driver, file_source("vanishing"), note),
         file_source("unused", "drivers.parquet"),
-        FeatureService(name="drivers_and_customers", features=[day[["rate", "trips"]], profile]),
+        FeatureService(
+            name="drivers_and_customers",
+            features=[day[["rate", "trips"]], profile],
+            logging_config=LoggingConfig(destination=FileLoggingDestination(path="data/logs")),
+        ),
         FeatureService(
             name="two_cities",
             features=[
@@ -915,3 +920,31 @@ def test_persist_writes_the_training_set_on_the_server(world: World) -> None:
     with pytest.raises(Exception, match=r"saved"):
         job.persist(storage)
     job.persist(storage, allow_overwrite=True)
+
+
+def test_logged_features_are_kept_at_their_destination(world: World) -> None:
+    service = world.features.get_feature_service("drivers_and_customers")
+    schema = FeatureServiceLoggingSource(service, "history").get_schema(world.features.registry)
+    rows = [
+        {
+            "driver_id": driver,
+            "customer_id": "ann",
+            "driver_day__rate": driver / 2,
+            "__log_timestamp": BEGIN.to_pydatetime(),
+            "__log_date": BEGIN.date(),
+            "__request_id": f"request-{driver}",
+        }
+        for driver in DRIVERS
+    ]
+    logs = pa.Table.from_pylist(rows, schema=schema)
+    for _ in range(2):
+        world.features.write_logged_features(logs, service)
+    kept = pq.read_table(world.larder.repo / "data" / "logs")
+    assert set(kept.column_names) == set(schema.names)
+    kept = kept.select(schema.names).cast(schema)
+    assert sorted(kept["__request_id"].to_pylist()) == sorted(logs["__request_id"].to_pylist() * 2)
+    assert kept.slice(0, len(logs)).sort_by("driver_id").equals(logs)
+    unlogged = world.features.get_feature_service("two_cities")
+    unlogged.logging_config = service.logging_config
+    with pytest.raises(Exception, match="logging_config"):
+        world.features.write_logged_features(logs, unlogged)

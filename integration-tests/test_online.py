@@ -49,7 +49,7 @@ import rides
 from conftest import StartLarder
 from faces import NEVER, Answer, Face, Grpc, Http, Row, Sdk, now
 from online import Cell, micros
-from rides import DAY, DRIVER, Rides, fresh, pushed_view, stats
+from rides import DAY, DRIVER, Rides, badge, fresh, pushed_view, stats
 
 MINUTE = timedelta(minutes=1)
 AT = now().replace(microsecond=123_456) - timedelta(hours=1)
@@ -61,11 +61,6 @@ def us(at: datetime) -> int:
     found = micros(at)
     assert found is not None
     return found
-
-
-def badge(driver: int, trips: int, at: datetime, name: str | None = None) -> Row:
-    """A row of driver_forever."""
-    return {"driver_id": driver, "trips": trips, "badge": name, "event_timestamp": at, "created": at}
 
 
 @pytest.fixture(scope="module")

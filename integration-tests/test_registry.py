@@ -48,7 +48,7 @@ SERVICES = ["--services", "online,registry"]
 APPLY = ("apply", "--skip-source-validation")
 
 # Every kind of object that the SDK can apply, as a repo has them.
-DEFINITIONS = '''
+DEFINITIONS = """
 from datetime import timedelta
 from pathlib import Path
 
@@ -117,7 +117,7 @@ activity = FeatureService(name="activity", features=[stats[["trips", "rate"]], p
 whole_view = FeatureService(name="whole_view", features=[stats], description="all of it")
 readers = Permission(name="readers", types=[FeatureView], policy=RoleBasedPolicy(roles=["reader"]),
                      actions=[AuthzedAction.DESCRIBE, AuthzedAction.READ_ONLINE], name_patterns=["s.*"])
-'''
+"""
 
 ENTITIES = {"driver", "city"}
 # a request source inside an on-demand view is registered too
@@ -334,7 +334,7 @@ def test_a_change_is_applied_and_created_is_kept(applied: FeatureStore, everythi
 def test_versions_count_changes_of_the_schema(applied: FeatureStore, everything: Path) -> None:
     assert applied.get_feature_view("stats").current_version_number in (None, 0)
     source = everything / "definitions.py"
-    changed = DEFINITIONS.replace("Field(name=\"rating\", dtype=String", "Field(name=\"grade\", dtype=String")
+    changed = DEFINITIONS.replace('Field(name="rating", dtype=String', 'Field(name="grade", dtype=String')
     source.write_text(changed)
     table = pd.read_parquet(everything / "data" / "stats.parquet").assign(grade="a")
     table.to_parquet(everything / "data" / "stats.parquet")
@@ -377,7 +377,11 @@ NOT_FOUND = [
     ("feature_view", FeatureViewNotFoundException, "Feature view x does not exist in project everything"),
     ("feature_service", FeatureServiceNotFoundException, "Feature service x does not exist in project everything"),
     ("saved_dataset", SavedDatasetNotFound, "Saved dataset x does not exist in project everything"),
-    ("validation_reference", ValidationReferenceNotFound, "Validation reference x does not exist in project everything"),
+    (
+        "validation_reference",
+        ValidationReferenceNotFound,
+        "Validation reference x does not exist in project everything",
+    ),
     ("permission", PermissionObjectNotFoundException, "Permission x does not exist in project everything"),
 ]
 
@@ -403,7 +407,9 @@ def test_other_errors_are_feast_s_own_too(applied: FeatureStore, everything: Pat
         with pytest.raises(FeatureViewNotFoundException, match="Feature view x does not exist"):
             getattr(applied.registry, getter)("x", PROJECT)
 
-    bad = DEFINITIONS.replace('function="sum"', 'function="harmonic_mean"').replace("sum_amount", "harmonic_mean_amount")
+    bad = DEFINITIONS.replace('function="sum"', 'function="harmonic_mean"').replace(
+        "sum_amount", "harmonic_mean_amount"
+    )
     (everything / "definitions.py").write_text(bad)
     done = subprocess.run(
         [Path(sys.executable).parent / "feast", *APPLY], cwd=everything, capture_output=True, text=True, check=False
@@ -509,7 +515,10 @@ def test_fields_of_a_newer_sdk_survive(server: Larder, ports: Ports, everything:
     sent = b"\x0a" + bytes([len(spec)]) + spec + b"\xc2\xbb\x01\x03new"
     calls.ApplyEntity(pb.ApplyEntityRequest(entity=EntityProto.FromString(sent), project=PROJECT, commit=True))
     server.restart()
-    for read in (calls.GetEntity(pb.GetEntityRequest(name="future", project=PROJECT)), calls.Proto(Empty()).entities[0]):
+    for read in (
+        calls.GetEntity(pb.GetEntityRequest(name="future", project=PROJECT)),
+        calls.Proto(Empty()).entities[0],
+    ):
         whole = read.SerializeToString()
         assert b"\xc2\xbb\x01\x03new" in whole
         assert b"\xca\xbb\x01\x04news" in whole
@@ -608,7 +617,9 @@ def test_a_registry_file_that_is_not_there_yet_is_empty(
     larder: StartLarder, everything: Path, ports: Ports, tmp_path: Path
 ) -> None:
     path = tmp_path / "later" / "registry.db"
-    (everything / "larder.yaml").write_text(yaml.safe_dump({"project": PROJECT, "registry": {"type": "file", "path": str(path)}}))
+    (everything / "larder.yaml").write_text(
+        yaml.safe_dump({"project": PROJECT, "registry": {"type": "file", "path": str(path)}})
+    )
     larder(everything, ports=ports, args=SERVICES)
     client = store(everything)
     assert client.list_entities() == []

@@ -41,18 +41,20 @@ class Larder:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         outlive: bool = False,
+        cert: Path | None = None,
     ) -> None:
         self.binary = binary
         self.repo = repo
         self.ports = ports
         self.args = list(args)
         self.env = dict(env or {})
+        self.cert = cert
         self.process = Process("larder", log or repo / "larder.log", outlive)
 
     @property
     def online_url(self) -> str:
         """HTTP (and gRPC) address of the online server."""
-        return f"http://{HOST}:{self.ports.online}"
+        return f"{'https' if self.cert else 'http'}://{HOST}:{self.ports.online}"
 
     @property
     def metrics_url(self) -> str:
@@ -85,17 +87,30 @@ class Larder:
         ]
 
     def start(self, seconds: float = 30.0) -> Larder:
-        """Start, and wait until /health answers 200. A server that dies or dawdles raises with its log."""
+        """Start, and wait until it is ready. A server that dies or dawdles raises with its log."""
         self.process.spawn(self.command(), cwd=self.repo, env=self.env)
-        self.process.wait_ready(self.healthy, seconds)
+        self.process.wait_ready(self.ready, seconds)
         return self
+
+    def ready(self) -> bool:
+        """Whether /health answers 200, or /metrics where the online service was not asked for."""
+        if "--services" in self.args and "online" not in self.args[self.args.index("--services") + 1].split(","):
+            return self._answers(self.metrics_url)
+        return self.healthy()
 
     def healthy(self) -> bool:
         """Whether /health answers 200 right now."""
+        return self._answers(f"{self.online_url}/health")
+
+    def _answers(self, url: str) -> bool:
         try:
-            return requests.get(f"{self.online_url}/health", timeout=2).status_code == 200
+            return requests.get(url, timeout=2, verify=self._verify).status_code == 200
         except requests.RequestException:
             return False
+
+    @property
+    def _verify(self) -> str | bool:
+        return str(self.cert) if self.cert else True
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -115,7 +130,8 @@ class Larder:
 
     def post(self, path: str, body: object, **options: object) -> requests.Response:
         """POST JSON to the online server; the response as it is, whatever its status."""
-        return requests.post(f"{self.online_url}{path}", json=body, timeout=60, **options)  # type: ignore[arg-type]
+        url = f"{self.online_url}{path}"
+        return requests.post(url, json=body, timeout=60, verify=self._verify, **options)  # type: ignore[arg-type]
 
     def metrics(self) -> str:
         """The page /metrics."""

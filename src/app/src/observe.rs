@@ -47,6 +47,7 @@ pub(crate) async fn request(State(service): State<&'static str>, request: Reques
     let began = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     let seconds = began.elapsed().as_secs_f64();
+    rpc::status::blame_caller(response.headers_mut());
     let status = status(&response);
     span.record("status", status.as_str());
     opentelemetry::global::get_text_map_propagator(|p| {

@@ -293,14 +293,13 @@ impl Loop<'_> {
     fn write(&mut self, batch: &mut Batch, epoch: u64, messages: usize, started: Instant) -> Result<End, Stop> {
         let (feed, deps) = (self.feed, self.deps);
         if !batch.dead.is_empty() {
-            let producer = match self.producer.take() {
-                Some(producer) => producer,
-                None => {
-                    let properties = deps.settings.producer_properties();
-                    let _guard = self.runtime.enter();
-                    dead_letter::Producer::new(feed, &properties)
-                        .map_err(|e| Stop::kafka("the dead-letter producer cannot be made", &e))?
-                }
+            let producer = if let Some(producer) = self.producer.take() {
+                producer
+            } else {
+                let properties = deps.settings.producer_properties();
+                let _guard = self.runtime.enter();
+                dead_letter::Producer::new(feed, &properties)
+                    .map_err(|e| Stop::kafka("the dead-letter producer cannot be made", &e))?
             };
             let send = || async { producer.send(feed, &batch.dead).await.map_err(|e| Retry::Again(e.to_string())) };
             let sent = self.retry("the dead-letter topic does not take messages", epoch, send)?;

@@ -3,17 +3,17 @@
 //! Knows no Kafka client: it is given messages and a store. A batch is prepared from values alone;
 //! writing it twice leaves what writing it once leaves, so a write may be tried until it succeeds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ports::{OnlineStore, Position, Read, RowWrite, StateWrite, WriteBatch};
+use model::ports::{OnlineStore, Position, RowWrite, StateWrite, WriteBatch};
 use model::row::{Column, Row};
 use model::value::is_null;
-use model::{EntityKey, Timestamp};
+use model::Timestamp;
 use prost::Message as _;
-use service::windows;
-use window::{Outcome, Scalar, Spec, State};
+use service::windows::{self, FoldError, FoldEvent};
+use window::{Scalar, Spec};
 
 use crate::decode::{self, Event, Reason};
 use crate::error::Stop;
@@ -171,49 +171,19 @@ async fn apply(
     events: &[Event],
     now: Timestamp,
 ) -> Result<(Vec<StateWrite>, Applied), Failure> {
-    let mut place: HashMap<&EntityKey, usize> = HashMap::new();
-    let mut keys: Vec<EntityKey> = Vec::new();
-    let whose: Vec<usize> = events
+    let columns: Vec<Vec<Scalar>> =
+        events.iter().map(|event| event.values.iter().map(windows::to_scalar).collect()).collect();
+    let events: Vec<_> = events
         .iter()
-        .map(|event| {
-            *place.entry(&event.key).or_insert_with(|| {
-                keys.push(event.key.clone());
-                keys.len() - 1
-            })
-        })
+        .zip(&columns)
+        .map(|(event, columns)| FoldEvent { key: &event.key, time: event.version.event, columns })
         .collect();
-    if keys.is_empty() {
-        return Ok((Vec::new(), Applied::default()));
-    }
-    let reads = [Read { table: Arc::clone(&feed.view.table), keys }];
-    let stored = store.read_states(&reads).await.map_err(Failure::of_store)?;
-    let mut states = Vec::with_capacity(reads[0].keys.len());
-    for bytes in stored.into_iter().next().unwrap_or_default() {
-        states.push(match bytes {
-            Some(bytes) => {
-                State::decode(spec, &bytes).map_err(|e| Failure::State(windows::state_error(&feed.view, e)))?
-            }
-            None => State::new(spec),
-        });
-    }
-    states.resize_with(reads[0].keys.len(), || State::new(spec));
-    let mut counts = Applied::default();
-    for (event, at) in events.iter().zip(whose) {
-        let columns: Vec<Scalar> = event.values.iter().map(windows::to_scalar).collect();
-        let taken = window::Event { ts_us: event.version.event.micros(), columns: &columns };
-        // decoding gave every column the schema's type, so a refusal is a defect of ours
-        match states[at].apply(spec, taken, now.micros()) {
-            Ok(Outcome::Applied) => counts.applied += 1,
-            Ok(Outcome::LateDropped) => counts.dropped += 1,
-            Err(e) => return Err(Failure::State(windows::state_error(&feed.view, e))),
-        }
-    }
-    let [read] = reads;
-    let writes = read.keys.into_iter().zip(states).map(|(key, mut state)| {
-        state.evict(spec, now.micros());
-        StateWrite { table: Arc::clone(&feed.view.table), key, state: windows::encode(&state, spec) }
-    });
-    Ok((writes.collect(), counts))
+    // decoding gave every column the schema's type, so a refused event is a defect of ours
+    let folded = windows::fold(&feed.view, spec, store, &events, now).await.map_err(|e| match e {
+        FoldError::Store(e) => Failure::of_store(e),
+        FoldError::State(e) => Failure::State(e),
+    })?;
+    Ok((folded.states, Applied { applied: folded.applied, dropped: folded.late_dropped }))
 }
 
 /// Progress as the store keeps it.

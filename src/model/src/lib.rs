@@ -4,6 +4,7 @@
 //! Knows no tokio, tonic, Arrow, I/O, environment or wall clock: time comes in as a value, through
 //! the [`ports::Clock`] port.
 
+pub mod answer;
 pub mod entity_key;
 pub mod error;
 pub mod feature_ref;

@@ -112,16 +112,27 @@ impl Row {
 
     /// The value bytes and version of the column with this id; `None` where it was never written.
     pub fn get(&self, id: u32) -> Option<(Bytes, Version)> {
+        self.find(id).map(|((start, end), version)| (self.0.slice(start as usize..end as usize), version))
+    }
+
+    /// Where the column's value stands in [`Row::as_bytes`], and its version; `None` where it was
+    /// never written.
+    pub fn find(&self, id: u32) -> Option<((u32, u32), Version)> {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = usize::midpoint(low, high);
             match self.id(middle).cmp(&id) {
-                std::cmp::Ordering::Equal => return Some((self.value(middle), self.version(middle))),
+                std::cmp::Ordering::Equal => return Some((self.span(middle), self.version(middle))),
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
             }
         }
         None
+    }
+
+    /// The bytes of a span that [`Row::find`] gave.
+    pub fn bytes_of(&self, (start, end): (u32, u32)) -> &[u8] {
+        &self.0[start as usize..end as usize]
     }
 
     /// All columns, in the order of their ids.
@@ -147,10 +158,15 @@ impl Row {
         self.u32_at(HEADER + index * 8 + 4) as usize
     }
 
-    fn value(&self, index: usize) -> Bytes {
+    fn span(&self, index: usize) -> (u32, u32) {
         let start = if index == 0 { 0 } else { self.end(index - 1) };
         let base = self.values_start();
-        self.0.slice(base + start..base + self.end(index))
+        ((base + start) as u32, (base + self.end(index)) as u32)
+    }
+
+    fn value(&self, index: usize) -> Bytes {
+        let (start, end) = self.span(index);
+        self.0.slice(start as usize..end as usize)
     }
 
     fn version(&self, index: usize) -> Version {
@@ -210,7 +226,10 @@ mod tests {
         }
     }
 
-    fn writes() -> impl Strategy<Value = Vec<Vec<(u32, Vec<u8>, i64, i64)>>> {
+    /// Id, value, event time, created time.
+    type Cell = (u32, Vec<u8>, i64, i64);
+
+    fn writes() -> impl Strategy<Value = Vec<Vec<Cell>>> {
         let column = (0u32..5, proptest::collection::vec(any::<u8>(), 0..4), 0i64..4, 0i64..2);
         proptest::collection::vec(proptest::collection::vec(column, 1..5), 1..8)
     }

@@ -110,7 +110,6 @@ fn split(text: &str) -> Vec<&str> {
     for (at, c) in text.char_indices() {
         match (quote, c) {
             (Some(q), _) if q == c => quote = None,
-            (Some(_), _) => {}
             (None, '`' | '\'' | '"') => quote = Some(c),
             (None, '(' | '<') => depth += 1,
             (None, ')' | '>') => depth -= 1,
@@ -162,8 +161,7 @@ fn type_of(column: &str, text: &str) -> Result<ValueType> {
 /// Where the type ends: at the first space outside of brackets.
 fn type_end(text: &str) -> usize {
     let mut depth = 0i32;
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
+    for (at, c) in text.char_indices() {
         match c {
             '(' | '<' => depth += 1,
             ')' | '>' => depth -= 1,
@@ -191,7 +189,7 @@ fn spark_type(text: &str) -> Option<ValueType> {
     use ValueType as T;
     let text = text.trim().to_ascii_lowercase();
     if let Some(element) = strip_call(&text, "array", '<', '>') {
-        return list_of(spark_type(element)?);
+        return spark_type(element).map(list_of);
     }
     if let Some(parts) = strip_call(&text, "map", '<', '>') {
         let parts = split(parts);
@@ -221,9 +219,9 @@ fn spark_type(text: &str) -> Option<ValueType> {
     })
 }
 
-fn list_of(element: ValueType) -> Option<ValueType> {
+fn list_of(element: ValueType) -> ValueType {
     use ValueType as T;
-    Some(match element {
+    match element {
         T::String => T::StringList,
         T::Bool => T::BoolList,
         T::Int32 => T::Int32List,
@@ -236,7 +234,7 @@ fn list_of(element: ValueType) -> Option<ValueType> {
         T::Map => T::MapList,
         T::Struct => T::StructList,
         _ => T::ValueList,
-    })
+    }
 }
 
 /// What stands between the brackets of `name<…>`.
@@ -270,7 +268,7 @@ fn json_type(json: &Json) -> Option<ValueType> {
     match json {
         Json::String(name) => spark_type(name),
         Json::Object(object) => match object.get("type").and_then(Json::as_str)? {
-            "array" => list_of(json_type(object.get("elementType")?)?),
+            "array" => json_type(object.get("elementType")?).map(list_of),
             "map" => Some(ValueType::Map),
             "struct" => Some(ValueType::Struct),
             _ => None,

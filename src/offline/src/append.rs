@@ -21,7 +21,9 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use proto::feast::core::DataSource;
 
-use crate::convert::{arrow_type, from_values, in_column, micros, plain, strict_cast, timestamps, to_registered, utc_micros};
+use crate::convert::{
+    arrow_type, from_values, in_column, micros, plain, strict_cast, timestamps, to_registered, utc_micros,
+};
 use crate::engine::blocking;
 use crate::error::{arrow as arrow_error, io, parquet as parquet_error};
 use crate::history::Export;
@@ -56,11 +58,8 @@ pub(crate) struct Writer {
 pub(crate) async fn values(writer: &Writer, source: Arc<DataSource>, view: &View, rows: AppendRows) -> Result<u64> {
     let location = Location::of(&source, &writer.repo)?;
     let guard = writer.locks.lock(location.path()).await;
-    let (times, created): (Vec<i64>, Vec<Option<i64>>) = rows
-        .versions
-        .iter()
-        .map(|v| (v.event.micros(), Some(v.created.micros()).filter(|c| *c != 0)))
-        .unzip();
+    let (times, created): (Vec<i64>, Vec<Option<i64>>) =
+        rows.versions.iter().map(|v| (v.event.micros(), Some(v.created.micros()).filter(|c| *c != 0))).unzip();
     let time_name = if source.timestamp_field.is_empty() { view.event_time_column() } else { &source.timestamp_field };
     let mut columns: Vec<(String, ValueType, ArrayRef)> = Vec::new();
     for column in rows.columns {
@@ -92,9 +91,10 @@ pub(crate) async fn values(writer: &Writer, source: Arc<DataSource>, view: &View
         let renamed: Vec<(String, ArrayRef)> = columns
             .into_iter()
             .map(|(name, _, array)| {
-                let from = source.field_mapping.iter().find(|(from, to)| {
-                    **to == name && schema.as_ref().is_none_or(|s| s.index_of(from).is_ok())
-                });
+                let from = source
+                    .field_mapping
+                    .iter()
+                    .find(|(from, to)| **to == name && schema.as_ref().is_none_or(|s| s.index_of(from).is_ok()));
                 (from.map_or(name, |(from, _)| from.clone()), array)
             })
             .collect();
@@ -243,7 +243,9 @@ fn write(location: &Location, source: &str, batches: &[RecordBatch]) -> Result<u
         Location::Glob(pattern) => {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("data source '{source}' is the pattern {pattern}: rows can be appended to a file or a directory"),
+                format!(
+                    "data source '{source}' is the pattern {pattern}: rows can be appended to a file or a directory"
+                ),
             ));
         }
     };

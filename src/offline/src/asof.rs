@@ -30,13 +30,8 @@ impl Probe {
     }
 
     /// The number of entity rows, matched or not.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.times.len()
-    }
-
-    /// Whether there is no entity row.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.times.is_empty()
     }
 
     /// The least and the greatest time among the rows that can match, µs.

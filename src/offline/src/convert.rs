@@ -26,9 +26,8 @@ use crate::error::arrow as arrow_error;
 pub(crate) fn arrow_type(value_type: ValueType, source: Option<&DataType>) -> DataType {
     use ValueType as T;
     let list = |inner: DataType| DataType::List(Arc::new(Field::new("item", inner, true)));
-    let kept = |shape: fn(&DataType) -> bool, default: DataType| {
-        source.filter(|s| shape(s)).cloned().unwrap_or(default)
-    };
+    let kept =
+        |shape: fn(&DataType) -> bool, default: DataType| source.filter(|s| shape(s)).cloned().unwrap_or(default);
     match value_type {
         T::Int32 => DataType::Int32,
         T::Int64 => DataType::Int64,
@@ -63,10 +62,8 @@ pub(crate) fn utc_micros() -> DataType {
 }
 
 fn map_of_text() -> DataType {
-    let entries = Fields::from(vec![
-        Field::new("key", DataType::Utf8, false),
-        Field::new("value", DataType::Utf8, true),
-    ]);
+    let entries =
+        Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)]);
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries), false)), false)
 }
 

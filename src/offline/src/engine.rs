@@ -7,21 +7,21 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, ScalarValue};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{Expr, SortExpr, cast, lit};
 use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
 use model::{Error, Result};
 use proto::feast::core::DataSource;
 
+use crate::Settings;
 use crate::error::{engine, sql as sql_error};
 use crate::keys::KeyType;
 use crate::scan::ParquetFiles;
 use crate::source::{Location, missing};
-use crate::Settings;
 
 /// DataFusion, set up.
 #[derive(Debug)]
@@ -94,7 +94,8 @@ impl Engine {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
         let io = |e| crate::error::io("creating", &settings.spill_dir, e);
         std::fs::create_dir_all(&settings.spill_dir).map_err(io)?;
-        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill_dir.clone()]));
+        let disk =
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill_dir.clone()]));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_limit_bytes)))
             .with_disk_manager_builder(disk)
@@ -204,7 +205,9 @@ impl Engine {
         for reference in named {
             if let Some((name, source)) = sources.iter().find(|(name, _)| name == reference.table()) {
                 let table = self.open(source).await?;
-                context.register_table(datafusion::common::TableReference::bare(name.as_str()), table.files).map_err(engine)?;
+                context
+                    .register_table(datafusion::common::TableReference::bare(name.as_str()), table.files)
+                    .map_err(engine)?;
             }
         }
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);

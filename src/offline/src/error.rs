@@ -22,9 +22,10 @@ pub(crate) fn engine(error: DataFusionError) -> Error {
                 first_line(reason)
             ),
         ),
-        DataFusionError::ArrowError(inner, _) if is_data(inner) => {
-            Error::invalid(format!("the source's data does not fit its registered types: {}", first_line(&inner.to_string())))
-        }
+        DataFusionError::ArrowError(inner, _) if is_data(inner) => Error::invalid(format!(
+            "the source's data does not fit its registered types: {}",
+            first_line(&inner.to_string())
+        )),
         _ => Error::internal("the offline query failed", error),
     }
 }
@@ -84,5 +85,9 @@ fn first_line(text: &str) -> &str {
 /// An error text that fits into a gRPC trailer.
 pub(crate) fn short(text: &str) -> String {
     const LIMIT: usize = 2000;
-    if text.chars().count() <= LIMIT { text.to_owned() } else { text.chars().take(LIMIT).chain("…".chars()).collect() }
+    if text.chars().count() <= LIMIT {
+        text.to_owned()
+    } else {
+        text.chars().take(LIMIT).chain("…".chars()).collect()
+    }
 }

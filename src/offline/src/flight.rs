@@ -8,6 +8,8 @@ mod uploads;
 
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
+use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
@@ -15,8 +17,6 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
     HandshakeResponse, PollInfo, PutResult, Result as ActionResult, SchemaAsIpc, SchemaResult, Ticket,
 };
-use arrow::datatypes::Schema;
-use arrow::ipc::writer::IpcWriteOptions;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use model::{Error, Kind, Result};
@@ -135,9 +135,9 @@ impl FlightService for Service {
 
     async fn list_flights(&self, _request: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
         let commands = self.uploads.commands().map_err(|e| rpc::status::to_flight(&e))?;
-        let infos = commands.into_iter().map(|command| {
-            info(FlightDescriptor::new_cmd(command)).map_err(|e| rpc::status::to_flight(&e))
-        });
+        let infos = commands
+            .into_iter()
+            .map(|command| info(FlightDescriptor::new_cmd(command)).map_err(|e| rpc::status::to_flight(&e)));
         Ok(Response::new(stream::iter(infos.collect::<Vec<_>>()).boxed()))
     }
 

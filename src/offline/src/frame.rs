@@ -59,8 +59,7 @@ impl Frame {
         if self.schema.index_of(EVENT_TIMESTAMP).is_ok() {
             return Ok(EVENT_TIMESTAMP);
         }
-        let mut datetimes =
-            self.schema.fields().iter().filter(|f| matches!(f.data_type(), DataType::Timestamp(..)));
+        let mut datetimes = self.schema.fields().iter().filter(|f| matches!(f.data_type(), DataType::Timestamp(..)));
         match (datetimes.next(), datetimes.next()) {
             (Some(field), None) => Ok(field.name()),
             _ => Err(Error::of_class(

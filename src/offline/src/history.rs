@@ -193,9 +193,15 @@ async fn join(engine: &Engine, frame: &Frame, times: &Int64Array, mut ready: Rea
     })
 }
 
-async fn as_of(engine: &Engine, ready: &Ready, probe: &Probe, rows: &KeyRows, memory: MemoryReservation) -> Result<Joined> {
+async fn as_of(
+    engine: &Engine,
+    ready: &Ready,
+    probe: &Probe,
+    rows: &KeyRows,
+    memory: MemoryReservation,
+) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
-    let mut latest = Latest::new(probe.len(), view.ttl_us);
+    let mut latest = Latest::new(probe.rows(), view.ttl_us);
     let mut merge = Merge::new(probe);
     let mut kept: Vec<RecordBatch> = Vec::new();
     let mut carry: Option<RecordBatch> = None;
@@ -232,7 +238,7 @@ async fn as_of(engine: &Engine, ready: &Ready, probe: &Probe, rows: &KeyRows, me
         .collect::<Result<Vec<_>>>()?;
     let index = UInt32Array::from(latest.slots());
     metrics::scanned(&view.name, scanned);
-    metrics::joined(&view.name, probe.len() as u64, (index.len() - arrow::array::Array::null_count(&index)) as u64);
+    metrics::joined(&view.name, probe.rows() as u64, (index.len() - arrow::array::Array::null_count(&index)) as u64);
     Ok(Joined { columns, index: Some(index), _memory: memory })
 }
 
@@ -274,8 +280,8 @@ async fn windows(
 ) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
     let per_row = size_of::<model::Value>() * ready.part.features.len();
-    memory.try_grow(per_row * probe.len()).map_err(engine_error)?;
-    let mut fold = Windows::new(view, spec, &ready.part.features, probe.len());
+    memory.try_grow(per_row * probe.rows()).map_err(engine_error)?;
+    let mut fold = Windows::new(view, spec, &ready.part.features, probe.rows());
     let mut merge = Merge::new(probe);
     let mut scanned = 0;
     if !merge.is_done() {
@@ -300,7 +306,7 @@ async fn windows(
         .map(|(values, f)| from_values(values, &arrow_type(f.value_type, None)).map_err(|e| in_column(&f.name, &e)))
         .collect::<Result<_>>()?;
     metrics::scanned(&view.name, scanned);
-    metrics::joined(&view.name, probe.len() as u64, matched);
+    metrics::joined(&view.name, probe.rows() as u64, matched);
     Ok(Joined { columns, index: None, _memory: memory })
 }
 

@@ -65,9 +65,7 @@ impl KeyType {
     /// comparable form.
     pub(crate) fn sort_type(self, column: &DataType) -> DataType {
         match (self, column) {
-            (Self::Instant, DataType::Timestamp(_, zone)) => {
-                DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
-            }
+            (Self::Instant, DataType::Timestamp(_, zone)) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
             _ => self.arrow(),
         }
     }
@@ -185,7 +183,9 @@ mod tests {
     #[test]
     fn integers_of_any_width_compare_and_text_does_not() {
         let key = KeyType::of("id", ValueType::Int32, &DataType::Int32).expect("type");
-        let of = |array: ArrayRef| key.of_frame("id", &array).map(|a| a.as_primitive::<arrow::datatypes::Int64Type>().clone());
+        let of = |array: ArrayRef| {
+            key.of_frame("id", &array).map(|a| a.as_primitive::<arrow::datatypes::Int64Type>().clone())
+        };
         let want = Int64Array::from(vec![Some(7), None]);
         assert_eq!(of(Arc::new(Int32Array::from(vec![Some(7), None]))).expect("i32"), want);
         assert_eq!(of(Arc::new(Float64Array::from(vec![7.0, f64::NAN]))).expect("pandas"), want);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
@@ -29,11 +28,7 @@ impl OfflineLog for Offline {
         Box::pin(self.append_rows(view, rows))
     }
 
-    fn latest<'a>(
-        &'a self,
-        view: &'a View,
-        range: Range<Timestamp>,
-    ) -> BoxFuture<'a, Result<Box<dyn RowBatches>>> {
+    fn latest<'a>(&'a self, view: &'a View, range: Range<Timestamp>) -> BoxFuture<'a, Result<Box<dyn RowBatches>>> {
         Box::pin(async move {
             let (table, mut cut) = open(&self.engine, view).await?;
             cut.values =
@@ -42,7 +37,8 @@ impl OfflineLog for Offline {
             cut.to = Some(range.end.micros().saturating_sub(1));
             let chunks = self.engine.read(&table, &cut, Order::KeyTimeCreated).await?;
             let last = LastPerKey::new(chunks, cut, &view.name)?;
-            Ok(Box::new(LatestRows { last, keys: keys_of(view), features: view.features.clone() }) as Box<dyn RowBatches>)
+            Ok(Box::new(LatestRows { last, keys: keys_of(view), features: view.features.clone() })
+                as Box<dyn RowBatches>)
         })
     }
 
@@ -89,10 +85,6 @@ impl LastPerKey {
         Ok(Self { chunks, cut, rows, carry: None, view: view.to_owned(), scanned: 0, skipped: 0, done: false })
     }
 
-    pub(crate) fn schema(&self) -> SchemaRef {
-        self.chunks.schema()
-    }
-
     /// The next batch of last rows; never an empty one.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>> {
         while !self.done {
@@ -114,10 +106,8 @@ impl LastPerKey {
             };
             let (keys, _) = sides(&chunk, &self.cut, &self.rows)?;
             let end = chunk.num_rows() - 1;
-            let last: UInt32Array =
-                (0..end).filter(|&i| keys.row(i) != keys.row(i + 1)).map(|i| i as u32).collect();
-            self.carry =
-                Some(take_record_batch(&chunk, &UInt32Array::from(vec![end as u32])).map_err(arrow_error)?);
+            let last: UInt32Array = (0..end).filter(|&i| keys.row(i) != keys.row(i + 1)).map(|i| i as u32).collect();
+            self.carry = Some(take_record_batch(&chunk, &UInt32Array::from(vec![end as u32])).map_err(arrow_error)?);
             if !last.is_empty() {
                 return Ok(Some(take_record_batch(&chunk, &last).map_err(arrow_error)?));
             }
@@ -233,7 +223,8 @@ fn entity_keys(batch: &RecordBatch, keys: &[JoinKey]) -> Result<Vec<EntityKey>> 
         .collect::<Result<Vec<_>>>()?;
     (0..batch.num_rows())
         .map(|row| {
-            let parts: Vec<(&str, &Value)> = keys.iter().zip(&columns).map(|(k, c)| (k.name.as_str(), &c[row])).collect();
+            let parts: Vec<(&str, &Value)> =
+                keys.iter().zip(&columns).map(|(k, c)| (k.name.as_str(), &c[row])).collect();
             EntityKey::encode(&parts)
         })
         .collect()
@@ -246,9 +237,10 @@ fn values(name: &str, column: &ArrayRef, value_type: ValueType) -> Result<Vec<Va
 impl Offline {
     /// Rows by the view's names as a batch by the source's names and types.
     async fn append_rows(&self, view: &View, rows: AppendRows) -> Result<u64> {
-        let source = view.batch_source.as_ref().ok_or_else(|| {
-            Error::invalid(format!("Feature view '{}' has no batch_source to append to", view.name))
-        })?;
+        let source = view
+            .batch_source
+            .as_ref()
+            .ok_or_else(|| Error::invalid(format!("Feature view '{}' has no batch_source to append to", view.name)))?;
         crate::append::values(&self.writer(), Arc::clone(source), view, rows).await
     }
 }

@@ -81,7 +81,10 @@ pub(crate) fn resolve(registry: &Registry, request: &HistoricalRequest) -> Resul
             return Err(Error::of_class(
                 Kind::NotFound,
                 "FeatureViewVersionNotFound",
-                format!("the version in {text} of feature view {} does not exist in project {}", part.view.name, request.project),
+                format!(
+                    "the version in {text} of feature view {} does not exist in project {}",
+                    part.view.name, request.project
+                ),
             ));
         }
         let Some(feature) = part.view.feature(&reference.feature) else {
@@ -142,6 +145,8 @@ fn aliased(project: &Project, view: &str, alias: &str) -> Result<BTreeMap<String
 fn on_demand(view: &str) -> Error {
     Error::new(
         Kind::Unsupported,
-        format!("{view} is an on demand feature view: the offline server does not transform yet, ask for its sources' features"),
+        format!(
+            "{view} is an on demand feature view: the offline server does not transform yet, ask for its sources' features"
+        ),
     )
 }

@@ -149,7 +149,8 @@ pub(crate) async fn entity_rows(engine: &Engine, parts: &[Ready], from: Option<i
         }
         if converter.is_none() {
             let fields = order.iter().map(|&i| SortField::new(ready.cut.keys[i].1.arrow())).collect();
-            types = order.iter().map(|&i| arrow_type(keys[i].0.value_type, Some(&ready.cut.keys[i].1.arrow()))).collect();
+            types =
+                order.iter().map(|&i| arrow_type(keys[i].0.value_type, Some(&ready.cut.keys[i].1.arrow()))).collect();
             converter = Some(RowConverter::new(fields).map_err(arrow_error)?);
         }
         let Some(converter) = &converter else { continue };

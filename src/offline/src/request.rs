@@ -86,8 +86,9 @@ impl Command {
     ///
     /// Errors: no JSON object, no `api`, or one that there is not.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        let fields: Fields = serde_json::from_slice(bytes)
-            .map_err(|e| Error::invalid(format!("the flight descriptor's command is not what a Feast client sends: {e}")))?;
+        let fields: Fields = serde_json::from_slice(bytes).map_err(|e| {
+            Error::invalid(format!("the flight descriptor's command is not what a Feast client sends: {e}"))
+        })?;
         let api = fields.api.as_deref().ok_or_else(|| mandatory("api"))?;
         Ok(Self { api: Api::parse(api)?, fields })
     }
@@ -170,7 +171,8 @@ impl Command {
         let text = self.fields.data_source_proto.as_deref().ok_or_else(|| mandatory("data_source_proto"))?;
         let json: JsonSource = serde_json::from_str(text)
             .map_err(|e| Error::invalid(format!("data_source_proto is not a feast.core.DataSource in JSON: {e}")))?;
-        let options = json.file_options.map(|o| Options::FileOptions(FileOptions { uri: o.uri, ..FileOptions::default() }));
+        let options =
+            json.file_options.map(|o| Options::FileOptions(FileOptions { uri: o.uri, ..FileOptions::default() }));
         Ok(DataSource {
             name: json.name,
             timestamp_field: json.timestamp_field,

@@ -36,6 +36,7 @@ impl Location {
         let Some(Options::FileOptions(options)) = &source.options else {
             return unsupported(format!("of type {} has no files", source.r#type().as_str_name()));
         };
+        #[allow(deprecated, reason = "older SDKs say Delta so")]
         if let Some(Format::DeltaFormat(_)) = options.file_format.as_ref().and_then(|f| f.format.as_ref()) {
             return unsupported("is in the Delta format".to_owned());
         }
@@ -125,8 +126,7 @@ fn matches(pattern: &[u8], path: &[u8]) -> bool {
     match pattern {
         [] => path.is_empty(),
         [b'*', b'*', b'/', rest @ ..] => {
-            matches(rest, path)
-                || path.iter().enumerate().any(|(i, c)| *c == b'/' && matches(rest, &path[i + 1..]))
+            matches(rest, path) || path.iter().enumerate().any(|(i, c)| *c == b'/' && matches(rest, &path[i + 1..]))
         }
         [b'*', b'*', rest @ ..] => (0..=path.len()).any(|i| matches(rest, &path[i..])),
         [b'*', rest @ ..] => {

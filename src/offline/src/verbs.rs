@@ -73,7 +73,9 @@ impl Offline {
             return Err(Error::of_class(
                 Kind::InvalidArgument,
                 "EntitySQLEmptyResults",
-                format!("No entity values found from the specified SQL query to generate the entity dataframe: {text}."),
+                format!(
+                    "No entity values found from the specified SQL query to generate the entity dataframe: {text}."
+                ),
             ));
         }
         Ok(frame)
@@ -152,9 +154,13 @@ impl Offline {
     }
 
     async fn write_logged(&self, name: &str, project: Option<&str>, uploaded: &Frame) -> Result<()> {
-        let service = self.find(project, "Feature service", name, |p| p.feature_services.get(name), |project| {
-            Error::feature_service_not_found(name, project)
-        })?;
+        let service = self.find(
+            project,
+            "Feature service",
+            name,
+            |p| p.feature_services.get(name),
+            |project| Error::feature_service_not_found(name, project),
+        )?;
         let destination = service
             .spec
             .as_ref()
@@ -170,7 +176,10 @@ impl Offline {
         if !file.partition_by.is_empty() || (file.path.contains("://") && !file.path.starts_with("file://")) {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("feature service {name} logs to {} in a way that is not built: use a local directory without partition_by", file.path),
+                format!(
+                    "feature service {name} logs to {} in a way that is not built: use a local directory without partition_by",
+                    file.path
+                ),
             ));
         }
         let dir = PathBuf::from(Location::of_path(&file.path, self.engine.repo()).path());
@@ -180,15 +189,23 @@ impl Offline {
     }
 
     fn source(&self, name: &str, project: Option<&str>) -> Result<Arc<DataSource>> {
-        self.find(project, "Data source", name, |p| p.data_sources.get(name), |project| {
-            Error::data_source_not_found(name, project)
-        })
+        self.find(
+            project,
+            "Data source",
+            name,
+            |p| p.data_sources.get(name),
+            |project| Error::data_source_not_found(name, project),
+        )
     }
 
     fn view(&self, name: &str, project: Option<&str>) -> Result<Arc<View>> {
-        self.find(project, "Feature view", name, |p| p.views.get(name), |project| {
-            Error::feature_view_not_found(name, project)
-        })
+        self.find(
+            project,
+            "Feature view",
+            name,
+            |p| p.views.get(name),
+            |project| Error::feature_view_not_found(name, project),
+        )
     }
 
     /// An object by name: in the project named, else in the default one, else in the only one that

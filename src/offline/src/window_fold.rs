@@ -92,9 +92,9 @@ impl Fold for Windows<'_> {
     fn add(&mut self, row: usize, time: i64) -> Result<()> {
         let columns: Vec<Scalar> = self.chunk.iter().map(|c| c[row].clone()).collect();
         let event = Event { ts_us: time, columns: &columns };
-        self.state.apply(self.spec, event, time).map_err(|e| {
-            Error::invalid(format!("the batch source of feature view '{}': {e}", self.view.name))
-        })?;
+        self.state
+            .apply(self.spec, event, time)
+            .map_err(|e| Error::invalid(format!("the batch source of feature view '{}': {e}", self.view.name)))?;
         Ok(())
     }
 
@@ -113,4 +113,3 @@ impl Fold for Windows<'_> {
         }
     }
 }
-

@@ -6,7 +6,7 @@
 
 use std::error::Error as _;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use model::{Error, Kind};
 use tonic::{Code, Status};
 
@@ -37,6 +37,16 @@ pub fn to_http(error: &Error) -> (StatusCode, String) {
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, serde_json::Value::String(error.detail()).to_string())
+}
+
+/// Mends the head of a gRPC answer: tonic says INTERNAL where the caller's message is no protobuf,
+/// which is the caller's fault.
+pub fn blame_caller(headers: &mut HeaderMap) {
+    let is = |name: &str, wanted: fn(&str) -> bool| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(wanted);
+    let undecodable = |message: &str| message.replace("%20", " ").starts_with("failed to decode Protobuf message");
+    if is("grpc-status", |status| status == "13") && is("grpc-message", undecodable) {
+        headers.insert("grpc-status", HeaderValue::from_static("3"));
+    }
 }
 
 fn code(kind: Kind) -> Code {
@@ -81,6 +91,16 @@ mod tests {
         assert_eq!(status, StatusCode::NOT_FOUND);
         let twice: String = serde_json::from_str(&body).expect("a JSON string");
         assert_eq!(twice, detail);
+    }
+
+    #[test]
+    fn a_message_that_is_no_protobuf_is_the_callers_fault() {
+        let broken = <() as prost::Message>::decode(&b"\xff"[..]).expect_err("no tag").to_string();
+        for (message, wanted) in [(broken.as_str(), "3"), ("the disk is full", "13")] {
+            let mut headers = Status::internal(message).into_http::<()>().into_parts().0.headers;
+            blame_caller(&mut headers);
+            assert_eq!(headers["grpc-status"], wanted, "{message}");
+        }
     }
 
     #[test]

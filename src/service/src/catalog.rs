@@ -52,11 +52,7 @@ impl Catalog {
     /// is dropped.
     ///
     /// Errors: the store's.
-    pub async fn open(
-        store: Arc<dyn RegistryStore>,
-        clock: Arc<dyn Clock>,
-        settings: CatalogSettings,
-    ) -> Result<Self> {
+    pub async fn open(store: Arc<dyn RegistryStore>, clock: Arc<dyn Clock>, settings: CatalogSettings) -> Result<Self> {
         let stamp = store.stamp().await?;
         let registry = Registry::resolve(1, store.load().await?)?;
         let inner = Arc::new(Inner {
@@ -138,17 +134,9 @@ impl Catalog {
     /// adjoins or overlaps; its state becomes `AVAILABLE_ONLINE`.
     ///
     /// Errors: no such view, or one that is not materialized; a range that is empty.
-    pub async fn materialized(
-        &self,
-        project: &str,
-        view: &str,
-        start: Timestamp,
-        end: Timestamp,
-    ) -> Result<()> {
+    pub async fn materialized(&self, project: &str, view: &str, start: Timestamp, end: Timestamp) -> Result<()> {
         if start >= end {
-            return Err(Error::invalid(format!(
-                "the materialized range is empty: {start} is not before {end}"
-            )));
+            return Err(Error::invalid(format!("the materialized range is empty: {start} is not before {end}")));
         }
         let (project, view) = (project.to_owned(), view.to_owned());
         self.change(move |registry, now| {
@@ -161,12 +149,7 @@ impl Catalog {
     /// Sets the state in a view's life.
     ///
     /// Errors: no such view, or a label view, which has no state.
-    pub async fn set_view_state(
-        &self,
-        project: &str,
-        view: &str,
-        state: core::FeatureViewState,
-    ) -> Result<()> {
+    pub async fn set_view_state(&self, project: &str, view: &str, state: core::FeatureViewState) -> Result<()> {
         let (project, view) = (project.to_owned(), view.to_owned());
         self.change(move |registry, now| {
             let object = view_object(registry, &project, &view)?;
@@ -209,11 +192,7 @@ impl Inner {
         }
         let objects = self.store.load().await?;
         let registry = Registry::resolve(self.snapshot().revision + 1, objects)?;
-        tracing::info!(
-            revision = registry.revision,
-            projects = registry.projects.len(),
-            "read the registry again"
-        );
+        tracing::info!(revision = registry.revision, projects = registry.projects.len(), "read the registry again");
         self.set_known(Some(stamp));
         self.picture.send_replace(Arc::new(registry));
         Ok(())

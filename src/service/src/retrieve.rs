@@ -7,15 +7,11 @@ mod plans;
 
 use std::sync::Arc;
 
-use model::plan::{Bound, Plan, ViewPlan};
+use model::answer::{Answer, Cells, ViewAnswer};
+use model::plan::{Bound, ViewPlan};
 use model::ports::{Clock, OnlineStore, Read};
 use model::registry::FeatureRequest;
 use model::{Error, Result, Row, Timestamp, Value, value};
-use prost::Message;
-use proto::feast::serving::get_online_features_response::FeatureVector;
-use proto::feast::serving::{
-    FeatureList, FeatureViewMetadata, FieldStatus, GetOnlineFeaturesResponse, GetOnlineFeaturesResponseMetadata,
-};
 
 use crate::catalog::Catalog;
 use crate::{metrics, windows};
@@ -44,13 +40,6 @@ pub struct Retriever {
     plans: Plans,
 }
 
-/// One entity's answer for one view: a value, a status and a time per feature.
-struct Cells {
-    values: Vec<Value>,
-    statuses: Vec<FieldStatus>,
-    times: Vec<Timestamp>,
-}
-
 impl Retriever {
     /// Reads `project` of the catalog from `store`; a request may have `max_entities` rows.
     pub fn new(
@@ -66,7 +55,7 @@ impl Retriever {
     /// Answers one request.
     ///
     /// Errors: see [`Plan::new`] and [`Plan::bind`]; too many rows; the store's own.
-    pub async fn get_online_features(&self, request: Request) -> Result<GetOnlineFeaturesResponse> {
+    pub async fn get_online_features(&self, request: Request) -> Result<Answer> {
         let registry = self.catalog.snapshot();
         let planned = self.plans.get(&registry, &self.project, request.features, request.full_feature_names)?;
         let plan = &planned.plan;
@@ -84,7 +73,15 @@ impl Retriever {
         let now = self.clock.now();
         let cells = self.read(&planned, &mut bound, now).await?;
         metrics::retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
-        Ok(respond(plan, bound, &cells, request.include_feature_view_version_metadata))
+        let views = plan.views.iter().zip(bound.fan_out).zip(cells);
+        let versions = plan.views.iter().map(|v| (v.view.name.clone(), v.view.version));
+        Ok(Answer {
+            columns: bound.columns,
+            views: views
+                .map(|((view, fan_out), cells)| ViewAnswer { names: view.names.clone(), cells, fan_out })
+                .collect(),
+            versions: if request.include_feature_view_version_metadata { versions.collect() } else { Vec::new() },
+        })
     }
 
     /// The cells of every distinct key of every view.
@@ -114,103 +111,28 @@ impl Retriever {
                     .collect::<Result<Vec<_>>>()?
             } else {
                 let rows = rows.next().unwrap_or_default();
-                rows.into_iter().map(|row| row_cells(view, row.as_ref(), now)).collect::<Result<Vec<_>>>()?
+                rows.into_iter().map(|row| row_cells(view, row.as_ref(), now)).collect()
             });
         }
         Ok(out)
     }
 }
 
-/// The status rules of a stored row (FEAST_CONTRACT.md, "Reading online").
-fn row_cells(view: &ViewPlan, row: Option<&Row>, now: Timestamp) -> Result<Cells> {
-    let Some(row) = row else { return Ok(Cells::not_found(view.names.len())) };
-    let mut cells = Cells::with_capacity(view.names.len());
-    for (id, feature) in view.column_ids.iter().zip(&view.features) {
-        let (bytes, version) = row.get(*id).unwrap_or_else(|| (bytes::Bytes::new(), row.newest()));
-        let ttl = view.view.ttl_us;
-        if ttl > 0 && now.micros().saturating_sub(version.event.micros()) > ttl {
-            cells.push(value::NULL, FieldStatus::OutsideMaxAge, version.event);
-            continue;
-        }
-        let stored = Value::decode(bytes).map_err(|e| {
-            Error::internal(
-                format!("the stored value of {}:{} is damaged: write the row again", view.view.name, feature.name),
-                e,
-            )
-        })?;
-        let status = if value::is_null(&stored) { FieldStatus::NullValue } else { FieldStatus::Present };
-        cells.push(stored, status, version.event);
+/// A stored row's cells.
+fn row_cells(view: &ViewPlan, row: Option<&Row>, now: Timestamp) -> Cells {
+    match row {
+        Some(row) => Cells::of_row(row, &view.column_ids, view.view.ttl_us, now),
+        None => Cells::not_found(view.names.len()),
     }
-    Ok(cells)
 }
 
-/// The status rules of a window (WINDOWS.md, "Definition"): the view's ttl does not apply.
+/// A window's cells (WINDOWS.md, "Definition"): the view's ttl does not apply.
 fn window_cells(view: &ViewPlan, answer: Option<(Timestamp, Vec<Value>)>) -> Cells {
     let Some((time, values)) = answer else { return Cells::not_found(view.names.len()) };
-    let mut cells = Cells::with_capacity(view.names.len());
-    for feature in &view.features {
-        let position = view.view.features.iter().position(|f| f.name == feature.name);
-        let answered = position.and_then(|i| values.get(i)).cloned().unwrap_or(value::NULL);
-        let status = if value::is_null(&answered) { FieldStatus::NullValue } else { FieldStatus::Present };
-        cells.push(answered, status, time);
-    }
-    cells
-}
-
-impl Cells {
-    fn with_capacity(n: usize) -> Self {
-        Self { values: Vec::with_capacity(n), statuses: Vec::with_capacity(n), times: Vec::with_capacity(n) }
-    }
-
-    fn not_found(n: usize) -> Self {
-        Self {
-            values: vec![value::NULL; n],
-            statuses: vec![FieldStatus::NotFound; n],
-            times: vec![Timestamp::default(); n],
-        }
-    }
-
-    fn push(&mut self, value: Value, status: FieldStatus, time: Timestamp) {
-        self.values.push(value);
-        self.statuses.push(status);
-        self.times.push(time);
-    }
-}
-
-/// The response: the entity columns first, then each view's features, one vector each.
-fn respond(plan: &Plan, bound: Bound, cells: &[Vec<Cells>], versions: bool) -> GetOnlineFeaturesResponse {
-    let mut names = Vec::new();
-    let mut results = Vec::new();
-    for (name, values) in bound.columns {
-        names.push(name);
-        results.push(FeatureVector {
-            statuses: vec![FieldStatus::Present.into(); values.len()],
-            event_timestamps: vec![prost_types::Timestamp::default(); values.len()],
-            values,
-        });
-    }
-    let mut feature_view_metadata = Vec::new();
-    for ((view, fan_out), cells) in plan.views.iter().zip(&bound.fan_out).zip(cells) {
-        for (index, name) in view.names.iter().enumerate() {
-            names.push(name.clone());
-            let rows = || fan_out.iter().map(|key| &cells[*key]);
-            results.push(FeatureVector {
-                values: rows().map(|c| c.values[index].clone()).collect(),
-                statuses: rows().map(|c| c.statuses[index].into()).collect(),
-                event_timestamps: rows().map(|c| c.times[index].to_proto()).collect(),
-            });
-        }
-        if versions {
-            feature_view_metadata
-                .push(FeatureViewMetadata { name: view.view.name.clone(), version: view.view.version });
-        }
-    }
-    GetOnlineFeaturesResponse {
-        metadata: Some(GetOnlineFeaturesResponseMetadata {
-            feature_names: Some(FeatureList { val: names }),
-            feature_view_metadata,
-        }),
-        results,
-        status: true,
-    }
+    let of_feature = |name: &str| {
+        let position = view.view.features.iter().position(|f| f.name == name);
+        position.and_then(|i| values.get(i)).cloned().unwrap_or(value::NULL)
+    };
+    let asked: Vec<Value> = view.features.iter().map(|f| of_feature(&f.name)).collect();
+    Cells::of_values(&asked, time)
 }

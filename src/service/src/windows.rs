@@ -4,6 +4,8 @@
 //! Knows no Kafka, store or file: it is given bytes, values and times. Online reads, the ingest
 //! pipeline and historical retrieval all come through here, so that they agree.
 
+mod fold;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use model::registry::View;
 use model::value::proto_value::Val;
 use model::{EntityKey, Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
 use window::{AggregationDef, ColumnType, Event, Outcome, Scalar, Spec, State, Tiling};
+
+pub use fold::{Event as FoldEvent, FoldError, Folded, fold};
 
 const SECOND: i64 = 1_000_000;
 

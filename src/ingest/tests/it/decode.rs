@@ -41,7 +41,7 @@ fn what_is_no_event_says_why() {
         (r#"{"user": "a", "ts": true}"#, "wrong_type", "'ts'"),
         (r#"{"user": "a", "ts": 1767225000, "amount": "x"}"#, "wrong_type", "'amount'"),
         (r#"{"user": "a", "ts": 1767225000, "amount": 1.5}"#, "wrong_type", "'amount'"),
-        (r#"{"user": 1, "ts": 1767225000}"#, "wrong_type", "'user'"),
+        (r#"{"user": true, "ts": 1767225000}"#, "wrong_type", "'user'"),
         (r#"{"user": "a", "ts": "2026-01-01T00:00:05.000001Z"}"#, "future", "00:00:05.000001Z"),
     ] {
         let reason = read(text).expect_err(text);

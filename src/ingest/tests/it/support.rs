@@ -67,7 +67,7 @@ impl MemoryStore {
                 changed.await;
             }
         };
-        let limit = std::time::Duration::from_secs(60);
+        let limit = std::time::Duration::from_mins(1);
         assert!(tokio::time::timeout(limit, wait).await.is_ok(), "it did not come to pass: {what}");
     }
 

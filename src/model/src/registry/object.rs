@@ -268,11 +268,8 @@ mod tests {
             ..Default::default()
         };
         let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
-        let meta = core::FeatureViewMeta {
-            created_timestamp: time(5),
-            last_updated_timestamp: time(6),
-            ..Default::default()
-        };
+        let meta =
+            core::FeatureViewMeta { created_timestamp: time(5), last_updated_timestamp: time(6), ..Default::default() };
         core::StreamFeatureView { spec: Some(spec), meta: Some(meta) }
     }
 
@@ -319,13 +316,7 @@ mod tests {
     #[test]
     fn layouts_agree_with_the_messages() {
         let text = str::to_owned;
-        let spec = core::ProjectSpec {
-            name: text("n"),
-            description: text("d"),
-            owner: text("o"),
-            tags: tags(),
-            ..Default::default()
-        };
+        let spec = core::ProjectSpec { name: text("n"), description: text("d"), owner: text("o"), tags: tags() };
         check(ObjectKind::Project, &core::Project { spec: Some(spec), ..Default::default() }, "o");
         let spec = core::EntitySpecV2 {
             name: text("n"),
@@ -350,11 +341,7 @@ mod tests {
             tags: tags(),
             ..Default::default()
         };
-        check(
-            ObjectKind::StreamFeatureView,
-            &core::StreamFeatureView { spec: Some(spec), ..Default::default() },
-            "o",
-        );
+        check(ObjectKind::StreamFeatureView, &core::StreamFeatureView { spec: Some(spec), ..Default::default() }, "o");
         let spec = core::OnDemandFeatureViewSpec {
             name: text("n"),
             description: text("d"),
@@ -382,18 +369,9 @@ mod tests {
             tags: tags(),
             ..Default::default()
         };
-        check(
-            ObjectKind::FeatureService,
-            &core::FeatureService { spec: Some(spec), ..Default::default() },
-            "o",
-        );
-        let spec = core::SavedDatasetSpec {
-            name: text("n"),
-            description: text("d"),
-
-            tags: tags(),
-            ..Default::default()
-        };
+        check(ObjectKind::FeatureService, &core::FeatureService { spec: Some(spec), ..Default::default() }, "o");
+        let spec =
+            core::SavedDatasetSpec { name: text("n"), description: text("d"), tags: tags(), ..Default::default() };
         check(ObjectKind::SavedDataset, &core::SavedDataset { spec: Some(spec), ..Default::default() }, "");
         let source = core::DataSource {
             name: text("n"),
@@ -403,12 +381,8 @@ mod tests {
             ..Default::default()
         };
         check(ObjectKind::DataSource, &source, "o");
-        let reference = core::ValidationReference {
-            name: text("n"),
-            description: text("d"),
-            tags: tags(),
-            ..Default::default()
-        };
+        let reference =
+            core::ValidationReference { name: text("n"), description: text("d"), tags: tags(), ..Default::default() };
         check(ObjectKind::ValidationReference, &reference, "");
     }
 }

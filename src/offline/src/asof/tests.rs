@@ -39,7 +39,7 @@ fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: 
     let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
     let probe_rows = rows.rows(&[keys], probes.len()).expect("rows");
     let probe = Probe::new(probe_rows, times, |i| probes[i].0.is_some());
-    let mut latest = Latest::new(probe.len(), ttl);
+    let mut latest = Latest::new(probe.rows(), ttl);
     let mut merge = Merge::new(&probe);
     let (mut kept, mut carry, mut at, mut turn) = (Vec::new(), None, 0, 0);
     let mut keep = |latest: &mut Latest, base: usize| {

@@ -167,9 +167,9 @@ fn text<'a>(values: &'a [Value], target: &DataType) -> Result<Vec<Option<&'a str
         .iter()
         .map(|v| match &v.val {
             None | Some(Val::NullVal(_)) => Ok(None),
-            Some(
-                Val::StringVal(s) | Val::UuidVal(s) | Val::TimeUuidVal(s) | Val::DecimalVal(s) | Val::JsonVal(s),
-            ) => Ok(Some(s.as_str())),
+            Some(Val::StringVal(s) | Val::UuidVal(s) | Val::TimeUuidVal(s) | Val::DecimalVal(s) | Val::JsonVal(s)) => {
+                Ok(Some(s.as_str()))
+            }
             _ => Err(misfit(v, target)),
         })
         .collect()
@@ -194,7 +194,10 @@ fn written(value: &Value) -> Value {
 }
 
 fn misfit(value: &Value, target: &DataType) -> Error {
-    Error::invalid(format!("a value of type {} cannot stand in an Arrow column of type {target}", type_of(value).as_str_name()))
+    Error::invalid(format!(
+        "a value of type {} cannot stand in an Arrow column of type {target}",
+        type_of(value).as_str_name()
+    ))
 }
 
 /// Arrays as trait objects, written behind the expression.
@@ -204,4 +207,3 @@ trait IntoRef: Array + Sized + 'static {
     }
 }
 impl<A: Array + 'static> IntoRef for A {}
-

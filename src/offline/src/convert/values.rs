@@ -1,9 +1,7 @@
 //! Arrow arrays to Feast values.
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int32Type, Int64Type, UInt64Type,
-};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, UInt64Type};
 use model::value::{NULL, coerce, collect, from_json, parse_text};
 use model::value::{element_type, proto_value::Val};
 use model::{Error, Result, Value, ValueType};
@@ -26,8 +24,8 @@ pub(crate) fn to_values(array: &ArrayRef, target: ValueType) -> Result<Vec<Value
             Some(Val::FloatVal(v)) if integer && v.is_nan() => Ok(NULL),
             Some(Val::StringVal(text)) if from_text => match target {
                 ValueType::Map | ValueType::Struct => {
-                    let json = serde_json::from_str(text)
-                        .map_err(|e| Error::invalid(format!("{text:?} is not JSON: {e}")))?;
+                    let json =
+                        serde_json::from_str(text).map_err(|e| Error::invalid(format!("{text:?} is not JSON: {e}")))?;
                     from_json(&json, target)
                 }
                 _ => parse_text(text, target),
@@ -49,9 +47,7 @@ fn natural(array: &ArrayRef) -> Result<Vec<Value>> {
     }
     Ok(match array.data_type() {
         DataType::Null => vec![NULL; array.len()],
-        DataType::Boolean => {
-            array.as_boolean().iter().map(|v| Value { val: v.map(Val::BoolVal) }).collect()
-        }
+        DataType::Boolean => array.as_boolean().iter().map(|v| Value { val: v.map(Val::BoolVal) }).collect(),
         DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 => {
             each!(DataType::Int32, as_primitive::<Int32Type>, Val::Int32Val)
         }

@@ -18,7 +18,9 @@ use crate::frame::Frame;
 pub(super) type Messages = BoxStream<'static, std::result::Result<FlightData, Status>>;
 
 /// The descriptor that the first message carries, and all messages with data.
-pub(super) async fn split(mut messages: Streaming<FlightData>) -> std::result::Result<(FlightDescriptor, Messages), Status> {
+pub(super) async fn split(
+    mut messages: Streaming<FlightData>,
+) -> std::result::Result<(FlightDescriptor, Messages), Status> {
     let Some(first) = messages.message().await? else {
         return Err(rpc::status::to_flight(&Error::invalid("the call ended before its first message")));
     };
@@ -63,13 +65,14 @@ pub(super) async fn drain(mut messages: Messages) {
 
 fn unreadable(error: FlightError) -> Error {
     match error {
-        FlightError::Tonic(status) if status.code() == tonic::Code::OutOfRange => {
-            Error::new(Kind::TooLarge, format!("an uploaded batch is too large, send smaller ones: {}", status.message()))
+        FlightError::Tonic(status) if status.code() == tonic::Code::OutOfRange => Error::new(
+            Kind::TooLarge,
+            format!("an uploaded batch is too large, send smaller ones: {}", status.message()),
+        ),
+        FlightError::Tonic(status) if status.code() == tonic::Code::Cancelled => Error::invalid("the upload broke off"),
+        other => {
+            Error::invalid(format!("the uploaded table cannot be read: {}", crate::error::short(&other.to_string())))
+                .with_cause(other)
         }
-        FlightError::Tonic(status) if status.code() == tonic::Code::Cancelled => {
-            Error::invalid("the upload broke off")
-        }
-        other => Error::invalid(format!("the uploaded table cannot be read: {}", crate::error::short(&other.to_string())))
-            .with_cause(other),
     }
 }

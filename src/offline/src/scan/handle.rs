@@ -60,9 +60,8 @@ impl AsyncFileReader for Reader {
         let file = self.file.clone();
         let policy = options.map_or(PageIndexPolicy::Skip, ArrowReaderOptions::column_index_policy);
         async move {
-            let parse = move || {
-                ParquetMetaDataReader::new().with_page_index_policy(policy).parse_and_finish(file.as_ref())
-            };
+            let parse =
+                move || ParquetMetaDataReader::new().with_page_index_policy(policy).parse_and_finish(file.as_ref());
             let parsed = tokio::task::spawn_blocking(parse).await;
             Ok(Arc::new(parsed.map_err(|e| ParquetError::External(e.into()))??))
         }

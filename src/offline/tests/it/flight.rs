@@ -72,11 +72,8 @@ async fn every_mistake_is_told_as_feast_tells_it() {
     let timeless = batch(vec![("k", ints([Some(1)]))]);
     let text_key = batch(vec![("k", texts([Some("1".into())])), ("event_timestamp", times([Some(1)]))]);
     let number_time = batch(vec![("k", ints([Some(1)])), ("event_timestamp", ints([Some(1)]))]);
-    let named_so = batch(vec![
-        ("k", ints([Some(1)])),
-        ("event_timestamp", times([Some(1)])),
-        ("v__f", ints([Some(1)])),
-    ]);
+    let named_so =
+        batch(vec![("k", ints([Some(1)])), ("event_timestamp", times([Some(1)])), ("v__f", ints([Some(1)]))]);
     let of = |view: &'static str, feature: &'static str| historical(&[(view, &[feature])]);
     let mut other_project = of("v", "f");
     other_project["project"] = "q".into();
@@ -88,8 +85,20 @@ async fn every_mistake_is_told_as_feast_tells_it() {
     let mut nothing = of("v", "f");
     nothing["feature_refs"] = serde_json::json!([]);
     for (command, frame, class, text, code) in [
-        (of("x", "f"), &good, "FeatureViewNotFoundException", "Feature view x does not exist in project p", Code::NotFound),
-        (of("v", "g"), &good, "FeatureViewNotFoundException", "Feature g does not exist in feature view v", Code::NotFound),
+        (
+            of("x", "f"),
+            &good,
+            "FeatureViewNotFoundException",
+            "Feature view x does not exist in project p",
+            Code::NotFound,
+        ),
+        (
+            of("v", "g"),
+            &good,
+            "FeatureViewNotFoundException",
+            "Feature g does not exist in feature view v",
+            Code::NotFound,
+        ),
         (other_project, &good, "ProjectObjectNotFoundException", "Project q does not exist", Code::NotFound),
         (alias, &good, "FeastError", "under the name w", Code::InvalidArgument),
         (twice, &good, "FeatureNameCollisionError", "v__f", Code::InvalidArgument),
@@ -101,7 +110,13 @@ async fn every_mistake_is_told_as_feast_tells_it() {
         (of("v", "f"), &named_so, "FeastError", "v__f", Code::InvalidArgument),
         (of("gone", "f"), &good, "FeastError", "gone.parquet", Code::InvalidArgument),
         (of("far", "f"), &good, "FeastError", "s3://bucket/far.parquet", Code::Unimplemented),
-        (of("lean", "absent"), &good, "FeastError", "has no column 'absent': its columns are k, f, t, c", Code::InvalidArgument),
+        (
+            of("lean", "absent"),
+            &good,
+            "FeastError",
+            "has no column 'absent': its columns are k, f, t, c",
+            Code::InvalidArgument,
+        ),
     ] {
         let error = server.exchange(&command, frame).await.expect_err(text);
         let (found, message) = detail(&error);
@@ -227,12 +242,8 @@ async fn pulls_writes_and_persists() {
             "start_date": from, "end_date": to})
     };
     // A row more, later, for key 1.
-    let later = batch(vec![
-        ("f", ints([Some(11)])),
-        ("t", times([Some(7)])),
-        ("c", times([Some(7)])),
-        ("k", ints([Some(1)])),
-    ]);
+    let later =
+        batch(vec![("f", ints([Some(11)])), ("t", times([Some(7)])), ("c", times([Some(7)])), ("k", ints([Some(1)]))]);
     let write = serde_json::json!({"api": "offline_write_batch", "feature_view_names": ["v"], "name_aliases": [null],
         "progress": null});
     server.put(&write, &later).await.expect("appends");
@@ -247,7 +258,8 @@ async fn pulls_writes_and_persists() {
     assert_eq!(one.column_by_name("__dummy_id").expect("dummy").as_string::<i32>().value(0), "__dummy");
     let all = pull("pull_all_from_table_or_query", &["k"], None, None);
     assert_eq!(server.exchange(&all, &placeholder).await.expect("pulls").num_rows(), 3);
-    let error = server.exchange(&pull(latest, &["zz"], Some(ends[0]), Some(ends[1])), &placeholder).await.expect_err("no key");
+    let error =
+        server.exchange(&pull(latest, &["zz"], Some(ends[0]), Some(ends[1])), &placeholder).await.expect_err("no key");
     assert_eq!(detail(&error).0, "FeastJoinKeysDuringMaterialization");
 
     let odd = batch(vec![("k", ints([Some(1)])), ("t", times([Some(8)])), ("g", ints([None]))]);
@@ -271,7 +283,8 @@ async fn pulls_writes_and_persists() {
     let types = got.column(1).as_string::<i32>();
     let types: Vec<&str> = (0..types.len()).map(|i| types.value(i)).collect();
     assert_eq!(types, ["int64", "timestamp[us, tz=UTC]", "int64"]);
-    let files: Vec<_> = std::fs::read_dir(repo.dir.path()).expect("lists").map(|e| e.expect("entry").file_name()).collect();
+    let files: Vec<_> =
+        std::fs::read_dir(repo.dir.path()).expect("lists").map(|e| e.expect("entry").file_name()).collect();
     assert!(files.iter().all(|f| !f.to_string_lossy().starts_with('.')), "nothing half-written stays: {files:?}");
 }
 

@@ -26,12 +26,15 @@ fn keys() -> impl Strategy<Value = Option<i64>> {
 
 fn rows() -> impl Strategy<Value = Vec<Row>> {
     let time = prop_oneof![12 => (0i64..30).prop_map(Some), 1 => Just(None)];
-    let row = (keys(), proptest::option::of("[ab]"), time, proptest::option::of(0i64..3), proptest::option::of(0i64..99))
-        .prop_map(|(key, name, time, created, value)| Row { key, name, time, created, value });
+    let row =
+        (keys(), proptest::option::of("[ab]"), time, proptest::option::of(0i64..3), proptest::option::of(0i64..99))
+            .prop_map(|(key, name, time, created, value)| Row { key, name, time, created, value });
     proptest::collection::vec(row, 1..200)
 }
 
-fn frame() -> impl Strategy<Value = Vec<(Option<i64>, Option<String>, i64)>> {
+type Asked = (Option<i64>, Option<String>, i64);
+
+fn frame() -> impl Strategy<Value = Vec<Asked>> {
     proptest::collection::vec((keys(), proptest::option::of("[ab]"), 0i64..40), 0..150)
 }
 
@@ -60,7 +63,7 @@ fn several_views_equal_the_oracle() {
     let mut runner = TestRunner::new(Config { cases: 40, ..Config::default() });
     let ttl = prop_oneof![Just(0i64), 1i64..15];
     let cases = (rows(), rows(), rows(), frame(), ttl);
-    let run = |(one, two, three, asked, ttl): (Vec<Row>, Vec<Row>, Vec<Row>, Vec<_>, i64)| {
+    let run = |(one, two, three, asked, ttl): (Vec<Row>, Vec<Row>, Vec<Row>, Vec<Asked>, i64)| {
         let mut repo = Repo::new();
         repo.entity("k", ValueType::Int32);
         repo.entity("n", ValueType::String);
@@ -80,8 +83,9 @@ fn several_views_equal_the_oracle() {
         ]);
         let command = historical(&[("one", &["f"]), ("two", &["f"]), ("three", &["f"])]);
         let got = runtime.block_on(async { repo.serve().await.exchange(&command, &frame).await.expect("joins") });
-        prop_assert_eq!(got.project(&[0, 1, 2]).expect("the frame").columns(), frame.columns());
-        let column = |name: &str| got.column_by_name(name).expect(name).as_primitive::<arrow::datatypes::Float64Type>().clone();
+        prop_assert_eq!(&got.columns()[..3], frame.columns());
+        let column =
+            |name: &str| got.column_by_name(name).expect(name).as_primitive::<arrow::datatypes::Float64Type>().clone();
         let (first, second, third) = (column("one__f"), column("two__f"), column("three__f"));
         for (i, (key, name, t)) in asked.iter().enumerate() {
             let of = |c: &arrow::array::Float64Array| c.is_valid(i).then(|| c.value(i) as i64);
@@ -213,7 +217,8 @@ async fn the_entity_frame_comes_back_as_it_was_sent() {
         ]),
     );
     let words: DictionaryArray<Int32Type> = ["a", "b", "a"].into_iter().collect();
-    let stamps = TimestampNanosecondArray::from(vec![Some(10_000), Some(20_000), None]).with_timezone("America/New_York");
+    let stamps =
+        TimestampNanosecondArray::from(vec![Some(10_000), Some(20_000), None]).with_timezone("America/New_York");
     let fields = vec![
         Field::new("n", words.data_type().clone(), true),
         Field::new("asked", stamps.data_type().clone(), true).with_metadata([("x".into(), "y".into())].into()),
@@ -222,7 +227,8 @@ async fn the_entity_frame_comes_back_as_it_was_sent() {
     let metadata = [("pandas".to_owned(), "{\"index_columns\": []}".to_owned())].into();
     let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
     let index = StringArray::from(vec!["r", "q", "p"]);
-    let frame = RecordBatch::try_new(schema.clone(), vec![Arc::new(words), Arc::new(stamps), Arc::new(index)]).expect("frame");
+    let frame =
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(words), Arc::new(stamps), Arc::new(index)]).expect("frame");
     let got = repo.serve().await.exchange(&historical(&[("v", &["f"])]), &frame).await.expect("joins");
     assert_eq!(got.schema().metadata(), schema.metadata());
     for i in 0..3 {

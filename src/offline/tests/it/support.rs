@@ -71,10 +71,7 @@ impl Repo {
             project: PROJECT.into(),
             entities: keys.iter().map(|k| (*k).to_owned()).collect(),
             features: features.iter().map(|(n, t)| field(n, *t)).collect(),
-            ttl: Some(prost_types::Duration {
-                seconds: ttl_us / 1_000_000,
-                nanos: (ttl_us % 1_000_000) as i32 * 1000,
-            }),
+            ttl: Some(prost_types::Duration { seconds: ttl_us / 1_000_000, nanos: (ttl_us % 1_000_000) as i32 * 1000 }),
             batch_source: Some(source),
             online: true,
             ..Default::default()

@@ -57,9 +57,7 @@ impl Store {
                     let path = self.path.display();
                     return Err(Error::new(
                         Kind::Unavailable,
-                        format!(
-                            "the file {path} is no Feast registry (a serialized feast.core.Registry): {e}"
-                        ),
+                        format!("the file {path} is no Feast registry (a serialized feast.core.Registry): {e}"),
                     )
                     .with_cause(e));
                 }
@@ -254,8 +252,7 @@ mod tests {
         assert_eq!(registry.feature_tables.len(), 1);
         assert_ne!(registry.version_id, "theirs");
         assert!(registry.last_updated.is_some());
-        let names: Vec<_> =
-            registry.entities.iter().filter_map(|e| e.spec.as_ref()).map(|s| &s.name).collect();
+        let names: Vec<_> = registry.entities.iter().filter_map(|e| e.spec.as_ref()).map(|s| &s.name).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(std::fs::read_dir(directory.path()).expect("lists").count(), 1, "no copy is left behind");
     }

@@ -40,12 +40,8 @@ impl Store {
         if fresh {
             store.flush()?;
             let parent = directory.parent().filter(|p| !p.as_os_str().is_empty());
-            for path in
-                [Some(directory.join("conf").as_path()), Some(directory), parent].into_iter().flatten()
-            {
-                File::open(path)
-                    .and_then(|file| file.sync_all())
-                    .map_err(|e| unavailable("sync", directory, e))?;
+            for path in [Some(directory.join("conf").as_path()), Some(directory), parent].into_iter().flatten() {
+                File::open(path).and_then(|file| file.sync_all()).map_err(|e| unavailable("sync", directory, e))?;
             }
         }
         Ok(store)
@@ -57,9 +53,9 @@ impl Store {
 
     fn object(&self, (key, value): &(::sled::IVec, ::sled::IVec)) -> Result<Object> {
         let (kind, project, name) = read_key(key).ok_or_else(|| self.damaged("a key", key))?;
-        let (sum, bytes) = value.split_first_chunk::<CHECKSUM>().ok_or_else(|| {
-            self.damaged(&format!("{} '{name}' of project '{project}'", kind.class()), value)
-        })?;
+        let (sum, bytes) = value
+            .split_first_chunk::<CHECKSUM>()
+            .ok_or_else(|| self.damaged(&format!("{} '{name}' of project '{project}'", kind.class()), value))?;
         if u32::from_le_bytes(*sum) != checksum(key, bytes) {
             return Err(self.damaged(&format!("{} '{name}' of project '{project}'", kind.class()), value));
         }
@@ -85,9 +81,7 @@ impl Store {
 
     fn flush(&self) -> Result<()> {
         self.db.flush().map_err(|e| self.failed(e))?;
-        File::open(self.path.join("db"))
-            .and_then(|log| log.sync_data())
-            .map_err(|e| unavailable("sync", &self.path, e))
+        File::open(self.path.join("db")).and_then(|log| log.sync_data()).map_err(|e| unavailable("sync", &self.path, e))
     }
 
     fn failed(&self, cause: ::sled::Error) -> Error {

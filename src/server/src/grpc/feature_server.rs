@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use model::{Error, Value};
-use proto::feast::serving::{GetOnlineFeaturesRequest, GetOnlineFeaturesResponse};
-use proto::{PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse};
+use proto::feast::serving::GetOnlineFeaturesRequest;
+use proto::{PushRequest, Raw, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse};
 use rpc::status::to_grpc;
 use rpc::stubs::grpc_feature_server_server::GrpcFeatureServer;
 use service::push::{Cell, Destination, Frame};
@@ -53,7 +53,7 @@ impl GrpcFeatureServer for FeatureServer {
     async fn get_online_features(
         &self,
         request: Request<GetOnlineFeaturesRequest>,
-    ) -> Result<Response<GetOnlineFeaturesResponse>, Status> {
+    ) -> Result<Response<Raw>, Status> {
         answer(&self.online.retriever, request.into_inner()).await.map(Response::new)
     }
 }

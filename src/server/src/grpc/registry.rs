@@ -55,17 +55,11 @@ impl RegistryServer for Service {
         self.get(ObjectKind::Entity, &r.project, &r.name, r.allow_cache).await
     }
 
-    async fn list_entities(
-        &self,
-        request: Request<pb::ListEntitiesRequest>,
-    ) -> Answer<pb::ListEntitiesResponse> {
+    async fn list_entities(&self, request: Request<pb::ListEntitiesRequest>) -> Answer<pb::ListEntitiesResponse> {
         let r = request.into_inner();
         let asked = listing(r.project, r.allow_cache, r.tags, r.pagination, r.sorting);
         let page = self.list(&[ObjectKind::Entity], asked, all).await?;
-        Ok(Response::new(pb::ListEntitiesResponse {
-            entities: messages(&page),
-            pagination: Some(position(&page)),
-        }))
+        Ok(Response::new(pb::ListEntitiesResponse { entities: messages(&page), pagination: Some(position(&page)) }))
     }
 
     async fn delete_entity(&self, request: Request<pb::DeleteEntityRequest>) -> Answer<()> {
@@ -147,10 +141,7 @@ impl RegistryServer for Service {
         }))
     }
 
-    async fn get_stream_feature_view(
-        &self,
-        request: Request<pb::GetStreamFeatureViewRequest>,
-    ) -> Answer<Raw> {
+    async fn get_stream_feature_view(&self, request: Request<pb::GetStreamFeatureViewRequest>) -> Answer<Raw> {
         let r = request.into_inner();
         self.get(ObjectKind::StreamFeatureView, &r.project, &r.name, r.allow_cache).await
     }
@@ -168,10 +159,7 @@ impl RegistryServer for Service {
         }))
     }
 
-    async fn get_on_demand_feature_view(
-        &self,
-        request: Request<pb::GetOnDemandFeatureViewRequest>,
-    ) -> Answer<Raw> {
+    async fn get_on_demand_feature_view(&self, request: Request<pb::GetOnDemandFeatureViewRequest>) -> Answer<Raw> {
         let r = request.into_inner();
         self.get(ObjectKind::OnDemandFeatureView, &r.project, &r.name, r.allow_cache).await
     }
@@ -258,10 +246,7 @@ impl RegistryServer for Service {
         Err(no_dataset_jobs("CreateDatasetFromRetrieval"))
     }
 
-    async fn get_dataset_data(
-        &self,
-        _: Request<pb::GetDatasetDataRequest>,
-    ) -> Answer<pb::GetDatasetDataResponse> {
+    async fn get_dataset_data(&self, _: Request<pb::GetDatasetDataRequest>) -> Answer<pb::GetDatasetDataResponse> {
         Err(no_dataset_jobs("GetDatasetData"))
     }
 
@@ -272,25 +257,16 @@ impl RegistryServer for Service {
         Err(no_dataset_jobs("GetDatasetJobStatus"))
     }
 
-    async fn list_dataset_jobs(
-        &self,
-        _: Request<pb::ListDatasetJobsRequest>,
-    ) -> Answer<pb::ListDatasetJobsResponse> {
+    async fn list_dataset_jobs(&self, _: Request<pb::ListDatasetJobsRequest>) -> Answer<pb::ListDatasetJobsResponse> {
         Err(no_dataset_jobs("ListDatasetJobs"))
     }
 
-    async fn apply_validation_reference(
-        &self,
-        request: Request<pb::ApplyValidationReferenceRequest>,
-    ) -> Answer<()> {
+    async fn apply_validation_reference(&self, request: Request<pb::ApplyValidationReferenceRequest>) -> Answer<()> {
         let r = request.into_inner();
         self.apply(ObjectKind::ValidationReference, &r.project, r.validation_reference).await
     }
 
-    async fn get_validation_reference(
-        &self,
-        request: Request<pb::GetValidationReferenceRequest>,
-    ) -> Answer<Raw> {
+    async fn get_validation_reference(&self, request: Request<pb::GetValidationReferenceRequest>) -> Answer<Raw> {
         let r = request.into_inner();
         self.get(ObjectKind::ValidationReference, &r.project, &r.name, r.allow_cache).await
     }
@@ -308,10 +284,7 @@ impl RegistryServer for Service {
         }))
     }
 
-    async fn delete_validation_reference(
-        &self,
-        request: Request<pb::DeleteValidationReferenceRequest>,
-    ) -> Answer<()> {
+    async fn delete_validation_reference(&self, request: Request<pb::DeleteValidationReferenceRequest>) -> Answer<()> {
         let r = request.into_inner();
         self.delete(ObjectKind::ValidationReference, &r.project, &r.name).await
     }
@@ -355,10 +328,7 @@ impl RegistryServer for Service {
         self.get(ObjectKind::Project, &r.name, &r.name, r.allow_cache).await
     }
 
-    async fn list_projects(
-        &self,
-        request: Request<pb::ListProjectsRequest>,
-    ) -> Answer<pb::ListProjectsResponse> {
+    async fn list_projects(&self, request: Request<pb::ListProjectsRequest>) -> Answer<pb::ListProjectsResponse> {
         self.projects(request.into_inner()).await
     }
 
@@ -418,10 +388,7 @@ impl RegistryServer for Service {
         self.object_relationships(request.into_inner()).await
     }
 
-    async fn list_features(
-        &self,
-        request: Request<pb::ListFeaturesRequest>,
-    ) -> Answer<pb::ListFeaturesResponse> {
+    async fn list_features(&self, request: Request<pb::ListFeaturesRequest>) -> Answer<pb::ListFeaturesResponse> {
         self.features(request.into_inner()).await
     }
 

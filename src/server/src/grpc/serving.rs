@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use model::Error;
 use model::registry::FeatureRequest;
+use proto::Raw;
 use proto::feast::serving::get_online_features_request::Kind as Asked;
 use proto::feast::serving::{
-    GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest, GetOnlineFeaturesResponse,
+    GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest,
 };
 use rpc::status::to_grpc;
 use rpc::stubs::feast::serving::serving_service_server::ServingService;
@@ -36,7 +37,7 @@ impl ServingService for Serving {
     async fn get_online_features(
         &self,
         request: Request<GetOnlineFeaturesRequest>,
-    ) -> Result<Response<GetOnlineFeaturesResponse>, Status> {
+    ) -> Result<Response<Raw>, Status> {
         answer(&self.retriever, request.into_inner()).await.map(Response::new)
     }
 }
@@ -45,7 +46,7 @@ impl ServingService for Serving {
 pub(super) async fn answer(
     retriever: &Retriever,
     request: GetOnlineFeaturesRequest,
-) -> Result<GetOnlineFeaturesResponse, Status> {
+) -> Result<Raw, Status> {
     let features = match request.kind {
         Some(Asked::FeatureService(name)) => FeatureRequest::Service(name),
         Some(Asked::Features(list)) => FeatureRequest::Refs(list.val),
@@ -58,5 +59,5 @@ pub(super) async fn answer(
         full_feature_names: request.full_feature_names,
         include_feature_view_version_metadata: request.include_feature_view_version_metadata,
     };
-    retriever.get_online_features(request).await.map_err(|e| to_grpc(&e))
+    retriever.get_online_features(request).await.map(|answer| Raw(answer.encode())).map_err(|e| to_grpc(&e))
 }

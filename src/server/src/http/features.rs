@@ -45,7 +45,7 @@ pub(super) async fn get_online_features(
         Some(name) if !name.is_empty() => FeatureRequest::Service(name),
         _ => FeatureRequest::Refs(request.features),
     };
-    let response = online
+    let answer = online
         .retriever
         .get_online_features(retrieve::Request {
             features,
@@ -54,5 +54,5 @@ pub(super) async fn get_online_features(
             include_feature_view_version_metadata: request.include_feature_view_version_metadata,
         })
         .await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], json::response(&response).to_string()))
+    Ok(([(header::CONTENT_TYPE, "application/json")], json::response(&answer.to_message()?).to_string()))
 }

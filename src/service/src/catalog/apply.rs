@@ -113,12 +113,7 @@ fn check_conflict(registry: &Registry, object: &Object) -> Result<()> {
 
 /// The object with what the registry keeps about it: taken over from the one that is registered, where
 /// the sent one does not say it.
-fn with_meta(
-    object: Object,
-    existing: Option<&Object>,
-    difference: Difference,
-    now: Timestamp,
-) -> Result<Object> {
+fn with_meta(object: Object, existing: Option<&Object>, difference: Difference, now: Timestamp) -> Result<Object> {
     let layout = object.kind.layout();
     if layout.meta == 0 {
         return Ok(object);
@@ -180,9 +175,7 @@ fn version(object: &Object, counted: Option<u64>, difference: Difference) -> Res
     }
     let digits = lower.strip_prefix("version").or_else(|| lower.strip_prefix('v')).unwrap_or_default();
     let pinned: u64 = digits.parse::<u32>().map(u64::from).map_err(|_| {
-        Error::invalid(format!(
-            "the version '{text}' of feature view '{name}' is not 'latest', 'vN' or 'versionN'"
-        ))
+        Error::invalid(format!("the version '{text}' of feature view '{name}' is not 'latest', 'vN' or 'versionN'"))
     })?;
     match counted {
         Some(counted) if pinned < counted => Err(Error::new(
@@ -231,7 +224,9 @@ fn with_projected_features(registry: &Registry, object: Object) -> Result<Object
         return Ok(object);
     }
     let mut spec = raw::set(&spec, PROJECTIONS, None).map_err(malformed)?;
-    projections.iter().for_each(|bytes| raw::push(&mut spec, PROJECTIONS, bytes));
+    for bytes in &projections {
+        raw::push(&mut spec, PROJECTIONS, bytes);
+    }
     object.with_spec(&spec)
 }
 
@@ -272,12 +267,7 @@ pub(super) fn check(registry: &Registry, changes: &[Change]) -> Result<()> {
 }
 
 /// A view's object after a materialization of `[start, end)`.
-pub(super) fn materialized(
-    object: &Object,
-    start: Timestamp,
-    end: Timestamp,
-    now: Timestamp,
-) -> Result<Object> {
+pub(super) fn materialized(object: &Object, start: Timestamp, end: Timestamp, now: Timestamp) -> Result<Object> {
     let fields = view_meta(object.kind).and_then(|fields| Some((fields.intervals?, fields.state)));
     let Some((number, state)) = fields else {
         return Err(Error::invalid(format!(
@@ -365,13 +355,8 @@ fn number_in(meta: &[u8], number: u32) -> Result<u64> {
         if field == number && wire_type == WireType::Varint {
             found = prost::encoding::decode_varint(&mut rest).map_err(malformed)?;
         } else {
-            prost::encoding::skip_field(
-                wire_type,
-                field,
-                &mut rest,
-                prost::encoding::DecodeContext::default(),
-            )
-            .map_err(malformed)?;
+            prost::encoding::skip_field(wire_type, field, &mut rest, prost::encoding::DecodeContext::default())
+                .map_err(malformed)?;
         }
     }
     Ok(found)

@@ -65,10 +65,7 @@ impl Parts {
         let service = project.feature_services.get(&self.feature_service).and_then(|s| s.spec.as_ref());
         let used = self.feature_service.is_empty()
             || service.is_some_and(|s| s.features.iter().any(|p| p.feature_view_name == view.name));
-        Ok(used
-            && has("entity", &self.entity)
-            && has("feature", &self.feature)
-            && has("dataSource", &self.data_source))
+        Ok(used && has("entity", &self.entity) && has("feature", &self.feature) && has("dataSource", &self.data_source))
     }
 }
 
@@ -151,10 +148,7 @@ fn on_demand_sources(project: &Project, name: &str) -> Result<Vec<Relation>> {
         Source::FeatureViewProjection(from) => Some(view_reference(project, &from.feature_view_name)),
         Source::FeatureView(from) => Some(view_reference(project, &from.spec?.name)),
     });
-    Ok(named
-        .filter(|r| !r.name.is_empty())
-        .map(|source| relation(source, reference("featureView", name)))
-        .collect())
+    Ok(named.filter(|r| !r.name.is_empty()).map(|source| relation(source, reference("featureView", name))).collect())
 }
 
 /// What saved datasets are made of: a service, views, and the source at the same place.

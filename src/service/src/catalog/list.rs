@@ -123,8 +123,7 @@ pub fn objects(
 ) -> Result<Vec<Object>> {
     let mut out = Vec::new();
     for kind in kinds {
-        let projects =
-            registry.projects.iter().filter(|(name, _)| project.is_none_or(|p| p == name.as_str()));
+        let projects = registry.projects.iter().filter(|(name, _)| project.is_none_or(|p| p == name.as_str()));
         for ((_, _), object) in projects.flat_map(|(_, p)| &p.objects).filter(|((k, _), _)| k == kind) {
             let mut asked = tags.iter();
             let has = if tags.is_empty() { BTreeMap::new() } else { object.tags()? };
@@ -185,10 +184,7 @@ mod tests {
     fn an_unknown_attribute_is_refused_with_the_known_ones() {
         let paging = Paging { sort_by: "size".into(), ..Paging::default() };
         let error = paging.apply(Vec::<Object>::new()).expect_err("refused");
-        assert!(
-            error.message().contains("'size'") && error.message().contains("last_updated_timestamp"),
-            "{error}"
-        );
+        assert!(error.message().contains("'size'") && error.message().contains("last_updated_timestamp"), "{error}");
     }
 
     #[test]

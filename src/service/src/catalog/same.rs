@@ -43,9 +43,7 @@ pub(super) fn check_message(kind: ObjectKind, bytes: &Bytes) -> Result<()> {
         ObjectKind::Infra => of::<core::Infra>(bytes),
         ObjectKind::ProjectMetadata => of::<core::ProjectMetadata>(bytes),
     };
-    checked.map_err(|e| {
-        Error::invalid(format!("these bytes are no feast.core.{}: {e}", kind.class())).with_cause(e)
-    })
+    checked.map_err(|e| Error::invalid(format!("these bytes are no feast.core.{}: {e}", kind.class())).with_cause(e))
 }
 
 /// Compares what two objects of one kind and name define, without their meta messages.
@@ -75,8 +73,7 @@ fn malformed(cause: prost::DecodeError) -> Error {
 /// Whether the meta messages say the same, in whatever order.
 pub(super) fn same_meta(old: &Object, new: &Object) -> Result<bool> {
     fn same<M: Message + Default + PartialEq>(old: &[u8], new: &[u8]) -> Result<bool> {
-        let read =
-            |bytes| M::decode(bytes).map_err(|e| Error::invalid(format!("a malformed meta message: {e}")));
+        let read = |bytes| M::decode(bytes).map_err(|e| Error::invalid(format!("a malformed meta message: {e}")));
         Ok(read(old)? == read(new)?)
     }
     let (a, b) = (old.meta()?, new.meta()?);
@@ -156,26 +153,20 @@ impl Canonical {
                 });
             }),
             ObjectKind::FeatureService => Self::view(bytes, feature_service, |v| v.spec = None),
-            ObjectKind::DataSource => Self::view(bytes, data_source, |v| *v = Default::default()),
+            ObjectKind::DataSource => Self::view(bytes, data_source, |v| *v = core::DataSource::default()),
             ObjectKind::Entity => Self::view(bytes, |_: &mut core::Entity| (), |v| v.spec = None),
             ObjectKind::Project => Self::view(bytes, |_: &mut core::Project| (), |v| v.spec = None),
             ObjectKind::SavedDataset => Self::view(bytes, |_: &mut core::SavedDataset| (), |v| v.spec = None),
             ObjectKind::Permission => Self::view(bytes, |_: &mut core::Permission| (), |v| v.spec = None),
             ObjectKind::ValidationReference => {
-                Self::view(bytes, |_: &mut core::ValidationReference| (), |v| *v = Default::default())
+                Self::view(bytes, |_: &mut core::ValidationReference| (), |v| *v = core::ValidationReference::default())
             }
-            ObjectKind::Infra | ObjectKind::ProjectMetadata => {
-                Ok(Self { whole: bytes.to_vec(), schema: Vec::new() })
-            }
+            ObjectKind::Infra | ObjectKind::ProjectMetadata => Ok(Self { whole: bytes.to_vec(), schema: Vec::new() }),
         }
     }
 
     /// From a typed message, `order`ed, of which `keep_schema` then leaves what makes a version.
-    fn view<M: Message + Default>(
-        bytes: &[u8],
-        order: impl Fn(&mut M),
-        keep_schema: impl Fn(&mut M),
-    ) -> Result<Self> {
+    fn view<M: Message + Default>(bytes: &[u8], order: impl Fn(&mut M), keep_schema: impl Fn(&mut M)) -> Result<Self> {
         let mut message = M::decode(bytes).map_err(malformed)?;
         order(&mut message);
         let whole = message.encode_to_vec();
@@ -259,9 +250,7 @@ fn source(source: Option<&mut core::DataSource>) {
 }
 
 /// A function by its source text, where that is there: the pickle differs from one Python to the next.
-fn without_pickle(
-    transformation: Option<core::FeatureTransformationV2>,
-) -> Option<core::FeatureTransformationV2> {
+fn without_pickle(transformation: Option<core::FeatureTransformationV2>) -> Option<core::FeatureTransformationV2> {
     use core::feature_transformation_v2::Transformation;
     let mut transformation = transformation?;
     if let Some(Transformation::UserDefinedFunction(udf)) = &mut transformation.transformation

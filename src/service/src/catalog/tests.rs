@@ -102,16 +102,12 @@ impl World {
 }
 
 fn entity(name: &str, description: &str) -> core::Entity {
-    let spec =
-        core::EntitySpecV2 { name: name.into(), description: description.into(), ..Default::default() };
+    let spec = core::EntitySpecV2 { name: name.into(), description: description.into(), ..Default::default() };
     core::Entity { spec: Some(spec), meta: None }
 }
 
 fn features(names: &[&str]) -> Vec<core::FeatureSpecV2> {
-    names
-        .iter()
-        .map(|n| core::FeatureSpecV2 { name: (*n).into(), value_type: 4, ..Default::default() })
-        .collect()
+    names.iter().map(|n| core::FeatureSpecV2 { name: (*n).into(), value_type: 4, ..Default::default() }).collect()
 }
 
 fn view(name: &str, names: &[&str]) -> core::FeatureView {
@@ -131,10 +127,7 @@ async fn created_is_kept_and_an_identical_apply_changes_nothing() {
     let created = first.created().expect("reads").expect("a time");
     assert_eq!(first.updated().expect("reads"), Some(created));
     assert_eq!(first.project, "p");
-    assert_eq!(
-        core::Entity::decode(first.bytes.clone()).expect("an entity").spec.expect("spec").project,
-        "p"
-    );
+    assert_eq!(core::Entity::decode(first.bytes.clone()).expect("an entity").spec.expect("spec").project, "p");
 
     let (commits, revision) = (w.commits(), w.catalog.snapshot().revision);
     let mut again = entity("driver", "");
@@ -165,6 +158,35 @@ async fn an_unknown_field_is_kept_and_its_change_is_a_change() {
         w.catalog.apply(ObjectKind::Entity, "p", with(text).into()).await.expect("applies");
         let stored = w.object(ObjectKind::Entity, "driver");
         assert_eq!(raw::get(&stored.bytes, 700).expect("whole"), [text]);
+    }
+}
+
+/// Feast's SDK puts the time of the apply into every source inside another object.
+#[tokio::test]
+async fn the_times_of_a_source_inside_a_view_define_nothing() {
+    let w = world().await;
+    let at = |seconds| {
+        let mut source = core::DataSource { name: "s".into(), ..Default::default() };
+        source.meta = Some(core::data_source::SourceMeta {
+            created_timestamp: Some(Timestamp::from_seconds(seconds).to_proto()),
+            ..Default::default()
+        });
+        let mut outer = core::DataSource { name: "push".into(), ..Default::default() };
+        outer.batch_source = Some(Box::new(source.clone()));
+        let mut v = view("v", &["a"]);
+        spec(&mut v).batch_source = Some(source);
+        // Python writes the default value of a map entry out, prost does not
+        let mut bytes = v.spec.unwrap_or_default().encode_to_vec();
+        raw::push(&mut bytes, 5, b"\x0a\x05empty\x12\x00");
+        let mut whole = Vec::new();
+        raw::push(&mut whole, 1, &bytes);
+        (outer, whole)
+    };
+    for seconds in [5, 6] {
+        let (outer, bytes) = at(seconds);
+        w.apply(ObjectKind::DataSource, &outer).await.expect("applies");
+        w.catalog.apply(ObjectKind::FeatureView, "p", bytes.into()).await.expect("applies");
+        assert_eq!(w.commits(), 2, "at {seconds}");
     }
 }
 
@@ -259,12 +281,10 @@ async fn versions_count_changes_of_the_schema() {
 async fn materialized_intervals_are_joined_and_outlive_an_apply() {
     let w = world().await;
     w.apply(ObjectKind::FeatureView, &view("v", &["a"])).await.expect("applies");
-    let record = |start, end| {
-        w.catalog.materialized("p", "v", Timestamp::from_seconds(start), Timestamp::from_seconds(end))
-    };
+    let record =
+        |start, end| w.catalog.materialized("p", "v", Timestamp::from_seconds(start), Timestamp::from_seconds(end));
     let intervals = || {
-        let view =
-            w.catalog.snapshot().project("p").and_then(|p| p.view("v", "p").cloned()).expect("the view");
+        let view = w.catalog.snapshot().project("p").and_then(|p| p.view("v", "p").cloned()).expect("the view");
         view.materialized.iter().map(|(s, e)| (s / 1_000_000, e / 1_000_000)).collect::<Vec<_>>()
     };
     for (start, end) in [(0, 10), (20, 30), (10, 15), (25, 40)] {
@@ -358,9 +378,7 @@ async fn a_service_without_features_has_all_of_the_view() {
         features: vec![projection(features(&["b"])), projection(Vec::new())],
         ..Default::default()
     };
-    w.apply(ObjectKind::FeatureService, &core::FeatureService { spec: Some(spec), meta: None })
-        .await
-        .expect("applies");
+    w.apply(ObjectKind::FeatureService, &core::FeatureService { spec: Some(spec), meta: None }).await.expect("applies");
     let snapshot = w.catalog.snapshot();
     let service = &snapshot.project("p").expect("the project").feature_services["s"];
     let projections = &service.spec.as_ref().expect("spec").features;
@@ -442,8 +460,7 @@ async fn the_whole_registry_has_every_object_and_a_version_that_stays() {
     let w = world().await;
     w.apply(ObjectKind::Entity, &entity("a", "")).await.expect("applies");
     w.apply(ObjectKind::FeatureView, &view("v", &["x"])).await.expect("applies");
-    let read =
-        || core::Registry::decode(whole::whole(&w.catalog.snapshot()).expect("packs")).expect("a registry");
+    let read = || core::Registry::decode(whole::whole(&w.catalog.snapshot()).expect("packs")).expect("a registry");
     let first = read();
     assert_eq!((first.projects.len(), first.entities.len(), first.feature_views.len()), (1, 1, 1));
     assert_eq!(read(), first);
@@ -462,8 +479,7 @@ async fn lineage_tells_parts_and_parts_of_parts() {
     spec(&mut v).batch_source = Some(source);
     w.apply(ObjectKind::FeatureView, &v).await.expect("applies");
     let projection = core::FeatureViewProjection { feature_view_name: "v".into(), ..Default::default() };
-    let service =
-        core::FeatureServiceSpec { name: "s".into(), features: vec![projection], ..Default::default() };
+    let service = core::FeatureServiceSpec { name: "s".into(), features: vec![projection], ..Default::default() };
     w.apply(ObjectKind::FeatureService, &core::FeatureService { spec: Some(service), meta: None })
         .await
         .expect("applies");

@@ -25,9 +25,9 @@ pub fn whole(registry: &Registry) -> Result<Bytes> {
             }
         }
     }
-    let version = out.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let version = out
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let rest = core::Registry {
         registry_schema_version: "1".to_owned(),
         version_id: format!("{version:016x}"),

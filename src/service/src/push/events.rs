@@ -3,17 +3,17 @@
 //! For views whose stream source is a push source; a view on Kafka is fed by `ingest`. A push that is
 //! sent again counts again: there are no offsets here to tell a repeat from a new event.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use model::ports::{Clock, OnlineStore, Read, StateWrite, WriteBatch};
+use model::ports::{Clock, OnlineStore, StateWrite, WriteBatch};
 use model::registry::View;
 use model::{EntityKey, Error, Result, Timestamp, ValueType, value};
 use tokio::sync::Mutex;
-use window::{Event, Outcome, Scalar, Spec, State};
+use window::{Scalar, Spec};
 
 use super::{Cell, Frame, column, read_keys, read_versions};
-use crate::{metrics, windows};
+use crate::metrics;
+use crate::windows::{self, FoldError, FoldEvent};
 
 /// How far ahead of the server's clock an event may be, µs (WINDOWS.md).
 const MAX_FUTURE_US: i64 = 5_000_000;
@@ -98,38 +98,17 @@ impl Folder {
 
     async fn fold(&self, batch: ViewEvents, now: Timestamp) -> Result<Vec<StateWrite>> {
         let ViewEvents { view, spec, events } = batch;
-        let mut positions: HashMap<&EntityKey, usize> = HashMap::new();
-        let mut keys = Vec::new();
-        for (key, ..) in &events {
-            positions.entry(key).or_insert_with(|| {
-                keys.push(key.clone());
-                keys.len() - 1
-            });
-        }
-        let read = Read { table: view.table.clone(), keys };
-        let stored = self.store.read_states(std::slice::from_ref(&read)).await?.into_iter().next().unwrap_or_default();
-        let mut states = stored
-            .into_iter()
-            .map(|bytes| match bytes {
-                None => Ok(State::new(&spec)),
-                Some(bytes) => State::decode(&spec, &bytes).map_err(|e| windows::state_error(&view, e)),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let mut dropped = 0;
-        for (key, time, columns) in &events {
-            let event = Event { ts_us: time.micros(), columns };
-            let outcome = states[positions[key]]
-                .apply(&spec, event, now.micros())
-                .map_err(|e| Error::invalid(format!("an event of {}: {e}", view.name)))?;
-            dropped += usize::from(outcome == Outcome::LateDropped);
-        }
-        metrics::events_pushed(&view.name, events.len(), dropped);
-        let writes = read.keys.into_iter().zip(states).map(|(key, mut state)| {
-            state.evict(&spec, now.micros());
-            StateWrite { table: view.table.clone(), key, state: windows::encode(&state, &spec) }
-        });
-        Ok(writes.collect())
+        let events: Vec<_> = events.iter().map(borrow).collect();
+        let folded = windows::fold(&view, &spec, &*self.store, &events, now)
+            .await
+            .map_err(|(FoldError::Store(e) | FoldError::State(e))| e)?;
+        metrics::events_pushed(&view.name, folded.applied, folded.late_dropped);
+        Ok(folded.states)
     }
+}
+
+fn borrow((key, time, columns): &(EntityKey, Timestamp, Vec<Scalar>)) -> FoldEvent<'_> {
+    FoldEvent { key, time: *time, columns }
 }
 
 /// A cell as an event carries it; text is read as a number where it is one.

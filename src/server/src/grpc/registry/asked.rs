@@ -43,13 +43,7 @@ impl Service {
         Ok(Response::new(()))
     }
 
-    pub(super) async fn get(
-        &self,
-        kind: ObjectKind,
-        project: &str,
-        name: &str,
-        allow_cache: bool,
-    ) -> Answer<Raw> {
+    pub(super) async fn get(&self, kind: ObjectKind, project: &str, name: &str, allow_cache: bool) -> Answer<Raw> {
         let registry = self.registry(allow_cache).await?;
         let object = registry.object(kind, project, name).map_err(|e| to_grpc(&e))?;
         Ok(Response::new(message(&object.bytes)))
@@ -88,8 +82,7 @@ impl Service {
         let since = r.updated_since.as_ref().map(Timestamp::from_proto);
         let asked = listing(r.project, r.allow_cache, r.tags, r.pagination, r.sorting);
         let keep = |registry: &Registry, view: &Object| {
-            let recent =
-                since.is_none_or(|since| view.updated().ok().flatten().is_some_and(|at| at >= since));
+            let recent = since.is_none_or(|since| view.updated().ok().flatten().is_some_and(|at| at >= since));
             Ok(recent && parts.are_of(registry, view)?)
         };
         let page = self.list(&ObjectKind::VIEWS, asked, keep).await?;
@@ -139,8 +132,7 @@ impl Service {
         let view = given(r.feature_view, ObjectKind::FeatureView)?.0.into();
         let view = Object::read(ObjectKind::FeatureView, view).map_err(|e| to_grpc(&e))?.name;
         let (Some(start), Some(end)) = (&r.start_date, &r.end_date) else {
-            let missing =
-                Error::invalid(format!("the materialization of '{view}' needs start_date and end_date"));
+            let missing = Error::invalid(format!("the materialization of '{view}' needs start_date and end_date"));
             return Err(to_grpc(&missing));
         };
         let (start, end) = (Timestamp::from_proto(start), Timestamp::from_proto(end));
@@ -238,9 +230,6 @@ impl Service {
             paging: paging(r.pagination, r.sorting),
         };
         let page = self.list(&[ObjectKind::Project], asked, all).await?;
-        Ok(Response::new(pb::ListProjectsResponse {
-            projects: messages(&page),
-            pagination: Some(position(&page)),
-        }))
+        Ok(Response::new(pb::ListProjectsResponse { projects: messages(&page), pagination: Some(position(&page)) }))
     }
 }

@@ -95,8 +95,7 @@ pub(super) fn feature(feature: Feature) -> pb::Feature {
 
 /// The items of a page, as messages.
 pub(super) fn relations(page: &Page<Relation>) -> Vec<pb::EntityRelation> {
-    let reference =
-        |r: &Reference| Some(pb::EntityReference { r#type: r.kind.to_owned(), name: r.name.clone() });
+    let reference = |r: &Reference| Some(pb::EntityReference { r#type: r.kind.to_owned(), name: r.name.clone() });
     page.items
         .iter()
         .map(|r| pb::EntityRelation { source: reference(&r.source), target: reference(&r.target) })
