@@ -68,7 +68,7 @@ def _servers(node: pytest.Item | pytest.Collector, larder_binary: Path) -> Itera
     servers = node.stash.setdefault(SERVERS, [])
 
     def start(repo: Path, **options: object) -> Larder:
-        options.setdefault("ports", ports_in(repo))
+        options = {"ports": options.get("ports") or ports_in(repo)} | options
         server = Larder(larder_binary, repo, **options)  # type: ignore[arg-type]
         servers.append(server)
         return server.start()

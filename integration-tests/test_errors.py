@@ -168,6 +168,7 @@ READS: dict[str, tuple[list[str] | str, Mapping[str, Sequence[object]], str, str
         "All entity rows must have the same columns",
         INVALID,
     ),
+    "no features": ([], ONE, "FeastError", "No features specified for retrieval", INVALID),
     "no rows": (TRIPS, {}, "FeastError", "no entity rows", INVALID),
     "text for an integer": (
         TRIPS,
@@ -437,7 +438,7 @@ SHAPES: dict[str, tuple[str, object, str]] = {
     "a key far beyond": (READ, {"features": TRIPS, "entities": {"driver_id": [10**30]}}, "driver_id"),
     "a list as key": (READ, {"features": TRIPS, "entities": {"driver_id": [[1]]}}, "driver_id"),
     "an object as key": (READ, {"features": TRIPS, "entities": {"driver_id": [{"a": 1}]}}, "driver_id"),
-    "nothing asked": (READ, {"entities": ONE}, "feature"),
+    "nothing asked": (READ, {"entities": ONE}, "No features specified for retrieval"),
     "no source": ("/push", {"df": DF}, "push_source_name"),
     "no frame": ("/push", {"push_source_name": "driver_stats_push"}, "df"),
     "frame as rows": ("/push", {"push_source_name": "driver_stats_push", "df": [DF]}, "expected a map"),

@@ -60,7 +60,7 @@ def stats_row(driver: int, number: int, at: datetime) -> Row:
 
 
 def check(rides: Rides, by_http: list[Writer], by_grpc: list[Writer]) -> None:
-    """Every driver of a writer has one and the same push in all columns: the last acknowledged, or the one in flight."""
+    """All columns of all drivers of a writer are from one push: the last acknowledged, or the one in flight."""
     http = Http(rides.larder)
     for writer in by_http:
         refs = [f"driver_stats:{feature}" for feature in ("trips", "rating", "conv_rate")]

@@ -94,23 +94,34 @@ class Process:
 
     def stop(self, seconds: float = 20.0) -> int:
         """SIGTERM, wait, and return the exit code. A child that will not go is killed, and that is an error."""
-        return self._end(signal.SIGTERM, seconds)
+        return self.end(signal.SIGTERM, seconds)
 
     def kill(self) -> int:
         """SIGKILL: no chance to clean up. Returns the exit code, -9."""
-        return self._end(signal.SIGKILL, 10.0)
+        return self.end(signal.SIGKILL, 10.0)
 
-    def _end(self, how: signal.Signals, seconds: float) -> int:
+    def end(self, how: signal.Signals, seconds: float) -> int:
+        """Send a signal and wait; returns the exit code. A child that will not go is killed, and that is an error."""
         if self._child is None:
             return 0
-        if self._child.poll() is None:
+        self.signal(how)
+        return self.wait(seconds, f"ignored {how.name}")
+
+    def signal(self, how: signal.Signals) -> None:
+        """Send a signal, and do not wait for what comes of it."""
+        if self._child is not None and self._child.poll() is None:
             self._child.send_signal(how)
+
+    def wait(self, seconds: float, otherwise: str = "did not end") -> int:
+        """Wait for the end; returns the exit code. A child that does not come to it is killed, and that is an error."""
+        if self._child is None:
+            return 0
         try:
             return self._child.wait(seconds)
         except subprocess.TimeoutExpired as late:
             self._child.kill()
             self._child.wait()
-            raise ProcessError(f"{self.name} ignored {how.name} for {seconds:g} s\n{self.log_tail()}") from late
+            raise ProcessError(f"{self.name} {otherwise} for {seconds:g} s\n{self.log_tail()}") from late
 
     def log_text(self) -> str:
         """All that the child has printed so far."""

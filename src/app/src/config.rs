@@ -222,8 +222,8 @@ struct Yaml {
 
 impl Yaml {
     fn open(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), text: expand(&text, |name| std::env::var(name).ok()) })
     }
 

@@ -14,6 +14,7 @@ use service::materialize::Materializer;
 use service::push::Pusher;
 use service::retrieve::Retriever;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +69,8 @@ struct Shared {
 
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: Config) -> Result<(), Error> {
+    // before anything listens: who sees the server ready may stop it at once
+    let mut signals = Signals::install().map_err(Error::Signal)?;
     let telemetry = telemetry::init(&config.telemetry)?;
     for note in &config.notes {
         tracing::warn!("{note}");
@@ -93,7 +96,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     }
     tracing::info!(project = config.project, version = env!("CARGO_PKG_VERSION"), "ready");
 
-    let signal = wait_for_signal().await.map_err(Error::Signal)?;
+    let signal = signals.wait().await;
     tracing::info!(signal, "stopping: draining requests and consumers");
     shutdown.cancel();
     while tasks.join_next().await.is_some() {}
@@ -169,9 +172,8 @@ async fn listen(
     let tls = config.tls.as_ref().map(|(cert, key)| tls(cert, key)).transpose()?;
     let mut listeners: Vec<(&'static str, TcpListener, Router, bool)> = Vec::new();
     if config.services.contains(&Service::Online) {
-        let router = server::online_router(online_face(config, shared))
-            .await
-            .map_err(|e| Error::Reflection(e.to_string()))?;
+        let router =
+            server::online_router(online_face(config, shared)).await.map_err(|e| Error::Reflection(e.to_string()))?;
         listeners.push(("online", bind(config, "online", config.ports.online).await?, router, true));
     }
     if config.services.contains(&Service::Registry) {
@@ -219,9 +221,12 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
 }
 
 async fn bind(config: &Config, service: &'static str, port: u16) -> Result<TcpListener, Error> {
-    server::listen::bind(&config.host, port)
-        .await
-        .map_err(|source| Error::Bind { service, host: config.host.clone(), port, source })
+    server::listen::bind(&config.host, port).await.map_err(|source| Error::Bind {
+        service,
+        host: config.host.clone(),
+        port,
+        source,
+    })
 }
 
 fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
@@ -259,11 +264,21 @@ fn ingest_settings(config: &config::Ingest) -> ingest::Settings {
     }
 }
 
-async fn wait_for_signal() -> io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// What asks the server to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

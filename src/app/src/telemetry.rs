@@ -43,8 +43,8 @@ const SECONDS: [f64; 18] = [
 /// Sets everything up. Logs go to standard error.
 pub(crate) fn init(settings: &Telemetry) -> Result<Guard, Error> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| settings.log.clone());
-    let filter = EnvFilter::try_new(&directives)
-        .map_err(|source| Error::Filter { filter: directives.clone(), source })?;
+    let filter =
+        EnvFilter::try_new(&directives).map_err(|source| Error::Filter { filter: directives.clone(), source })?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     let provider = settings.otlp_endpoint.as_deref().map(exporter).transpose()?;
     // A provider without an exporter still gives spans their ids, so that contexts are passed on.

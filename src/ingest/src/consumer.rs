@@ -41,9 +41,29 @@ pub(crate) struct Deps {
     pub(crate) settings: Arc<Settings>,
 }
 
-/// Consumes until `stop` (gives `Ok`), or until it cannot go on. Blocks its thread, which must not be
-/// one of the runtime's.
-pub(crate) fn consume(feed: &Arc<Feed>, deps: &Deps, runtime: &Handle, stop: &CancellationToken) -> Result<(), Stop> {
+/// Consumes until `stop` (the outcome is `Ok`), or until it cannot go on. Blocks its thread, which must
+/// not be one of the runtime's.
+///
+/// The outcome is told before the consumer is closed: nothing is written after it, and closing waits
+/// for a broker that may be away.
+pub(crate) fn consume(
+    feed: &Arc<Feed>,
+    deps: &Deps,
+    runtime: &Handle,
+    stop: &CancellationToken,
+    tell: impl FnOnce(Result<(), Stop>),
+) {
+    match open(feed, deps, runtime) {
+        Err(stop) => tell(Err(stop)),
+        Ok(consumer) => {
+            let consumer = &consumer;
+            tell(Loop { feed, deps, runtime, stop, consumer, producer: None, last_error: None }.run());
+        }
+    }
+}
+
+/// A consumer that has joined its group, for a view whose state may be continued.
+fn open(feed: &Arc<Feed>, deps: &Deps, runtime: &Handle) -> Result<BaseConsumer<Context>, Stop> {
     runtime.block_on(marker::check(feed, &*deps.store))?;
     let context = Context {
         feed: Arc::clone(feed),
@@ -57,7 +77,7 @@ pub(crate) fn consume(feed: &Arc<Feed>, deps: &Deps, runtime: &Handle, stop: &Ca
         .map_err(|e| Stop::kafka("the Kafka consumer cannot be made", &e))?;
     consumer.subscribe(&[&feed.topic]).map_err(|e| Stop::kafka("the topic cannot be subscribed", &e))?;
     metrics::started(feed);
-    Loop { feed, deps, runtime, stop, consumer: &consumer, producer: None, last_error: None }.run()
+    Ok(consumer)
 }
 
 fn config(feed: &Feed, settings: &Settings) -> ClientConfig {

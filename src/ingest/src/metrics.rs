@@ -104,6 +104,12 @@ pub(crate) fn stopped(project: &str, view: &str, why: &str) {
     tracing::info!(project, view, why, "stopped consuming");
 }
 
+/// The consumer's client is still closing; nothing of ours waits for it any longer.
+pub(crate) fn closing_late(project: &str, view: &str, waited: std::time::Duration) {
+    let seconds = waited.as_secs();
+    tracing::warn!(project, view, seconds, "the Kafka client takes long to close: the broker does not answer");
+}
+
 pub(crate) fn forgotten(project: &str, view: &str, windowed: bool) {
     status(project, view, Status::Stopped);
     tracing::info!(project, view, windowed, "the view is deleted: its positions and window state are removed");

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::Timestamp;
 use model::ports::{OnlineStore, Position, RowWrite, StateWrite, WriteBatch};
 use model::row::{Column, Row};
 use model::value::is_null;
-use model::Timestamp;
 use prost::Message as _;
 use service::windows::{self, FoldError, FoldEvent};
 use window::{Scalar, Spec};

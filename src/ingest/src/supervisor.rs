@@ -18,6 +18,9 @@ use crate::feed::{Content, Feed, group};
 use crate::settings::Settings;
 use crate::{marker, metrics};
 
+/// How long a consumer may take to leave its group: longer, and it is left to do so by itself.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// What ingestion is given.
 pub struct Deps {
     /// The registry, as it changes.
@@ -209,12 +212,17 @@ async fn consume(
     shutdown: &CancellationToken,
 ) -> Result<(), Stop> {
     let stop = shutdown.child_token();
+    let name = (feed.view.project.clone(), feed.view.name.clone());
     let (done, mut ended) = oneshot::channel();
+    let (close, closed) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new().name(format!("ingest-{}", feed.view.name));
     let (feed, deps, runtime, told) = (Arc::clone(feed), deps.clone(), Handle::current(), stop.clone());
     thread
         .spawn(move || {
-            let _ = done.send(consumer::consume(&feed, &deps, &runtime, &told));
+            consumer::consume(&feed, &deps, &runtime, &told, |outcome| {
+                let _ = done.send(outcome);
+            });
+            drop(close);
         })
         .map_err(|e| Stop::Restart(format!("no thread for the consumer: {e}")))?;
     let outcome = tokio::select! {
@@ -225,6 +233,9 @@ async fn consume(
             ended.await
         }
     };
+    if tokio::time::timeout(CLOSING, closed).await.is_err() {
+        metrics::closing_late(&name.0, &name.1, CLOSING);
+    }
     outcome.unwrap_or_else(|_| Err(Stop::Restart("the consumer's thread panicked; see the log above".to_owned())))
 }
 

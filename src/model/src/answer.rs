@@ -128,9 +128,10 @@ impl Answer {
         for view in &self.views {
             for (feature, name) in view.names.iter().enumerate() {
                 let rows = || view.fan_out.iter().map(|at| &view.cells[*at]);
-                let values = rows().map(|c| Value::decode(c.value(feature))).collect::<Result<_, _>>().map_err(|e| {
-                    Error::internal(format!("a stored value of {name} is damaged: write the row again"), e)
-                })?;
+                let values =
+                    rows().map(|c| Value::decode(c.value(feature))).collect::<Result<_, _>>().map_err(|e| {
+                        Error::internal(format!("a stored value of {name} is damaged: write the row again"), e)
+                    })?;
                 results.push(FeatureVector {
                     values,
                     statuses: rows().map(|c| c.statuses[feature].into()).collect(),

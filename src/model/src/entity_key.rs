@@ -98,7 +98,9 @@ fn put_value(out: &mut Vec<u8>, name: &str, value: &Value) -> Result<()> {
         Some(Val::Int64Val(v)) => put(ValueType::Int64, &v.to_le_bytes()),
         Some(Val::UnixTimestampVal(v)) => put(ValueType::UnixTimestamp, &v.to_le_bytes()),
         None | Some(Val::NullVal(_)) => {
-            return Err(Error::invalid(format!("the join key '{name}' is null: every entity row needs a value for it")));
+            return Err(Error::invalid(format!(
+                "the join key '{name}' is null: every entity row needs a value for it"
+            )));
         }
         Some(_) => {
             return Err(Error::invalid(format!(

@@ -164,11 +164,7 @@ impl Error {
 
     /// `ProjectObjectNotFoundException`.
     pub fn project_not_found(name: &str) -> Self {
-        Self::of_class(
-            Kind::NotFound,
-            "ProjectObjectNotFoundException",
-            format!("Project {name} does not exist"),
-        )
+        Self::of_class(Kind::NotFound, "ProjectObjectNotFoundException", format!("Project {name} does not exist"))
     }
 
     /// `PushSourceNotFoundException`: the caller's mistake (Feast's server answers 422).

@@ -17,9 +17,10 @@ pub struct FeatureRef {
 impl FeatureRef {
     /// Reads `view[@vN]:feature`.
     pub fn parse(text: &str) -> Result<Self> {
-        let (view, feature) = text.split_once(':').filter(|(v, f)| !v.is_empty() && !f.is_empty()).ok_or_else(|| {
-            Error::invalid(format!("Invalid feature reference '{text}'. Expected format: 'feature_view:feature'"))
-        })?;
+        let (view, feature) =
+            text.split_once(':').filter(|(v, f)| !v.is_empty() && !f.is_empty()).ok_or_else(|| {
+                Error::invalid(format!("Invalid feature reference '{text}'. Expected format: 'feature_view:feature'"))
+            })?;
         let (view, version) = match view.rsplit_once('@') {
             None => (view, None),
             Some((view, "latest" | "")) => (view, None),

@@ -69,13 +69,12 @@ impl Plan {
         full_feature_names: bool,
     ) -> Result<Self> {
         let projections = project.projections(project_name, request)?;
+        if projections.is_empty() {
+            return Err(Error::invalid("No features specified for retrieval: name a feature_service or features"));
+        }
         check_collisions(&projections, full_feature_names)?;
-        let mut plan = Self {
-            views: Vec::new(),
-            columns: BTreeMap::new(),
-            types: BTreeMap::new(),
-            request_data: Vec::new(),
-        };
+        let mut plan =
+            Self { views: Vec::new(), columns: BTreeMap::new(), types: BTreeMap::new(), request_data: Vec::new() };
         for projection in projections {
             plan.add(projection, full_feature_names)?;
         }

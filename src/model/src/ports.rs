@@ -238,11 +238,7 @@ pub trait OfflineLog: Send + Sync {
     fn append<'a>(&'a self, view: &'a View, rows: AppendRows) -> BoxFuture<'a, Result<u64>>;
 
     /// The latest row per entity key in `[start, end)` by (event, created) timestamp.
-    fn latest<'a>(
-        &'a self,
-        view: &'a View,
-        range: Range<Timestamp>,
-    ) -> BoxFuture<'a, Result<Box<dyn RowBatches>>>;
+    fn latest<'a>(&'a self, view: &'a View, range: Range<Timestamp>) -> BoxFuture<'a, Result<Box<dyn RowBatches>>>;
 
     /// The raw events of a windowed view's batch source with a time before `end`, with these columns.
     fn events<'a>(

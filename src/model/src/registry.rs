@@ -134,17 +134,14 @@ impl Project {
             }
         }
         for name in views {
-            let stored =
-                ObjectKind::VIEWS.into_iter().find_map(|kind| self.objects.get(&(kind, name.clone())));
+            let stored = ObjectKind::VIEWS.into_iter().find_map(|kind| self.objects.get(&(kind, name.clone())));
             let Some(object) = stored else {
                 self.views.remove(&name);
                 continue;
             };
             let view = match object.kind {
                 ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, &self.entities),
-                ObjectKind::OnDemandFeatureView => {
-                    View::of_on_demand(project, &decode(object)?, &self.entities)
-                }
+                ObjectKind::OnDemandFeatureView => View::of_on_demand(project, &decode(object)?, &self.entities),
                 ObjectKind::LabelView => View::of_label(project, decode(object)?, &self.entities),
                 _ => View::of_feature_view(project, decode(object)?, &self.entities),
             };
@@ -165,10 +162,8 @@ impl Project {
     pub fn projections(&self, project: &str, request: &FeatureRequest) -> Result<Vec<Projection>> {
         match request {
             FeatureRequest::Service(name) => {
-                let service = self
-                    .feature_services
-                    .get(name)
-                    .ok_or_else(|| Error::feature_service_not_found(name, project))?;
+                let service =
+                    self.feature_services.get(name).ok_or_else(|| Error::feature_service_not_found(name, project))?;
                 let projections = service.spec.iter().flat_map(|s| &s.features);
                 projections.map(|p| Projection::of_service(self, project, p)).collect()
             }
@@ -178,11 +173,7 @@ impl Project {
 }
 
 /// Puts the decoded object into `map`, or takes it out where there is none any more.
-fn set<M: Message + Default>(
-    map: &mut BTreeMap<String, Arc<M>>,
-    name: &str,
-    object: Option<&Object>,
-) -> Result<()> {
+fn set<M: Message + Default>(map: &mut BTreeMap<String, Arc<M>>, name: &str, object: Option<&Object>) -> Result<()> {
     match object {
         Some(object) => {
             map.insert(name.to_owned(), Arc::new(decode(object)?));
@@ -197,10 +188,7 @@ fn set<M: Message + Default>(
 fn decode<M: Message + Default>(object: &Object) -> Result<M> {
     M::decode(object.bytes.clone()).map_err(|e| {
         Error::internal(
-            format!(
-                "the stored {:?} '{}' of project '{}' is damaged",
-                object.kind, object.name, object.project
-            ),
+            format!("the stored {:?} '{}' of project '{}' is damaged", object.kind, object.name, object.project),
             e,
         )
     })

@@ -137,9 +137,7 @@ impl Row {
 
     /// All columns, in the order of their ids.
     pub fn columns(&self) -> Vec<Column> {
-        (0..self.len())
-            .map(|i| Column { id: self.id(i), value: self.value(i), version: self.version(i) })
-            .collect()
+        (0..self.len()).map(|i| Column { id: self.id(i), value: self.value(i), version: self.version(i) }).collect()
     }
 
     fn values_start(&self) -> usize {

@@ -5,7 +5,6 @@ use prost_types::Timestamp as ProtoTimestamp;
 
 use crate::error::{Error, Result};
 
-
 /// A point in time in microseconds since 1970-01-01T00:00:00Z; may be negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);

@@ -116,15 +116,15 @@ pub(crate) fn plain(array: &ArrayRef) -> Result<ArrayRef> {
 fn is_lossless(from: &DataType, to: &DataType) -> bool {
     use DataType as D;
     match (from, to) {
-        (D::Null, _) | (D::Int8 | D::Int16 | D::UInt8 | D::UInt16 | D::Int32, D::Int64 | D::Float64) => true,
-        (D::Int8 | D::Int16 | D::UInt8 | D::UInt16, D::Int32 | D::Float32)
-        | (D::UInt32, D::Int64 | D::Float64)
-        | (D::Float16, D::Float32)
-        | (D::Float16 | D::Float32, D::Float64)
+        (D::Null, _)
+        | (D::Int8 | D::Int16 | D::UInt8 | D::UInt16, D::Int32 | D::Int64 | D::Float32 | D::Float64)
+        | (D::Int32 | D::UInt32, D::Int64 | D::Float64)
+        | (D::Float16 | D::Float32, D::Float32 | D::Float64)
+        // Rounding to the registered width is what a float column means.
         | (D::Float64, D::Float32)
+        | (D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_), D::Binary)
         | (D::Decimal32(..) | D::Decimal64(..) | D::Decimal128(..) | D::Decimal256(..), D::Utf8) => true,
         (from, D::Utf8 | D::LargeUtf8) => is_text(from),
-        (D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_), D::Binary) => true,
         (D::List(a) | D::LargeList(a) | D::FixedSizeList(a, _), D::List(b)) => {
             a.data_type() == b.data_type() || is_lossless(a.data_type(), b.data_type())
         }

@@ -234,7 +234,7 @@ fn ident(name: &str) -> Expr {
 /// A bound in µs in the time column's own type, so that it can be held against file statistics. A
 /// time finer than µs counts with the µs that it lies in.
 fn bound(micros: i64, time_type: &DataType, lower: bool) -> Expr {
-    let coarse = |unit: i64| if lower { -(-micros).div_euclid(unit) } else { micros.div_euclid(unit) };
+    let coarse = |unit: i64| if lower { -(micros.saturating_neg()).div_euclid(unit) } else { micros.div_euclid(unit) };
     let fine = micros.saturating_mul(1000).saturating_add(if lower { 0 } else { 999 });
     match time_type {
         DataType::Timestamp(unit, zone) => {

@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use model::registry::View;
 use model::{Error, Result};
+use proto::feast::core::{DataSource, data_source::Options};
 use tokio_util::task::AbortOnDropHandle;
 use window::Spec;
 
@@ -70,7 +71,9 @@ pub(crate) async fn ready(engine: &Engine, part: Part) -> Result<Ready> {
 
 /// Opens a view's batch source and finds its key and time columns.
 pub(crate) async fn open(engine: &Engine, view: &View) -> Result<(Table, Cut)> {
-    let source = view.batch_source.as_ref().ok_or_else(|| {
+    let is_file = |s: &&Arc<DataSource>| matches!(s.options, Some(Options::FileOptions(_)));
+    // A label view has its file where others have their stream.
+    let source = view.batch_source.as_ref().or(view.stream_source.as_ref().filter(is_file)).ok_or_else(|| {
         Error::invalid(format!(
             "Feature view '{}' has no batch_source and cannot be queried: give it, or its push or stream source, one",
             view.name

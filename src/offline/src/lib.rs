@@ -67,7 +67,7 @@ impl Default for Settings {
             memory_limit_bytes: 2 << 30,
             batch_rows: 8192,
             max_message_bytes: (2 << 30) - 1,
-            upload_ttl: Duration::from_secs(3600),
+            upload_ttl: Duration::from_hours(1),
             default_project: None,
         }
     }

@@ -86,12 +86,15 @@ pub(crate) async fn pull(engine: &Engine, source: &Arc<DataSource>, pull: Pull) 
     if entityless {
         fields.push(Field::new("__dummy_id", DataType::Utf8, false));
     }
+    // Only what is sorted needs keys that compare.
     let mut keys = Vec::new();
-    for name in &pull.join_keys {
+    for name in pull.join_keys.iter().filter(|_| pull.latest) {
         let field = schema.field_with_name(name).map_err(arrow_error)?;
         keys.push((name.clone(), KeyType::of(name, model::ValueType::Invalid, field.data_type())?));
     }
-    let cut = Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed: false };
+    // A row without a time is in no range; the last rows are told from those without a key as they are read.
+    let only_keyed = !pull.latest && (pull.from.is_some() || pull.to.is_some());
+    let cut = Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed };
     let first = cut.values_at();
     let width = cut.values.len();
     let out = Arc::new(Schema::new(fields));

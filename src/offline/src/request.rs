@@ -86,9 +86,12 @@ impl Command {
     ///
     /// Errors: no JSON object, no `api`, or one that there is not.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|e| {
+        let refuse = |e: serde_json::Error| {
             Error::invalid(format!("the flight descriptor's command is not what a Feast client sends: {e}"))
-        })?;
+        };
+        // An object: of an array, serde would take the elements in the order of the fields.
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).map_err(refuse)?;
+        let fields = Fields::deserialize(serde_json::Value::Object(object)).map_err(refuse)?;
         let api = fields.api.as_deref().ok_or_else(|| mandatory("api"))?;
         Ok(Self { api: Api::parse(api)?, fields })
     }

@@ -41,19 +41,13 @@ pub async fn run_all<S: Subject>(make: impl Fn() -> S + Sync) {
     cases::large_batches_are_kept(make()).await;
     cases::concurrent_writers_end_with_the_greatest(make().store()).await;
     std::thread::scope(|scope| {
-        scope
-            .spawn(|| random::run(&make))
-            .join()
-            .expect("the random batches agree with the oracle");
+        scope.spawn(|| random::run(&make)).join().expect("the random batches agree with the oracle");
     });
 }
 
 /// A table.
 pub fn table(project: &str, view: &str) -> Arc<Table> {
-    Arc::new(Table {
-        project: project.into(),
-        view: view.into(),
-    })
+    Arc::new(Table { project: project.into(), view: view.into() })
 }
 
 /// An entity's key: any bytes do.
@@ -63,15 +57,9 @@ pub fn key(name: &str) -> EntityKey {
 
 /// A row in which every column has the same event and created time, in µs.
 pub fn row(event: i64, created: i64, columns: &[(&str, &[u8])]) -> Row {
-    let version = Version {
-        event: Timestamp(event),
-        created: Timestamp(created),
-    };
-    let column = |(name, value): &(&str, &[u8])| Column {
-        id: column_id(name),
-        value: Bytes::copy_from_slice(value),
-        version,
-    };
+    let version = Version { event: Timestamp(event), created: Timestamp(created) };
+    let column =
+        |(name, value): &(&str, &[u8])| Column { id: column_id(name), value: Bytes::copy_from_slice(value), version };
     Row::pack(columns.iter().map(column).collect())
 }
 
@@ -82,10 +70,7 @@ pub fn rows(writes: &[(&Arc<Table>, &str, Row)]) -> WriteBatch {
         key: key(name),
         row: row.clone(),
     };
-    WriteBatch {
-        rows: writes.iter().map(write).collect(),
-        ..WriteBatch::default()
-    }
+    WriteBatch { rows: writes.iter().map(write).collect(), ..WriteBatch::default() }
 }
 
 /// A window state to set, or `None` to remove it.
@@ -98,10 +83,7 @@ pub fn states(writes: &[State<'_>]) -> WriteBatch {
         key: key(name),
         state: state.map(Bytes::copy_from_slice),
     };
-    WriteBatch {
-        states: writes.iter().map(write).collect(),
-        ..WriteBatch::default()
-    }
+    WriteBatch { states: writes.iter().map(write).collect(), ..WriteBatch::default() }
 }
 
 /// Reads some rows of a table.
@@ -109,10 +91,7 @@ pub fn states(writes: &[State<'_>]) -> WriteBatch {
 /// # Panics
 /// Where the store fails.
 pub async fn get(store: &dyn OnlineStore, table: &Arc<Table>, names: &[&str]) -> Vec<Option<Row>> {
-    let read = Read {
-        table: Arc::clone(table),
-        keys: names.iter().map(|n| key(n)).collect(),
-    };
+    let read = Read { table: Arc::clone(table), keys: names.iter().map(|n| key(n)).collect() };
     store.read(&[read]).await.expect("reads").remove(0)
 }
 
@@ -120,21 +99,11 @@ pub async fn get(store: &dyn OnlineStore, table: &Arc<Table>, names: &[&str]) ->
 ///
 /// # Panics
 /// Where the store fails.
-pub async fn get_states(
-    store: &dyn OnlineStore,
-    table: &Arc<Table>,
-    names: &[&str],
-) -> Vec<Option<Bytes>> {
-    let read = Read {
-        table: Arc::clone(table),
-        keys: names.iter().map(|n| key(n)).collect(),
-    };
+pub async fn get_states(store: &dyn OnlineStore, table: &Arc<Table>, names: &[&str]) -> Vec<Option<Bytes>> {
+    let read = Read { table: Arc::clone(table), keys: names.iter().map(|n| key(n)).collect() };
     store.read_states(&[read]).await.expect("reads").remove(0)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }

@@ -29,10 +29,7 @@ pub struct Store {
 impl Store {
     /// An empty store.
     pub fn new() -> Self {
-        Self {
-            content: RwLock::default(),
-            traffic: Traffic::new("memory"),
-        }
+        Self { content: RwLock::default(), traffic: Traffic::new("memory") }
     }
 
     fn content(&self) -> RwLockReadGuard<'_, Content> {
@@ -60,11 +57,7 @@ impl Store {
             };
         }
         for position in batch.positions {
-            let key = (
-                position.group.clone(),
-                position.topic.clone(),
-                position.partition,
-            );
+            let key = (position.group.clone(), position.topic.clone(), position.partition);
             content.positions.insert(key, position);
         }
         drop(content);
@@ -86,10 +79,7 @@ fn table<'a, V>(tables: &'a mut Tables<V>, name: &Table) -> &'a mut HashMap<Enti
 fn look_up<V: Clone>(tables: &Tables<V>, reads: &[Read]) -> Vec<Vec<Option<V>>> {
     let one = |read: &Read| {
         let table = tables.get(&*read.table);
-        read.keys
-            .iter()
-            .map(|key| table.and_then(|t| t.get(key)).cloned())
-            .collect()
+        read.keys.iter().map(|key| table.and_then(|t| t.get(key)).cloned()).collect()
     };
     reads.iter().map(one).collect()
 }
@@ -103,10 +93,7 @@ impl OnlineStore for Store {
         })
     }
 
-    fn read_states<'a>(
-        &'a self,
-        reads: &'a [Read],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>> {
+    fn read_states<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>> {
         Box::pin(async move {
             let answer = look_up(&self.content().states, reads);
             self.traffic.states(&answer);
@@ -119,15 +106,7 @@ impl OnlineStore for Store {
     }
 
     fn positions<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Position>>> {
-        Box::pin(async move {
-            Ok(self
-                .content()
-                .positions
-                .values()
-                .filter(|p| p.group == group)
-                .cloned()
-                .collect())
-        })
+        Box::pin(async move { Ok(self.content().positions.values().filter(|p| p.group == group).cloned().collect()) })
     }
 
     fn clear<'a>(&'a self, table: &'a Table) -> BoxFuture<'a, Result<u64>> {

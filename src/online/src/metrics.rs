@@ -64,11 +64,7 @@ impl Traffic {
 }
 
 fn count<T>(answer: &[Vec<Option<T>>], found: &Counter, missing: &Counter) {
-    let there = answer
-        .iter()
-        .flatten()
-        .filter(|entry| entry.is_some())
-        .count();
+    let there = answer.iter().flatten().filter(|entry| entry.is_some()).count();
     let asked = answer.iter().map(Vec::len).sum::<usize>();
     found.increment(there as u64);
     missing.increment((asked - there) as u64);
@@ -101,10 +97,7 @@ impl Disk {
     /// A stored value is not what was written.
     pub(crate) fn damaged(&self, what: &str) {
         self.checksum_failures.increment(1);
-        tracing::error!(
-            what,
-            "a stored value is damaged: its checksum does not match"
-        );
+        tracing::error!(what, "a stored value is damaged: its checksum does not match");
     }
 
     /// Making a group of batches durable failed.

@@ -115,26 +115,17 @@ impl Shared {
         let what = layout::describe(key);
         self.metrics.damaged(&what);
         let advice = match layout::address(key) {
-            Some(layout::Address::Entity { .. }) => {
-                "clear the view and materialize it again, or restore a copy"
-            }
+            Some(layout::Address::Entity { .. }) => "clear the view and materialize it again, or restore a copy",
             _ => "restore the store's directory from a copy, or move it away and materialize again",
         };
         model::Error::new(
             ErrorKind::Internal,
-            format!(
-                "{what} is damaged in the online store (its checksum does not match): {advice}"
-            ),
+            format!("{what} is damaged in the online store (its checksum does not match): {advice}"),
         )
     }
 
     /// Looks up some keys of one table; `buffer` is the table's prefix.
-    fn look_up<'k>(
-        &self,
-        kind: Kind,
-        prefix: &[u8],
-        keys: impl Iterator<Item = &'k [u8]>,
-    ) -> Result<Vec<Entry>> {
+    fn look_up<'k>(&self, kind: Kind, prefix: &[u8], keys: impl Iterator<Item = &'k [u8]>) -> Result<Vec<Entry>> {
         let mut key = prefix.to_vec();
         let (mut hits, mut misses) = (0, 0);
         let mut out = Vec::new();
@@ -183,8 +174,7 @@ impl Shared {
                     since_yield = 0;
                 }
                 since_yield += keys.len();
-                let entries =
-                    self.look_up(kind, &prefix, keys.iter().map(model::EntityKey::as_bytes))?;
+                let entries = self.look_up(kind, &prefix, keys.iter().map(model::EntityKey::as_bytes))?;
                 column.extend(entries.into_iter().map(&pick));
             }
             answer.push(column);
@@ -229,35 +219,18 @@ impl Store {
         let thread = std::thread::Builder::new()
             .name("online-writer".into())
             .spawn(move || writer.run(inbox))
-            .map_err(|source| Error::Io {
-                path: settings.path,
-                source,
-            })?;
-        Ok(Self {
-            shared,
-            commands,
-            thread: Mutex::new(Some(thread)),
-        })
+            .map_err(|source| Error::Io { path: settings.path, source })?;
+        Ok(Self { shared, commands, thread: Mutex::new(Some(thread)) })
     }
 
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
-    ) -> Result<T> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .send(command(reply))
-            .await
-            .map_err(|_| closed())?;
+        self.commands.send(command(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
     fn join(&self) {
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the online store's writer thread panicked");
         }
@@ -276,11 +249,7 @@ impl OnlineStore for Store {
     fn read<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Row>>>>> {
         Box::pin(async move {
             let pick = |entry| {
-                if let Entry::Row(row) = entry {
-                    Some(row)
-                } else {
-                    None
-                }
+                if let Entry::Row(row) = entry { Some(row) } else { None }
             };
             let answer = self.shared.read_all(Kind::Row, reads, pick).await?;
             self.shared.traffic.rows(&answer);
@@ -288,17 +257,10 @@ impl OnlineStore for Store {
         })
     }
 
-    fn read_states<'a>(
-        &'a self,
-        reads: &'a [Read],
-    ) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>> {
+    fn read_states<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>> {
         Box::pin(async move {
             let pick = |entry| {
-                if let Entry::State(state) = entry {
-                    Some(state)
-                } else {
-                    None
-                }
+                if let Entry::State(state) = entry { Some(state) } else { None }
             };
             let answer = self.shared.read_all(Kind::State, reads, pick).await?;
             self.shared.traffic.states(&answer);

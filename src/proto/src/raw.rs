@@ -69,12 +69,7 @@ impl Message for Raw {
 fn copy(buf: &mut impl Buf, out: &mut Vec<u8>, len: usize) -> Result<(), DecodeError> {
     if buf.remaining() < len {
         // prost gives no way to make its own error, so let it fail on the same shortage.
-        return prost::encoding::skip_field(
-            WireType::SixtyFourBit,
-            1,
-            &mut &b""[..],
-            DecodeContext::default(),
-        );
+        return prost::encoding::skip_field(WireType::SixtyFourBit, 1, &mut &b""[..], DecodeContext::default());
     }
     out.put(buf.take(len));
     Ok(())
@@ -142,8 +137,20 @@ macro_rules! raw_messages {
     )* };
 }
 raw_messages!(
-    DataSource, Entity, FeatureService, FeatureView, Infra, LabelView, OnDemandFeatureView, Permission, Project,
-    ProjectMetadata, Registry, SavedDataset, StreamFeatureView, ValidationReference
+    DataSource,
+    Entity,
+    FeatureService,
+    FeatureView,
+    Infra,
+    LabelView,
+    OnDemandFeatureView,
+    Permission,
+    Project,
+    ProjectMetadata,
+    Registry,
+    SavedDataset,
+    StreamFeatureView,
+    ValidationReference
 );
 
 #[cfg(test)]
@@ -153,11 +160,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_survive_decode_edit_and_encode() {
-        let mut bytes = Entity {
-            spec: Some(EntitySpecV2 { name: "driver".into(), ..Default::default() }),
-            meta: None,
-        }
-        .encode_to_vec();
+        let mut bytes = Entity { spec: Some(EntitySpecV2 { name: "driver".into(), ..Default::default() }), meta: None }
+            .encode_to_vec();
         push(&mut bytes, 4711, b"from the future");
         encode_key(4712, WireType::Varint, &mut bytes);
         encode_varint(300, &mut bytes);

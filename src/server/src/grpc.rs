@@ -6,11 +6,13 @@ mod serving;
 
 use std::sync::Arc;
 
-use rpc::stubs::feast::registry::registry_server_server::RegistryServerServer;
-use rpc::stubs::feast::serving::serving_service_server::ServingServiceServer;
-use rpc::stubs::grpc_feature_server_server::GrpcFeatureServerServer;
+use rpc::stubs::feast::registry::registry_server_server::{self, RegistryServerServer};
+use rpc::stubs::feast::serving::serving_service_server::{self, ServingServiceServer};
+use rpc::stubs::grpc_feature_server_server::{self, GrpcFeatureServerServer};
 use service::catalog::Catalog;
 use tonic::service::Routes;
+use tonic_health::pb::health_server;
+use tonic_reflection::server::Builder;
 
 use crate::Online;
 
@@ -22,11 +24,13 @@ pub(crate) async fn online_routes(online: Online) -> Result<Routes, tonic_reflec
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<ServingServiceServer<serving::Serving>>().await;
     reporter.set_serving::<GrpcFeatureServerServer<feature_server::FeatureServer>>().await;
+    let described = || described(&[serving_service_server::SERVICE_NAME, grpc_feature_server_server::SERVICE_NAME]);
     Ok(Routes::new(ServingServiceServer::new(serving).max_decoding_message_size(limit))
         .add_service(GrpcFeatureServerServer::new(feature_server).max_decoding_message_size(limit))
         .add_service(health)
-        .add_service(reflection()?)
-        .add_service(reflection_v1alpha()?))
+        .add_service(described().build_v1()?)
+        // the older protocol, which most tools still speak
+        .add_service(described().build_v1alpha()?))
 }
 
 /// RegistryServer, health and reflection.
@@ -36,30 +40,18 @@ pub(crate) async fn registry_routes(
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<RegistryServerServer<registry::Service>>().await;
+    let described = || described(&[registry_server_server::SERVICE_NAME]);
     Ok(Routes::new(registry::service(catalog, limit))
         .add_service(health)
-        .add_service(reflection()?)
-        .add_service(reflection_v1alpha()?))
+        .add_service(described().build_v1()?)
+        .add_service(described().build_v1alpha()?))
 }
 
-/// Server reflection, over all of `proto/`.
-fn reflection() -> Result<
-    tonic_reflection::server::v1::ServerReflectionServer<
-        impl tonic_reflection::server::v1::ServerReflection,
-    >,
-    tonic_reflection::server::Error,
-> {
-    tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS).build_v1()
-}
-
-/// The older reflection protocol, which most tools still speak.
-fn reflection_v1alpha() -> Result<
-    tonic_reflection::server::v1alpha::ServerReflectionServer<
-        impl tonic_reflection::server::v1alpha::ServerReflection,
-    >,
-    tonic_reflection::server::Error,
-> {
-    tonic_reflection::server::Builder::configure()
+/// What reflection tells: the services of this port, and all of `proto/`. Health is one of them.
+fn described(services: &[&'static str]) -> Builder<'static> {
+    let builder = Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .build_v1alpha()
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(health_server::SERVICE_NAME);
+    services.iter().fold(builder, |builder, name| builder.with_service_name(*name))
 }

@@ -49,10 +49,7 @@ impl IntoResponse for Failure {
 }
 
 async fn search() -> Failure {
-    Failure(Error::new(
-        Kind::Unsupported,
-        "vector search is not offered by this server: see REFUSALS.md of Larder",
-    ))
+    Failure(Error::new(Kind::Unsupported, "vector search is not offered by this server: see REFUSALS.md of Larder"))
 }
 
 /// What is neither a route nor a gRPC method: told in the protocol of the request.

@@ -138,10 +138,7 @@ impl Materializer {
         let mut batches = self.log.latest(view, start..end).await?;
         while let Some(batch) = batches.next().await? {
             rows += batch.len() as u64;
-            let writes = batch
-                .into_iter()
-                .map(|(key, row)| RowWrite { table: view.table.clone(), key, row })
-                .collect();
+            let writes = batch.into_iter().map(|(key, row)| RowWrite { table: view.table.clone(), key, row }).collect();
             let written = self.store.write(WriteBatch { rows: writes, ..WriteBatch::default() }).await?;
             applied += written.applied as u64;
         }

@@ -177,7 +177,8 @@ impl Pusher {
                 continue;
             }
             let mut rows = AppendRows { columns: Vec::new(), versions: batch.versions.clone() };
-            let sharing = batches.iter().filter(|b| b.view.batch_source.as_ref().is_some_and(|s| s.name == source.name));
+            let sharing =
+                batches.iter().filter(|b| b.view.batch_source.as_ref().is_some_and(|s| s.name == source.name));
             for (name, values) in sharing.flat_map(|b| b.join_keys.iter().chain(&b.features)) {
                 if !rows.columns.iter().any(|c| &c.name == name) {
                     rows.columns.push(NamedColumn { name: name.clone(), values: values.clone() });
@@ -214,7 +215,8 @@ fn ignored_columns(frame: &Frame, batches: &[ViewRows]) -> usize {
         batches.iter().any(|b| {
             let mapped = mapped_name(&b.view, name);
             b.features.iter().chain(&b.join_keys).any(|(n, _)| n == mapped)
-                || [b.view.event_time_column(), b.view.created_time_column().unwrap_or_default()].contains(&name.as_str())
+                || [b.view.event_time_column(), b.view.created_time_column().unwrap_or_default()]
+                    .contains(&name.as_str())
                 || ["event_timestamp", "created"].contains(&name.as_str())
         })
     };
@@ -309,7 +311,9 @@ fn read_rows(view: Arc<View>, frame: &Frame) -> Result<ViewRows> {
     let features = view
         .features
         .iter()
-        .filter_map(|f| column(&view, frame, &f.name).map(|(_, cells)| read_column(&view, &f.name, f.value_type, cells)))
+        .filter_map(|f| {
+            column(&view, frame, &f.name).map(|(_, cells)| read_column(&view, &f.name, f.value_type, cells))
+        })
         .collect::<Result<Columns>>()?;
     if features.is_empty() && !view.features.is_empty() {
         let names: Vec<_> = view.features.iter().map(|f| f.name.as_str()).collect();
@@ -345,7 +349,11 @@ fn time_of(column: &str, row: usize, cell: &Cell) -> Result<Option<Timestamp>> {
     };
     let number = |n: i64| Some(Timestamp::from_epoch(n));
     let text = |text: &str| {
-        text.parse().map(Timestamp::from_epoch).or_else(|_| Timestamp::parse(text)).map(Some).map_err(|_| bad(format!("{text:?}")))
+        text.parse()
+            .map(Timestamp::from_epoch)
+            .or_else(|_| Timestamp::parse(text))
+            .map(Some)
+            .map_err(|_| bad(format!("{text:?}")))
     };
     match cell {
         Cell::Json(serde_json::Value::Null) => Ok(None),

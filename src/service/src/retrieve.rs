@@ -93,8 +93,8 @@ impl Retriever {
             if view.view.is_windowed() { &mut state_reads } else { &mut reads }.push(read);
         }
         let mut rows = self.store.read(&reads).await?.into_iter();
-        let mut states = if state_reads.is_empty() { Vec::new() } else { self.store.read_states(&state_reads).await? }
-            .into_iter();
+        let mut states =
+            if state_reads.is_empty() { Vec::new() } else { self.store.read_states(&state_reads).await? }.into_iter();
         let mut out = Vec::with_capacity(plan.views.len());
         for (view, spec) in plan.views.iter().zip(&planned.windows) {
             out.push(if let Some(spec) = spec {

@@ -23,11 +23,7 @@ const VERSION: u8 = 1;
 impl State {
     /// Appends the state's bytes to `out`.
     pub fn encode(&self, spec: &Spec, out: &mut Vec<u8>) {
-        debug_assert_eq!(
-            self.fingerprint,
-            spec.fingerprint(),
-            "state of another definition"
-        );
+        debug_assert_eq!(self.fingerprint, spec.fingerprint(), "state of another definition");
         out.push(VERSION);
         out.extend(self.fingerprint.to_le_bytes());
         out.extend(self.now_us.to_le_bytes());
@@ -47,18 +43,13 @@ impl State {
                     Some(index) => varint(out, tile.index.abs_diff(index).into()),
                 }
                 previous = Some(tile.index);
-                tile.partials
-                    .iter()
-                    .for_each(|partial| partial_out(out, partial));
+                tile.partials.iter().for_each(|partial| partial_out(out, partial));
             }
         }
         varint(out, self.pending.len() as u128);
         for event in &self.pending {
             out.extend(event.ts_us.to_le_bytes());
-            event
-                .columns
-                .iter()
-                .for_each(|value| scalar_out(out, value));
+            event.columns.iter().for_each(|value| scalar_out(out, value));
         }
     }
 
@@ -71,17 +62,11 @@ impl State {
         let mut reader = Reader { bytes, offset: 0 };
         let version = reader.byte()?;
         if version != VERSION {
-            return Err(Error::Version {
-                expected: VERSION,
-                found: version,
-            });
+            return Err(Error::Version { expected: VERSION, found: version });
         }
         let fingerprint = u64::from_le_bytes(reader.array()?);
         if fingerprint != spec.fingerprint() {
-            return Err(Error::Fingerprint {
-                expected: spec.fingerprint(),
-                found: fingerprint,
-            });
+            return Err(Error::Fingerprint { expected: spec.fingerprint(), found: fingerprint });
         }
         let now_us = reader.long()?;
         let latest_us = match reader.byte()? {
@@ -107,15 +92,8 @@ impl State {
                 let Some(index) = index.filter(|index| *index <= latest_index) else {
                     return reader.corrupt("ascending tiles, none after the state's time");
                 };
-                let partials = set
-                    .slots
-                    .iter()
-                    .zip(&set.empty)
-                    .map(|(slot, empty)| reader.partial(spec, *slot, empty));
-                tiles.push_back(Tile {
-                    index,
-                    partials: partials.collect::<Result<_, _>>()?,
-                });
+                let partials = set.slots.iter().zip(&set.empty).map(|(slot, empty)| reader.partial(spec, *slot, empty));
+                tiles.push_back(Tile { index, partials: partials.collect::<Result<_, _>>()? });
             }
             sets.push(tiles);
         }
@@ -125,23 +103,13 @@ impl State {
             if ts_us <= now_us || pending.back().is_some_and(|last| last.ts_us > ts_us) {
                 return reader.corrupt("ascending events, all after the state's time");
             }
-            let columns = spec
-                .types()
-                .iter()
-                .map(|ty| reader.scalar(*ty))
-                .collect::<Result<_, _>>()?;
+            let columns = spec.types().iter().map(|ty| reader.scalar(*ty)).collect::<Result<_, _>>()?;
             pending.push_back(Pending { ts_us, columns });
         }
         if reader.offset != bytes.len() {
             return reader.corrupt("the end of the state");
         }
-        Ok(Self {
-            fingerprint,
-            now_us,
-            latest_us,
-            sets,
-            pending,
-        })
+        Ok(Self { fingerprint, now_us, latest_us, sets, pending })
     }
 }
 
@@ -210,10 +178,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn corrupt<T>(&self, reason: &'static str) -> Result<T, Error> {
-        Err(Error::Corrupt {
-            offset: self.offset,
-            reason,
-        })
+        Err(Error::Corrupt { offset: self.offset, reason })
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {

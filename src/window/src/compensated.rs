@@ -54,11 +54,7 @@ impl Compensated {
             self.special |= flag(square);
             return;
         }
-        self.merge(Self {
-            hi: square,
-            lo: x.mul_add(x, -square),
-            special: 0,
-        });
+        self.merge(Self { hi: square, lo: x.mul_add(x, -square), special: 0 });
     }
 
     /// Adds another sum.
@@ -80,20 +76,12 @@ impl Compensated {
         let (squares, sum) = (self.value(), other.value());
         if !squares.is_finite() || !sum.is_finite() {
             // an infinite value has no variance; squares alone overflow for values above 1e154
-            return if squares == f64::INFINITY && sum.is_finite() {
-                f64::INFINITY
-            } else {
-                f64::NAN
-            };
+            return if squares == f64::INFINITY && sum.is_finite() { f64::INFINITY } else { f64::NAN };
         }
         let mean = other.divided_by(n);
         let product = mean.times(other);
         let mut rest = self;
-        rest.merge(Self {
-            hi: -product.hi,
-            lo: -product.lo,
-            special: 0,
-        });
+        rest.merge(Self { hi: -product.hi, lo: -product.lo, special: 0 });
         let rest = rest.value();
         let noise = squares * n * 2f64.powi(-104);
         if rest <= noise { 0.0 } else { rest }
@@ -103,22 +91,14 @@ impl Compensated {
         let q = self.hi / n;
         let r = (-q).mul_add(n, self.hi) + self.lo;
         let (hi, lo) = fast_two_sum(q, r / n);
-        Self {
-            hi,
-            lo,
-            special: self.special,
-        }
+        Self { hi, lo, special: self.special }
     }
 
     fn times(self, other: Self) -> Self {
         let p = self.hi * other.hi;
         let e = self.hi.mul_add(other.hi, -p);
         let (hi, lo) = fast_two_sum(p, e + self.hi.mul_add(other.lo, self.lo * other.hi));
-        Self {
-            hi,
-            lo,
-            special: self.special | other.special,
-        }
+        Self { hi, lo, special: self.special | other.special }
     }
 
     /// The sum divided by a count; infinite only if the sum is.
@@ -212,16 +192,8 @@ mod tests {
     fn non_finite_values_follow_ieee() {
         assert!(sum(&[1.0, f64::NAN]).is_nan());
         assert!(sum(&[f64::INFINITY, f64::NEG_INFINITY]).is_nan());
-        assert!(
-            sum(&[f64::INFINITY, -1e300])
-                .total_cmp(&f64::INFINITY)
-                .is_eq()
-        );
-        assert!(
-            sum(&[-f64::MAX, -f64::MAX, 1.0])
-                .total_cmp(&f64::NEG_INFINITY)
-                .is_eq()
-        );
+        assert!(sum(&[f64::INFINITY, -1e300]).total_cmp(&f64::INFINITY).is_eq());
+        assert!(sum(&[-f64::MAX, -f64::MAX, 1.0]).total_cmp(&f64::NEG_INFINITY).is_eq());
         let (mut a, mut b) = (Compensated::default(), Compensated::default());
         a.add(f64::MAX);
         b.add(f64::MAX);

@@ -47,9 +47,7 @@ pub enum Error {
         function: String,
     },
     /// The function cannot take the column's type.
-    #[error(
-        "function `{function}` cannot take column `{column}` of type {column_type}: it takes {accepted}"
-    )]
+    #[error("function `{function}` cannot take column `{column}` of type {column_type}: it takes {accepted}")]
     ColumnType {
         /// The function.
         function: String,
@@ -110,9 +108,7 @@ pub enum Error {
         found: &'static str,
     },
     /// [`crate::sweep`] was given events out of order.
-    #[error(
-        "event at {ts_us} us comes after one at {previous_us} us: sort the events by timestamp first"
-    )]
+    #[error("event at {ts_us} us comes after one at {previous_us} us: sort the events by timestamp first")]
     Unsorted {
         /// The later timestamp, that came first.
         previous_us: i64,
@@ -130,9 +126,7 @@ pub enum Error {
         found: u64,
     },
     /// The state was written in another format.
-    #[error(
-        "the state has format version {found}, this build reads {expected}: rebuild it from the raw events"
-    )]
+    #[error("the state has format version {found}, this build reads {expected}: rebuild it from the raw events")]
     Version {
         /// What this build reads.
         expected: u8,
@@ -162,9 +156,7 @@ impl Error {
             | Self::DuplicateFeature
             | Self::Aggregation { .. }
             | Self::NoAggregations => Kind::InvalidDefinition,
-            Self::EventWidth { .. } | Self::EventType { .. } | Self::Unsorted { .. } => {
-                Kind::InvalidEvent
-            }
+            Self::EventWidth { .. } | Self::EventType { .. } | Self::Unsorted { .. } => Kind::InvalidEvent,
             Self::Fingerprint { .. } | Self::Version { .. } => Kind::DefinitionChanged,
             Self::Corrupt { .. } => Kind::Corrupt,
         }

@@ -51,10 +51,7 @@ impl Function {
         let (name, parameters) = split(text)?;
         let Some(&(_, function)) = NAMES.iter().find(|(known, _)| *known == name) else {
             let supported = NAMES.map(|(known, _)| known).join(", ");
-            return Err(Error::UnknownFunction {
-                function: text.to_owned(),
-                supported,
-            });
+            return Err(Error::UnknownFunction { function: text.to_owned(), supported });
         };
         if !parameters.is_empty() {
             return Err(Error::FunctionParameters {
@@ -101,21 +98,15 @@ impl Function {
             (Self::Sum, [_, Partial::SumInt(sum)]) => return clamp(*sum),
             (Self::Sum, [_, Partial::SumFloat(sum)]) => Scalar::Float(sum.value()),
             (Self::Mean, [Partial::Count(n), sum]) => Scalar::Float(total(sum).mean(*n)),
-            (Self::Min, [Partial::Min(value)]) | (Self::Max, [Partial::Max(value)]) => {
-                value.clone()
-            }
+            (Self::Min, [Partial::Min(value)]) | (Self::Max, [Partial::Max(value)]) => value.clone(),
             (Self::Var | Self::Stddev, [Partial::Count(n), sum, squares]) => {
                 let n = *n as f64;
                 let variance = total(squares).minus_square_over(total(sum), n) / (n - 1.0);
-                Scalar::Float(if self == Self::Var {
-                    variance
-                } else {
-                    variance.sqrt()
-                })
+                Scalar::Float(if self == Self::Var { variance } else { variance.sqrt() })
             }
-            (Self::First, [Partial::First(found)]) | (Self::Last, [Partial::Last(found)]) => found
-                .as_ref()
-                .map_or(Scalar::Null, |(_, value)| value.clone()),
+            (Self::First, [Partial::First(found)]) | (Self::Last, [Partial::Last(found)]) => {
+                found.as_ref().map_or(Scalar::Null, |(_, value)| value.clone())
+            }
             // `needs` and `finish` stand side by side: no other pair is ever asked for
             _ => Scalar::Null,
         };
@@ -134,10 +125,7 @@ fn total(part: &Partial) -> Compensated {
 fn clamp(exact: i128) -> (Scalar, bool) {
     match i64::try_from(exact) {
         Ok(value) => (Scalar::Int(value), false),
-        Err(_) => (
-            Scalar::Int(if exact > 0 { i64::MAX } else { i64::MIN }),
-            true,
-        ),
+        Err(_) => (Scalar::Int(if exact > 0 { i64::MAX } else { i64::MIN }), true),
     }
 }
 
@@ -151,9 +139,7 @@ fn split(text: &str) -> Result<(&str, Vec<&str>), Error> {
         function: text.to_owned(),
         reason: format!("{reason}: write parameters as in `mean_last_k(10)`"),
     };
-    let inner = rest
-        .strip_suffix(')')
-        .ok_or_else(|| malformed("the parenthesis is not closed"))?;
+    let inner = rest.strip_suffix(')').ok_or_else(|| malformed("the parenthesis is not closed"))?;
     let parameters: Vec<&str> = inner.split(',').map(str::trim).collect();
     if inner.contains(['(', ')']) || parameters.iter().any(|p| p.is_empty()) {
         return Err(malformed("the parameters cannot be read"));
@@ -180,24 +166,16 @@ mod tests {
             let error = Function::parse(text).unwrap_err();
             let message = error.to_string();
             assert!(matches!(error, Error::UnknownFunction { .. }), "{text}");
-            assert!(
-                message.contains(&format!("`{text}`"))
-                    && message.contains("count, sum, mean, avg, min, max")
-            );
+            assert!(message.contains(&format!("`{text}`")) && message.contains("count, sum, mean, avg, min, max"));
         }
     }
 
     #[test]
     fn parameters_are_read_and_refused_where_none_are_taken() {
         assert_eq!(split("f( 1 ,2)"), Ok(("f", vec!["1", "2"])));
-        for text in [
-            "sum(3)", "sum(", "sum()", "sum(1", "sum(1))", "sum(1,)", "sum(1)x",
-        ] {
+        for text in ["sum(3)", "sum(", "sum()", "sum(1", "sum(1))", "sum(1,)", "sum(1)x"] {
             let error = Function::parse(text).unwrap_err();
-            assert!(
-                matches!(error, Error::FunctionParameters { .. }),
-                "{text}: {error}"
-            );
+            assert!(matches!(error, Error::FunctionParameters { .. }), "{text}: {error}");
         }
     }
 }

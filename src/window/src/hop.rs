@@ -10,20 +10,8 @@ const MIN: i64 = 60 * S;
 const HOUR: i64 = 60 * MIN;
 
 /// The hops a window may get when the user named none, in microseconds, widest first.
-const LADDER: [i64; 12] = [
-    24 * HOUR,
-    6 * HOUR,
-    HOUR,
-    30 * MIN,
-    15 * MIN,
-    5 * MIN,
-    MIN,
-    30 * S,
-    10 * S,
-    5 * S,
-    S,
-    100 * MS,
-];
+const LADDER: [i64; 12] =
+    [24 * HOUR, 6 * HOUR, HOUR, 30 * MIN, 15 * MIN, 5 * MIN, MIN, 30 * S, 10 * S, 5 * S, S, 100 * MS];
 
 /// The hop of a view with `enable_tiling` and no `tiling_hop_size` (Feast's `StreamFeatureView`).
 const TILING_DEFAULT: i64 = 5 * MIN;
@@ -31,26 +19,12 @@ const TILING_DEFAULT: i64 = 5 * MIN;
 /// The hop of a window: its slide if smaller than it, else the view's tiling hop, else the widest
 /// of the ladder that is at most a 300th of the window. 0 for a lifetime window, which has one tile.
 pub(crate) fn choose(window_us: i64, slide_us: i64, tiling: Tiling) -> Result<i64, Error> {
-    let refuse = |what, value_us, problem| {
-        Err(Error::Duration {
-            what,
-            value_us,
-            problem,
-        })
-    };
+    let refuse = |what, value_us, problem| Err(Error::Duration { what, value_us, problem });
     if window_us < 0 {
-        return refuse(
-            "time_window",
-            window_us,
-            "is negative: set it above 0, or leave it out",
-        );
+        return refuse("time_window", window_us, "is negative: set it above 0, or leave it out");
     }
     if slide_us < 0 {
-        return refuse(
-            "slide_interval",
-            slide_us,
-            "is negative: set it above 0, or leave it out",
-        );
+        return refuse("slide_interval", slide_us, "is negative: set it above 0, or leave it out");
     }
     if window_us == 0 {
         return Ok(0);
@@ -59,50 +33,27 @@ pub(crate) fn choose(window_us: i64, slide_us: i64, tiling: Tiling) -> Result<i6
         return Ok(slide_us);
     }
     if tiling.enabled {
-        let hop_us = if tiling.hop_us == 0 {
-            TILING_DEFAULT
-        } else {
-            tiling.hop_us
-        };
+        let hop_us = if tiling.hop_us == 0 { TILING_DEFAULT } else { tiling.hop_us };
         if hop_us < 0 {
-            return refuse(
-                "tiling_hop_size",
-                hop_us,
-                "is negative: set it above 0, or leave it out",
-            );
+            return refuse("tiling_hop_size", hop_us, "is negative: set it above 0, or leave it out");
         }
         if hop_us >= window_us {
             // Feast's StreamFeatureView refuses it too.
-            return refuse(
-                "tiling_hop_size",
-                hop_us,
-                "is not smaller than the time_window: set a smaller one",
-            );
+            return refuse("tiling_hop_size", hop_us, "is not smaller than the time_window: set a smaller one");
         }
         return Ok(hop_us);
     }
-    Ok(LADDER
-        .into_iter()
-        .find(|&hop| hop <= window_us / 300)
-        .unwrap_or(100 * MS))
+    Ok(LADDER.into_iter().find(|&hop| hop <= window_us / 300).unwrap_or(100 * MS))
 }
 
 /// The tile that holds `ts_us`: tile `i` is `[i*h, (i+1)*h)`.
 pub(crate) fn index(ts_us: i64, hop_us: i64) -> i64 {
-    if hop_us == 0 {
-        0
-    } else {
-        ts_us.div_euclid(hop_us)
-    }
+    if hop_us == 0 { 0 } else { ts_us.div_euclid(hop_us) }
 }
 
 /// The first tile of a window at `t_us`.
 pub(crate) fn first_index(t_us: i64, window_us: i64, hop_us: i64) -> i64 {
-    if window_us == 0 {
-        i64::MIN
-    } else {
-        index(t_us.saturating_sub(window_us), hop_us)
-    }
+    if window_us == 0 { i64::MIN } else { index(t_us.saturating_sub(window_us), hop_us) }
 }
 
 /// The start of a window at `t_us`, in microseconds; `i64::MIN` for a lifetime window.
@@ -117,10 +68,7 @@ pub(crate) fn start(t_us: i64, window_us: i64, hop_us: i64) -> i64 {
 mod tests {
     use super::*;
 
-    const OFF: Tiling = Tiling {
-        enabled: false,
-        hop_us: 0,
-    };
+    const OFF: Tiling = Tiling { enabled: false, hop_us: 0 };
 
     #[test]
     fn the_ladder_gives_the_widest_hop_within_a_300th() {
@@ -138,45 +86,18 @@ mod tests {
         ];
         for (window, hop) in cases {
             assert_eq!(choose(window, 0, OFF), Ok(hop), "window {window}");
-            assert_eq!(
-                choose(window, window, OFF),
-                Ok(hop),
-                "slide equal to window {window} means not given"
-            );
+            assert_eq!(choose(window, window, OFF), Ok(hop), "slide equal to window {window} means not given");
         }
     }
 
     #[test]
     fn a_slide_wins_over_tiling_and_tiling_over_the_ladder() {
-        let tiling = Tiling {
-            enabled: true,
-            hop_us: 7 * S,
-        };
+        let tiling = Tiling { enabled: true, hop_us: 7 * S };
         assert_eq!(choose(HOUR, 3 * S, tiling), Ok(3 * S));
         assert_eq!(choose(HOUR, HOUR, tiling), Ok(7 * S));
         assert_eq!(choose(HOUR, 2 * HOUR, tiling), Ok(7 * S));
-        assert_eq!(
-            choose(
-                HOUR,
-                0,
-                Tiling {
-                    enabled: true,
-                    hop_us: 0
-                }
-            ),
-            Ok(5 * MIN)
-        );
-        assert_eq!(
-            choose(
-                HOUR,
-                0,
-                Tiling {
-                    enabled: false,
-                    hop_us: 7 * S
-                }
-            ),
-            Ok(10 * S)
-        );
+        assert_eq!(choose(HOUR, 0, Tiling { enabled: true, hop_us: 0 }), Ok(5 * MIN));
+        assert_eq!(choose(HOUR, 0, Tiling { enabled: false, hop_us: 7 * S }), Ok(10 * S));
         assert_eq!(choose(0, 3 * S, tiling), Ok(0));
     }
 
@@ -184,28 +105,8 @@ mod tests {
     fn what_cannot_be_is_refused() {
         assert!(choose(-1, 0, OFF).is_err());
         assert!(choose(HOUR, -1, OFF).is_err());
-        assert!(
-            choose(
-                HOUR,
-                0,
-                Tiling {
-                    enabled: true,
-                    hop_us: -1
-                }
-            )
-            .is_err()
-        );
-        assert!(
-            choose(
-                HOUR,
-                0,
-                Tiling {
-                    enabled: true,
-                    hop_us: HOUR
-                }
-            )
-            .is_err()
-        );
+        assert!(choose(HOUR, 0, Tiling { enabled: true, hop_us: -1 }).is_err());
+        assert!(choose(HOUR, 0, Tiling { enabled: true, hop_us: HOUR }).is_err());
     }
 
     #[test]

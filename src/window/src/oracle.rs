@@ -23,23 +23,12 @@ pub fn evaluate(
     past.sort_by_key(|(ts, _)| *ts);
 
     let earliest = defs.iter().map(|def| start(def, tiling, t_us)).min()?;
-    let latest = past
-        .iter()
-        .map(|(ts, _)| *ts)
-        .filter(|ts| i128::from(*ts) >= earliest)
-        .max()?;
+    let latest = past.iter().map(|(ts, _)| *ts).filter(|ts| i128::from(*ts) >= earliest).max()?;
 
-    let mut answer = Answer {
-        event_ts_us: latest,
-        values: Vec::new(),
-        saturated: false,
-    };
+    let mut answer = Answer { event_ts_us: latest, values: Vec::new(), saturated: false };
     for def in defs {
         let from = start(def, tiling, t_us);
-        let window: Vec<_> = past
-            .iter()
-            .filter(|(ts, _)| i128::from(*ts) >= from)
-            .collect();
+        let window: Vec<_> = past.iter().filter(|(ts, _)| i128::from(*ts) >= from).collect();
         let values: Vec<Scalar> = match columns.iter().position(|(name, _)| *name == def.column) {
             None => window.iter().map(|_| Scalar::Bool(true)).collect(),
             Some(i) => window
@@ -68,18 +57,11 @@ fn start(def: &AggregationDef, tiling: Tiling, t_us: i64) -> i128 {
     let hop = if slide > 0 && slide < window {
         slide
     } else if tiling.enabled {
-        i128::from(if tiling.hop_us == 0 {
-            300_000_000
-        } else {
-            tiling.hop_us
-        })
+        i128::from(if tiling.hop_us == 0 { 300_000_000 } else { tiling.hop_us })
     } else {
         // seconds, but for the first
         let seconds = [1, 5, 10, 30, 60, 300, 900, 1800, 3600, 21_600, 86_400];
-        let widest = seconds
-            .into_iter()
-            .map(|s: i128| s * 1_000_000)
-            .rfind(|h| h * 300 <= window);
+        let widest = seconds.into_iter().map(|s: i128| s * 1_000_000).rfind(|h| h * 300 <= window);
         widest.unwrap_or(100_000)
     };
     let back = i128::from(t_us) - window;
@@ -99,16 +81,8 @@ fn aggregate(function: &str, values: &[Scalar]) -> (Scalar, bool) {
             _ => None,
         })
         .collect();
-    let integers: Option<i128> = values
-        .iter()
-        .map(|value| {
-            if let Scalar::Int(x) = value {
-                Some(i128::from(*x))
-            } else {
-                None
-            }
-        })
-        .sum();
+    let integers: Option<i128> =
+        values.iter().map(|value| if let Scalar::Int(x) = value { Some(i128::from(*x)) } else { None }).sum();
     let n = floats.len() as f64;
     let value = match function {
         "count" => Scalar::Int(values.len() as i64),
@@ -119,9 +93,7 @@ fn aggregate(function: &str, values: &[Scalar]) -> (Scalar, bool) {
             Some(sum) => Scalar::Int(sum as i64),
             None => Scalar::Float(exact_sum(&floats)),
         },
-        "mean" | "avg" => {
-            Scalar::Float(integers.map_or_else(|| exact_sum(&floats), |sum| sum as f64) / n)
-        }
+        "mean" | "avg" => Scalar::Float(integers.map_or_else(|| exact_sum(&floats), |sum| sum as f64) / n),
         "min" => extreme(values, Ordering::Less),
         "max" => extreme(values, Ordering::Greater),
         "var" | "stddev" if floats.len() < 2 => Scalar::Null,
@@ -138,9 +110,7 @@ fn extreme(values: &[Scalar], wanted: Ordering) -> Scalar {
     let mut best = &values[0];
     for value in &values[1..] {
         let order = match (value, best) {
-            (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() || b.is_nan() => {
-                a.is_nan().cmp(&b.is_nan())
-            }
+            (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() || b.is_nan() => a.is_nan().cmp(&b.is_nan()),
             (Scalar::Float(a), Scalar::Float(b)) if *a == 0.0 && *b == 0.0 => {
                 b.is_sign_negative().cmp(&a.is_sign_negative())
             }
@@ -180,11 +150,7 @@ fn exact_sum(values: &[f64]) -> f64 {
         let mut x = value;
         let mut kept = Vec::with_capacity(parts.len() + 1);
         for &part in &parts {
-            let (big, small) = if x.abs() < part.abs() {
-                (part, x)
-            } else {
-                (x, part)
-            };
+            let (big, small) = if x.abs() < part.abs() { (part, x) } else { (x, part) };
             let high = big + small;
             let low = small - (high - big);
             if low != 0.0 {

@@ -93,10 +93,7 @@ impl Partial {
             (this @ (Self::Min(_) | Self::Max(_)), Self::Min(x) | Self::Max(x)) if !x.is_null() => {
                 this.add(0, x);
             }
-            (
-                this @ (Self::First(_) | Self::Last(_)),
-                Self::First(Some((ts_us, x))) | Self::Last(Some((ts_us, x))),
-            ) => {
+            (this @ (Self::First(_) | Self::Last(_)), Self::First(Some((ts_us, x))) | Self::Last(Some((ts_us, x)))) => {
                 this.add(*ts_us, x);
             }
             _ => {}

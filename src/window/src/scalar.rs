@@ -82,10 +82,7 @@ impl ColumnType {
         match value {
             Scalar::Null => true,
             Scalar::Bool(_) => matches!(self, Self::Bool | Self::Other),
-            Scalar::Int(_) => matches!(
-                self,
-                Self::Int | Self::Timestamp | Self::Float | Self::Other
-            ),
+            Scalar::Int(_) => matches!(self, Self::Int | Self::Timestamp | Self::Float | Self::Other),
             Scalar::Float(_) => matches!(self, Self::Float | Self::Other),
             Scalar::Text(_) => matches!(self, Self::Text | Self::Other),
             Scalar::Bytes(_) => matches!(self, Self::Bytes | Self::Other),

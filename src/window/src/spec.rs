@@ -138,36 +138,23 @@ impl Spec {
         let mut columns: BTreeMap<&str, ColumnType> = BTreeMap::new();
         let mut checked = Vec::with_capacity(defs.len());
         for def in defs {
-            let known = if def.column.is_empty() {
-                None
-            } else {
-                column_type(&def.column)
-            };
+            let known = if def.column.is_empty() { None } else { column_type(&def.column) };
             let aggregation =
-                check(def, known, tiling, names.insert(&def.feature)).map_err(|reason| {
-                    Error::Aggregation {
-                        feature: def.feature.clone(),
-                        function: def.function.clone(),
-                        column: def.column.clone(),
-                        reason: Box::new(reason),
-                    }
+                check(def, known, tiling, names.insert(&def.feature)).map_err(|reason| Error::Aggregation {
+                    feature: def.feature.clone(),
+                    function: def.function.clone(),
+                    column: def.column.clone(),
+                    reason: Box::new(reason),
                 })?;
             columns.extend(known.map(|ty| (def.column.as_str(), ty)));
             checked.push(aggregation);
         }
 
-        let position: BTreeMap<&str, usize> = columns
-            .keys()
-            .enumerate()
-            .map(|(i, name)| (*name, i))
-            .collect();
+        let position: BTreeMap<&str, usize> = columns.keys().enumerate().map(|(i, name)| (*name, i)).collect();
         let types: Vec<ColumnType> = columns.values().copied().collect();
         let slots_of = |def: &AggregationDef, function: Function| {
             let column = position.get(def.column.as_str()).copied();
-            function
-                .needs()
-                .iter()
-                .map(move |&kind| Slot { column, kind })
+            function.needs().iter().map(move |&kind| Slot { column, kind })
         };
 
         let mut layout: BTreeMap<i64, (i64, BTreeSet<Slot>)> = BTreeMap::new();
@@ -180,16 +167,8 @@ impl Spec {
             .into_iter()
             .map(|(hop_us, (window_us, slots))| {
                 let slots: Vec<Slot> = slots.into_iter().collect();
-                let empty = slots
-                    .iter()
-                    .map(|slot| Self::empty(&types, *slot))
-                    .collect();
-                TileSet {
-                    hop_us,
-                    window_us,
-                    slots,
-                    empty,
-                }
+                let empty = slots.iter().map(|slot| Self::empty(&types, *slot)).collect();
+                TileSet { hop_us, window_us, slots, empty }
             })
             .collect();
 
@@ -200,20 +179,11 @@ impl Spec {
             for slot in slots_of(def, aggregation.function) {
                 let read = sets.iter().enumerate().find_map(|(set, tiles)| {
                     let slot = tiles.slots.binary_search(&slot).ok()?;
-                    (tiles.hop_us == aggregation.hop_us).then_some(Read {
-                        set,
-                        slot,
-                        window_us: def.window_us,
-                    })
+                    (tiles.hop_us == aggregation.hop_us).then_some(Read { set, slot, window_us: def.window_us })
                 });
                 // always found: the sets were made of the same slots
                 let Some(read) = read else { continue };
-                wanted.push(
-                    reads
-                        .iter()
-                        .position(|known| *known == read)
-                        .unwrap_or(reads.len()),
-                );
+                wanted.push(reads.iter().position(|known| *known == read).unwrap_or(reads.len()));
                 if wanted.last() == Some(&reads.len()) {
                     reads.push(read);
                 }
@@ -227,14 +197,7 @@ impl Spec {
         }
         let columns: Vec<String> = columns.into_keys().map(str::to_owned).collect();
         let fingerprint = fingerprint(&columns, &types, &sets);
-        Ok(Self {
-            features,
-            columns,
-            types,
-            sets,
-            reads,
-            fingerprint,
-        })
+        Ok(Self { features, columns, types, sets, reads, fingerprint })
     }
 
     /// The features, in the order of the definitions and of [`crate::Answer::values`].
@@ -250,20 +213,13 @@ impl Spec {
     /// The widest window in microseconds, without its hop; 0 if one is a lifetime window.
     pub fn widest_window(&self) -> i64 {
         let lifetime = self.sets.iter().any(|set| set.window_us == 0);
-        if lifetime {
-            0
-        } else {
-            self.sets.iter().map(|set| set.window_us).max().unwrap_or(0)
-        }
+        if lifetime { 0 } else { self.sets.iter().map(|set| set.window_us).max().unwrap_or(0) }
     }
 
     /// The earliest start of all windows at `t_us`, in microseconds: no event before it matters at
     /// `t_us` or later. `i64::MIN` if there is a lifetime window.
     pub fn window_start(&self, t_us: i64) -> i64 {
-        let starts = self
-            .sets
-            .iter()
-            .map(|set| hop::start(t_us, set.window_us, set.hop_us));
+        let starts = self.sets.iter().map(|set| hop::start(t_us, set.window_us, set.hop_us));
         starts.min().unwrap_or(i64::MIN)
     }
 
@@ -292,10 +248,7 @@ impl Spec {
     /// [`Error::EventWidth`], [`Error::EventType`].
     pub fn check(&self, values: &[Scalar]) -> Result<(), Error> {
         if values.len() != self.types.len() {
-            return Err(Error::EventWidth {
-                expected: self.types.len(),
-                found: values.len(),
-            });
+            return Err(Error::EventWidth { expected: self.types.len(), found: values.len() });
         }
         for (i, (ty, value)) in self.types.iter().zip(values).enumerate() {
             if !ty.admits(value) {
@@ -310,48 +263,30 @@ impl Spec {
     }
 
     fn empty(types: &[ColumnType], slot: Slot) -> Partial {
-        Partial::empty(
-            slot.kind,
-            slot.column.map_or(ColumnType::Other, |i| types[i]),
-        )
+        Partial::empty(slot.kind, slot.column.map_or(ColumnType::Other, |i| types[i]))
     }
 }
 
-fn check(
-    def: &AggregationDef,
-    known: Option<ColumnType>,
-    tiling: Tiling,
-    new_name: bool,
-) -> Result<Checked, Error> {
+fn check(def: &AggregationDef, known: Option<ColumnType>, tiling: Tiling, new_name: bool) -> Result<Checked, Error> {
     let function = Function::parse(&def.function)?;
     if def.column.is_empty() {
         if function != Function::Count {
-            return Err(Error::MissingColumn {
-                function: def.function.clone(),
-            });
+            return Err(Error::MissingColumn { function: def.function.clone() });
         }
     } else if known.is_none() {
-        return Err(Error::UnknownColumn {
-            column: def.column.clone(),
-        });
+        return Err(Error::UnknownColumn { column: def.column.clone() });
     }
-    let output = function
-        .output(known)
-        .map_err(|accepted| Error::ColumnType {
-            function: def.function.clone(),
-            column: def.column.clone(),
-            column_type: known.unwrap_or(ColumnType::Other),
-            accepted,
-        })?;
+    let output = function.output(known).map_err(|accepted| Error::ColumnType {
+        function: def.function.clone(),
+        column: def.column.clone(),
+        column_type: known.unwrap_or(ColumnType::Other),
+        accepted,
+    })?;
     let hop_us = hop::choose(def.window_us, def.slide_us, tiling)?;
     if !new_name {
         return Err(Error::DuplicateFeature);
     }
-    Ok(Checked {
-        function,
-        output,
-        hop_us,
-    })
+    Ok(Checked { function, output, hop_us })
 }
 
 /// FNV-1a, 64 bits, over the layout. Lengths stand before their items, so nothing runs together.

@@ -88,24 +88,13 @@ impl State {
     /// [`Error::Fingerprint`] if the state belongs to another one. The state is then as before.
     pub fn apply(&mut self, spec: &Spec, event: Event<'_>, now_us: i64) -> Result<Outcome, Error> {
         if self.fingerprint != spec.fingerprint() {
-            return Err(Error::Fingerprint {
-                expected: spec.fingerprint(),
-                found: self.fingerprint,
-            });
+            return Err(Error::Fingerprint { expected: spec.fingerprint(), found: self.fingerprint });
         }
         spec.check(event.columns)?;
         self.advance(spec, now_us);
         if event.ts_us > self.now_us {
-            let at = self
-                .pending
-                .partition_point(|earlier| earlier.ts_us <= event.ts_us);
-            self.pending.insert(
-                at,
-                Pending {
-                    ts_us: event.ts_us,
-                    columns: event.columns.into(),
-                },
-            );
+            let at = self.pending.partition_point(|earlier| earlier.ts_us <= event.ts_us);
+            self.pending.insert(at, Pending { ts_us: event.ts_us, columns: event.columns.into() });
         } else if event.ts_us < spec.window_start(self.now_us) {
             return Ok(Outcome::LateDropped);
         } else {
@@ -129,11 +118,7 @@ impl State {
         if latest_us < spec.window_start(t_us) {
             return None;
         }
-        let parts: Vec<Partial> = spec
-            .reads()
-            .iter()
-            .map(|read| self.read(spec, *read, t_us, due))
-            .collect();
+        let parts: Vec<Partial> = spec.reads().iter().map(|read| self.read(spec, *read, t_us, due)).collect();
         let mut saturated = false;
         let mut wanted: Vec<&Partial> = Vec::with_capacity(4);
         let mut values = Vec::with_capacity(spec.features().len());
@@ -144,11 +129,7 @@ impl State {
             values.push(value);
             saturated |= clamped;
         }
-        Some(Answer {
-            event_ts_us: latest_us,
-            values,
-            saturated,
-        })
+        Some(Answer { event_ts_us: latest_us, values, saturated })
     }
 
     /// Drops what no window reaches at `now_us` or later. Changes no answer from then on.
@@ -171,9 +152,7 @@ impl State {
 
     /// Whether nothing is kept: after [`Self::evict`], the entity can be forgotten.
     pub fn is_empty(&self) -> bool {
-        self.latest_us.is_none()
-            && self.pending.is_empty()
-            && self.sets.iter().all(VecDeque::is_empty)
+        self.latest_us.is_none() && self.pending.is_empty() && self.sets.iter().all(VecDeque::is_empty)
     }
 
     /// [`Self::apply`] and [`Self::decode`] refuse the state of another definition; what cannot
@@ -187,10 +166,7 @@ impl State {
     /// Lets the time come to `now_us`: events that lay in the future until then enter their tiles.
     fn advance(&mut self, spec: &Spec, now_us: i64) {
         self.now_us = self.now_us.max(now_us);
-        while let Some(event) = self
-            .pending
-            .pop_front_if(|event| event.ts_us <= self.now_us)
-        {
+        while let Some(event) = self.pending.pop_front_if(|event| event.ts_us <= self.now_us) {
             self.add(spec, event.ts_us, &event.columns);
         }
     }
@@ -201,10 +177,7 @@ impl State {
         for (set, tiles) in spec.sets().iter().zip(&mut self.sets) {
             let index = set.index(ts_us);
             let first = set.first_index(self.now_us);
-            let has_value = set
-                .slots
-                .iter()
-                .any(|slot| slot.column.is_none_or(|i| !columns[i].is_null()));
+            let has_value = set.slots.iter().any(|slot| slot.column.is_none_or(|i| !columns[i].is_null()));
             if index < first || !has_value {
                 continue;
             }
@@ -227,13 +200,7 @@ impl State {
         }
         for event in self.pending.range(..due) {
             if set.index(event.ts_us) >= first {
-                add_to(
-                    &mut merged,
-                    slot.column,
-                    spec.types(),
-                    event.ts_us,
-                    &event.columns,
-                );
+                add_to(&mut merged, slot.column, spec.types(), event.ts_us, &event.columns);
             }
         }
         merged
@@ -241,31 +208,17 @@ impl State {
 }
 
 /// The tile of an index, made if it is not there. Almost always it is the last one.
-fn tile_at<'a>(
-    set: &TileSet,
-    tiles: &'a mut VecDeque<Tile>,
-    index: i64,
-    first: i64,
-) -> &'a mut Tile {
+fn tile_at<'a>(set: &TileSet, tiles: &'a mut VecDeque<Tile>, index: i64, first: i64) -> &'a mut Tile {
     let at = if tiles.back().is_none_or(|last| last.index < index) {
         while tiles.pop_front_if(|tile| tile.index < first).is_some() {}
-        tiles.push_back(Tile {
-            index,
-            partials: set.empty.clone(),
-        });
+        tiles.push_back(Tile { index, partials: set.empty.clone() });
         tiles.len() - 1
     } else if tiles.back().is_some_and(|last| last.index == index) {
         tiles.len() - 1
     } else {
         let at = tiles.partition_point(|tile| tile.index < index);
         if tiles[at].index != index {
-            tiles.insert(
-                at,
-                Tile {
-                    index,
-                    partials: set.empty.clone(),
-                },
-            );
+            tiles.insert(at, Tile { index, partials: set.empty.clone() });
         }
         at
     };
@@ -273,13 +226,7 @@ fn tile_at<'a>(
 }
 
 /// Adds the event's value, or the event itself where there is no column.
-fn add_to(
-    partial: &mut Partial,
-    column: Option<usize>,
-    types: &[ColumnType],
-    ts_us: i64,
-    columns: &[Scalar],
-) {
+fn add_to(partial: &mut Partial, column: Option<usize>, types: &[ColumnType], ts_us: i64, columns: &[Scalar]) {
     let Some(column) = column else {
         return partial.add(ts_us, &Scalar::Null);
     };

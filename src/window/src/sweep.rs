@@ -27,10 +27,7 @@ pub fn sweep<'a>(
         let t_us = queries[i];
         while let Some(event) = events.next_if(|event| event.ts_us <= t_us) {
             if event.ts_us < previous_us {
-                return Err(Error::Unsorted {
-                    previous_us,
-                    ts_us: event.ts_us,
-                });
+                return Err(Error::Unsorted { previous_us, ts_us: event.ts_us });
             }
             previous_us = event.ts_us;
             state.apply(spec, event, event.ts_us)?;

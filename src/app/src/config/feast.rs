@@ -76,7 +76,9 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
             "memory" => OnlineStore::Memory,
             "" | "sled" => OnlineStore::default(),
             "remote" => {
-                config.notes.push("online_store: 'remote' names a feature server; this is one, on the embedded store".into());
+                config
+                    .notes
+                    .push("online_store: 'remote' names a feature server; this is one, on the embedded store".into());
                 OnlineStore::default()
             }
             "sqlite" => {

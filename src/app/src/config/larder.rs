@@ -35,18 +35,22 @@ struct Tls {
     key: PathBuf,
 }
 
+// `type` is read by hand: serde loses the lines of what is in a tagged enum.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, tag = "type", rename_all = "lowercase")]
-enum RegistryFile {
-    Sled {},
-    File { path: PathBuf, cache_ttl_seconds: Option<u64> },
+#[serde(deny_unknown_fields)]
+struct RegistryFile {
+    r#type: Spanned<String>,
+    path: Option<PathBuf>,
+    cache_ttl_seconds: Option<u64>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, tag = "type", rename_all = "lowercase")]
-enum Store {
-    Memory {},
-    Sled { cache_bytes: Option<u64>, tier_bytes: Option<u64>, durability: Option<Durability> },
+#[serde(deny_unknown_fields)]
+struct Store {
+    r#type: Spanned<String>,
+    cache_bytes: Option<u64>,
+    tier_bytes: Option<u64>,
+    durability: Option<Durability>,
 }
 
 #[derive(Deserialize)]
@@ -100,22 +104,12 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
     ports.offline = file.offline_port.unwrap_or(ports.offline);
     ports.metrics = file.metrics_port.unwrap_or(ports.metrics);
     config.tls = file.tls.map(|tls| (dir.join(tls.cert), dir.join(tls.key)));
-    if let Some(RegistryFile::File { path, cache_ttl_seconds }) = file.registry {
-        let cache_ttl_seconds = cache_ttl_seconds.unwrap_or(super::feast::CACHE_TTL_SECONDS);
-        config.registry = Registry::File { path: dir.join(path), cache_ttl_seconds };
+    if let Some(registry) = file.registry {
+        config.registry = read_registry(&yaml, dir, registry)?;
     }
-    config.online = match file.online_store {
-        None => config.online,
-        Some(Store::Memory {}) => OnlineStore::Memory,
-        Some(Store::Sled { cache_bytes, tier_bytes, durability }) => match OnlineStore::default() {
-            OnlineStore::Sled { cache_bytes: cache, tier_bytes: tier, durability: safe } => OnlineStore::Sled {
-                cache_bytes: cache_bytes.unwrap_or(cache),
-                tier_bytes: tier_bytes.unwrap_or(tier),
-                durability: durability.unwrap_or(safe),
-            },
-            OnlineStore::Memory => OnlineStore::Memory,
-        },
-    };
+    if let Some(store) = file.online_store {
+        config.online = read_store(&yaml, store)?;
+    }
     if let Some(bytes) = file.offline.and_then(|o| o.memory_limit_bytes) {
         config.offline_memory_bytes = bytes;
     }
@@ -145,6 +139,43 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         };
     }
     Ok(config)
+}
+
+fn read_registry(yaml: &Yaml, dir: &Path, file: RegistryFile) -> Result<Registry, Error> {
+    match (file.r#type.value.as_str(), file.path) {
+        ("file", Some(path)) => {
+            let cache_ttl_seconds = file.cache_ttl_seconds.unwrap_or(super::feast::CACHE_TTL_SECONDS);
+            Ok(Registry::File { path: dir.join(path), cache_ttl_seconds })
+        }
+        ("file", None) => Err(yaml.bad(&file.r#type, "registry.path: is missing: name the registry file".into())),
+        ("sled", None) if file.cache_ttl_seconds.is_none() => Ok(Registry::Embedded),
+        ("sled", _) => {
+            let message = "registry.type: sled has no path and no cache_ttl_seconds: those are settings of type file";
+            Err(yaml.bad(&file.r#type, message.into()))
+        }
+        (other, _) => {
+            let message = format!("registry.type: '{other}' is not offered: use sled or file");
+            Err(yaml.bad(&file.r#type, message))
+        }
+    }
+}
+
+fn read_store(yaml: &Yaml, file: Store) -> Result<OnlineStore, Error> {
+    let bad = |message: String| Err(yaml.bad(&file.r#type, message));
+    match (file.r#type.value.as_str(), OnlineStore::default()) {
+        ("sled", OnlineStore::Sled { cache_bytes, tier_bytes, durability }) => Ok(OnlineStore::Sled {
+            cache_bytes: file.cache_bytes.unwrap_or(cache_bytes),
+            tier_bytes: file.tier_bytes.unwrap_or(tier_bytes),
+            durability: file.durability.unwrap_or(durability),
+        }),
+        ("memory", _) if file.cache_bytes.is_none() && file.tier_bytes.is_none() && file.durability.is_none() => {
+            Ok(OnlineStore::Memory)
+        }
+        ("memory", _) => {
+            bad("online_store.type: memory has no cache_bytes, tier_bytes or durability: those are sled's".into())
+        }
+        (other, _) => bad(format!("online_store.type: '{other}' is not offered: use sled or memory")),
+    }
 }
 
 fn read_ingest(file: IngestFile) -> Ingest {

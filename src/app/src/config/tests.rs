@@ -27,6 +27,14 @@ fn a_bad_key_is_named_with_file_and_line() {
         ("project: demo\nonline_port: many\n", ["DIR/larder.yaml:2", "online_port"]),
         ("project: demo\nlimits:\n  max_entities: -1\n", ["DIR/larder.yaml:3", "limits.max_entities"]),
         ("project: demo\ningest:\n  auto_offset_reset: soon\n", ["DIR/larder.yaml:3", "ingest.auto_offset_reset"]),
+        ("project: demo\nonline_store:\n  type: redis\n", ["DIR/larder.yaml:3", "online_store.type"]),
+        ("project: demo\nonline_store:\n  type: memory\n  tier_bytes: 1\n", ["DIR/larder.yaml:3", "tier_bytes"]),
+        (
+            "project: demo\nonline_store:\n  type: sled\n  durability: maybe\n",
+            ["DIR/larder.yaml:4", "online_store.durability"],
+        ),
+        ("project: demo\nregistry:\n  type: file\n", ["DIR/larder.yaml:3", "registry.path"]),
+        ("project: demo\nregistry:\n  type: sql\n", ["DIR/larder.yaml:3", "registry.type"]),
         ("host: x\n", ["DIR/larder.yaml:1", "project"]),
         ("project: [\n", ["DIR/larder.yaml:", ""]),
     ] {
@@ -40,7 +48,9 @@ fn a_feast_file_is_read_as_it_is() {
     let text = "project: my_project\nprovider: local\nregistry: data/registry.db\nonline_store:\n    type: sqlite\n    \
                 path: data/online_store.db\nentity_key_serialization_version: 3\nauth:\n    type: no_auth\n";
     let config = load_with("feature_store.yaml", text, &[]).expect("good");
-    assert!(matches!(&config.registry, Registry::File { path, cache_ttl_seconds: 600 } if path.ends_with("data/registry.db")));
+    assert!(
+        matches!(&config.registry, Registry::File { path, cache_ttl_seconds: 600 } if path.ends_with("data/registry.db"))
+    );
     assert!(config.notes.iter().any(|n| n.contains("sqlite") && n.contains("embedded")), "{:?}", config.notes);
 
     let remote = "project: p\nregistry: {registry_type: remote, path: localhost:6570}\nonline_store: {type: remote}\n\

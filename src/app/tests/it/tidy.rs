@@ -13,9 +13,7 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "ingest" => &["proto", "model", "window", "service"],
         "rpc" => &["proto", "model"],
         "server" | "offline" => &["proto", "model", "window", "service", "rpc"],
-        "app" | "bench" => {
-            &["proto", "model", "window", "service", "online", "ingest", "rpc", "server", "offline"]
-        }
+        "app" | "bench" => &["proto", "model", "window", "service", "online", "ingest", "rpc", "server", "offline"],
         _ => return None,
     })
 }

@@ -141,8 +141,7 @@ impl View {
         out.mode = spec.mode;
         #[allow(deprecated)] // older registries have only this one
         let function = spec.user_defined_function.is_some_and(|f| !f.body.is_empty());
-        out.has_transformation =
-            function || spec.feature_transformation.is_some_and(|t| t.transformation.is_some());
+        out.has_transformation = function || spec.feature_transformation.is_some_and(|t| t.transformation.is_some());
         out.tiling_hop_us = if spec.enable_tiling { duration_us(spec.tiling_hop_size.as_ref()) } else { 0 };
         out.aggregations = spec
             .aggregations
@@ -163,11 +162,7 @@ impl View {
     }
 
     /// From a `LabelView`.
-    pub fn of_label(
-        project: &str,
-        view: core::LabelView,
-        entities: &BTreeMap<String, Arc<core::Entity>>,
-    ) -> Self {
+    pub fn of_label(project: &str, view: core::LabelView, entities: &BTreeMap<String, Arc<core::Entity>>) -> Self {
         let spec = view.spec.unwrap_or_default();
         let mut out = Self::empty(project, &spec.name, ViewKind::Label);
         out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
@@ -236,11 +231,8 @@ impl View {
                 _ if name == DUMMY_ENTITY_NAME => DUMMY_ENTITY_ID.to_owned(),
                 _ => name.clone(),
             };
-            let column = columns
-                .iter()
-                .chain(features)
-                .find(|c| c.name == join_key)
-                .map(core::FeatureSpecV2::value_type);
+            let column =
+                columns.iter().chain(features).find(|c| c.name == join_key).map(core::FeatureSpecV2::value_type);
             let registered = entity.map(core::EntitySpecV2::value_type).filter(|t| *t != ValueType::Invalid);
             let value_type = match join_key.as_str() {
                 DUMMY_ENTITY_ID => ValueType::String,
@@ -264,11 +256,8 @@ impl View {
         let micros = |t: &Option<prost_types::Timestamp>| {
             t.as_ref().map_or(0, |t| crate::time::Timestamp::from_proto(t).micros())
         };
-        self.materialized = meta
-            .materialization_intervals
-            .iter()
-            .map(|i| (micros(&i.start_time), micros(&i.end_time)))
-            .collect();
+        self.materialized =
+            meta.materialization_intervals.iter().map(|i| (micros(&i.start_time), micros(&i.end_time))).collect();
     }
 
     /// Whether its features are windows over a stream.
@@ -394,10 +383,7 @@ fn feature_of(view: &View, name: &str) -> Result<Field> {
         Error::of_class(
             Kind::NotFound,
             "FeatureViewNotFoundException",
-            format!(
-                "Feature {name} does not exist in feature view {} of project {}",
-                view.name, view.project
-            ),
+            format!("Feature {name} does not exist in feature view {} of project {}", view.name, view.project),
         )
     })
 }

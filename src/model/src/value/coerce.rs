@@ -31,9 +31,7 @@ pub fn coerce(value: Value, target: ValueType) -> Result<Value> {
     if let Some(items) = elements(&value) {
         let Some(element) = element_type(target) else {
             return match target {
-                ValueType::ValueList | ValueType::ValueSet => {
-                    collect(target, items).map_or_else(|| refuse(""), Ok)
-                }
+                ValueType::ValueList | ValueType::ValueSet => collect(target, items).map_or_else(|| refuse(""), Ok),
                 _ => refuse(": it is a list"),
             };
         };
@@ -192,11 +190,7 @@ mod tests {
             (Val::StringVal("1001".into()), ValueType::Int64, Val::Int64Val(1001)),
             (Val::Int64Val(1), ValueType::Bool, Val::BoolVal(true)),
             (Val::Int64Val(1001), ValueType::String, Val::StringVal("1001".into())),
-            (
-                Val::StringVal("1970-01-01T00:01:00Z".into()),
-                ValueType::UnixTimestamp,
-                Val::UnixTimestampVal(60),
-            ),
+            (Val::StringVal("1970-01-01T00:01:00Z".into()), ValueType::UnixTimestamp, Val::UnixTimestampVal(60)),
         ] {
             assert_eq!(coerce(of(from.clone()), to).expect("lossless"), of(want), "{from:?}");
         }

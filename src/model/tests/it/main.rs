@@ -34,7 +34,9 @@ fn entity_keys_are_feasts_bytes() {
             .as_array()
             .expect("parts")
             .iter()
-            .map(|p| (p["name"].as_str().expect("name").to_owned(), value(p["kind"].as_str().expect("kind"), &p["value"])))
+            .map(|p| {
+                (p["name"].as_str().expect("name").to_owned(), value(p["kind"].as_str().expect("kind"), &p["value"]))
+            })
             .collect();
         let borrowed: Vec<_> = parts.iter().map(|(n, v)| (n.as_str(), v)).collect();
         let key = EntityKey::encode(&borrowed).expect("a key");

@@ -131,7 +131,8 @@ async fn every_mistake_is_told_as_feast_tells_it() {
 
 #[tokio::test]
 async fn what_is_no_table_or_no_command_is_refused() {
-    let server = repo().serve().await;
+    let repo = repo();
+    let server = repo.serve().await;
     let mut client = server.client().await;
     let descriptor = |command: &[u8]| Some(FlightDescriptor::new_cmd(command.to_vec()));
     let good = historical(&[("v", &["f"])]).to_string();
@@ -187,7 +188,8 @@ async fn two_projections_of_one_view_join_by_their_own_keys() {
 
 #[tokio::test]
 async fn entity_rows_may_be_a_select_over_the_sources() {
-    let server = repo().serve().await;
+    let repo = repo();
+    let server = repo.serve().await;
     let placeholder = batch(vec![("key", texts([Some("m".into())]))]);
     let mut command = historical(&[("v", &["f"])]);
     command["entity_df_sql"] = "SELECT k, t AS event_timestamp FROM v_source WHERE k > 1".into();
@@ -290,7 +292,8 @@ async fn pulls_writes_and_persists() {
 
 #[tokio::test]
 async fn a_span_of_time_gives_every_entity_once() {
-    let server = repo().serve().await;
+    let repo = repo();
+    let server = repo.serve().await;
     let placeholder = batch(vec![("key", texts([Some("m".into())]))]);
     let mut command = historical(&[("v", &["f"])]);
     command["start_date"] = "1969-12-31T00:00:00".into();
@@ -300,4 +303,77 @@ async fn a_span_of_time_gives_every_entity_once() {
     assert_eq!(got.column(0), &times([Some(1_000_000); 2]));
     command["end_date"] = "1969-12-31T10:00:00".into();
     assert_eq!(server.exchange(&command, &placeholder).await.expect("joins").num_rows(), 0);
+}
+
+#[tokio::test]
+async fn a_row_without_a_time_is_in_no_range() {
+    let repo = repo();
+    let columns = vec![
+        ("k", ints([Some(1), None, Some(3)])),
+        ("f", ints([Some(10), Some(20), Some(30)])),
+        ("t", times([Some(5), Some(6), None])),
+        ("c", times([None, None, None])),
+    ];
+    repo.write("v.parquet", &batch(columns));
+    let server = repo.serve().await;
+    let placeholder = batch(vec![("key", texts([Some("m".into())]))]);
+    let pull = |api: &str, from: Option<&str>| {
+        serde_json::json!({"api": api, "data_source_name": "v_source", "join_key_columns": ["k"],
+            "feature_name_columns": ["f"], "timestamp_field": "t", "start_date": from,
+            "end_date": from.map(|_| "1970-01-02T00:00:00")})
+    };
+    let all = "pull_all_from_table_or_query";
+    for (command, want) in [
+        (pull(all, None), vec![Some(10), Some(20), Some(30)]),
+        (pull(all, Some("1970-01-01T00:00:00")), vec![Some(10), Some(20)]),
+        (pull("pull_latest_from_table_or_query", Some("1970-01-01T00:00:00")), vec![Some(10)]),
+    ] {
+        let got = server.exchange(&command, &placeholder).await.expect("pulls");
+        assert_eq!(got.column(1), &ints(want), "{command}");
+    }
+}
+
+#[tokio::test]
+async fn logged_features_go_where_the_feature_service_says() {
+    use proto::feast::core::{self, logging_config};
+    let mut repo = repo();
+    let mut service = |name: &str, destination: Option<logging_config::Destination>| {
+        let spec = core::FeatureServiceSpec {
+            name: name.into(),
+            project: PROJECT.into(),
+            logging_config: destination.map(|d| core::LoggingConfig { sample_rate: 1.0, destination: Some(d) }),
+            ..Default::default()
+        };
+        repo.put(
+            model::ports::ObjectKind::FeatureService,
+            name,
+            &core::FeatureService { spec: Some(spec), meta: None },
+        );
+    };
+    let file = |path: &str| {
+        logging_config::Destination::FileDestination(logging_config::FileDestination {
+            path: path.into(),
+            ..Default::default()
+        })
+    };
+    service("logged", Some(file("logs")));
+    service("far", Some(file("s3://bucket/logs")));
+    service("silent", None);
+    let server = repo.serve().await;
+    let write = |name: &str| serde_json::json!({"api": "write_logged_features", "feature_service_name": name});
+    for _ in 0..2 {
+        server.put(&write("logged"), &frame(&[1, 2])).await.expect("writes");
+    }
+    let files = std::fs::read_dir(repo.dir.path().join("logs")).expect("lists");
+    assert_eq!(files.filter(|f| f.as_ref().is_ok_and(|f| f.path().extension() == Some("parquet".as_ref()))).count(), 2);
+    for (name, class, text) in [
+        ("absent", "FeatureServiceNotFoundException", "absent"),
+        ("far", "FeastError", "s3://bucket/logs"),
+        ("silent", "FeastError", "logging_config"),
+    ] {
+        let error = server.put(&write(name), &frame(&[1])).await.expect_err(name);
+        let (found, message) = detail(&error);
+        assert_eq!(found, class);
+        assert!(message.contains(text), "{message}");
+    }
 }

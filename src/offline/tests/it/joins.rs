@@ -32,6 +32,10 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     proptest::collection::vec(row, 1..200)
 }
 
+/// Key, time and value of an event.
+type Happened = (i64, i64, Option<i64>);
+
+/// Both keys and the time of an entity row.
 type Asked = (Option<i64>, Option<String>, i64);
 
 fn frame() -> impl Strategy<Value = Vec<Asked>> {
@@ -157,7 +161,7 @@ fn windows_over_history_equal_the_definition() {
     let event = (0i64..3, time(), proptest::option::of(-9i64..9));
     let asked = (proptest::option::of(0i64..4), time());
     let cases = (proptest::collection::vec(event, 1..200), proptest::collection::vec(asked, 1..100));
-    let run = |(events, asked): (Vec<(i64, i64, Option<i64>)>, Vec<(Option<i64>, i64)>)| {
+    let run = |(events, asked): (Vec<Happened>, Vec<(Option<i64>, i64)>)| {
         let mut repo = Repo::new();
         repo.entity("k", ValueType::Int64);
         let defs = windowed(&mut repo, "events.parquet", 60 * SECOND);

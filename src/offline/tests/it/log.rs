@@ -13,6 +13,12 @@ use prost::Message;
 
 use crate::support::*;
 
+/// Both keys, event time, created time and value of a row.
+type Written = (Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<i64>);
+
+/// A row's times and its value.
+type Best = ((i64, Option<i64>), Option<i64>);
+
 fn repo(uri: &str) -> Repo {
     let mut repo = Repo::new();
     repo.entity("k", ValueType::Int32);
@@ -130,59 +136,58 @@ fn latest_and_events_equal_the_oracle() {
         proptest::option::of(0i64..99),
     );
     let cases = (proptest::collection::vec(row, 1..300), 0i64..15, 10i64..35);
-    let run =
-        |(rows, from, to): (Vec<(Option<i64>, Option<String>, Option<i64>, Option<i64>, Option<i64>)>, i64, i64)| {
-            let repo = repo("v.parquet");
-            repo.write(
-                "v.parquet",
-                &batch(vec![
-                    ("k", ints(rows.iter().map(|r| r.0))),
-                    ("n", texts(rows.iter().map(|r| r.1.clone()))),
-                    ("f", ints(rows.iter().map(|r| r.4))),
-                    ("g", texts(rows.iter().map(|_| None))),
-                    ("t", times(rows.iter().map(|r| r.2))),
-                    ("c", times(rows.iter().map(|r| r.3))),
-                ]),
-            );
-            let mut want: BTreeMap<EntityKey, ((i64, Option<i64>), Option<i64>)> = BTreeMap::new();
-            let mut events = Vec::new();
-            for (k, n, t, c, f) in &rows {
-                let (Some(k), Some(n), Some(t)) = (k, n, t) else { continue };
-                let key = key(n, *k as i32);
-                if *t < to {
-                    events.push((key.clone(), *t, *f));
-                }
-                if (from..to).contains(t) {
-                    let best = want.entry(key).or_insert(((*t, *c), *f));
-                    if (*t, *c) >= best.0 {
-                        *best = ((*t, *c), *f);
-                    }
+    let run = |(rows, from, to): (Vec<Written>, i64, i64)| {
+        let repo = repo("v.parquet");
+        repo.write(
+            "v.parquet",
+            &batch(vec![
+                ("k", ints(rows.iter().map(|r| r.0))),
+                ("n", texts(rows.iter().map(|r| r.1.clone()))),
+                ("f", ints(rows.iter().map(|r| r.4))),
+                ("g", texts(rows.iter().map(|_| None))),
+                ("t", times(rows.iter().map(|r| r.2))),
+                ("c", times(rows.iter().map(|r| r.3))),
+            ]),
+        );
+        let mut want: BTreeMap<EntityKey, Best> = BTreeMap::new();
+        let mut events = Vec::new();
+        for (k, n, t, c, f) in &rows {
+            let (Some(k), Some(n), Some(t)) = (k, n, t) else { continue };
+            let key = key(n, *k as i32);
+            if *t < to {
+                events.push((key.clone(), *t, *f));
+            }
+            if (from..to).contains(t) {
+                let best = want.entry(key).or_insert(((*t, *c), *f));
+                if (*t, *c) >= best.0 {
+                    *best = ((*t, *c), *f);
                 }
             }
-            let got = runtime.block_on(latest(&repo, from, to));
-            prop_assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
-            for (key, ((t, c), f)) in want {
-                let (version, values) = &got[&key];
-                prop_assert_eq!(*version, Version { event: Timestamp(t), created: Timestamp(c.unwrap_or(0)) });
-                prop_assert_eq!(&values[0], &f.map_or(Value { val: None }, |f| value(Val::DoubleVal(f as f64))));
+        }
+        let got = runtime.block_on(latest(&repo, from, to));
+        prop_assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+        for (key, ((t, c), f)) in want {
+            let (version, values) = &got[&key];
+            prop_assert_eq!(*version, Version { event: Timestamp(t), created: Timestamp(c.unwrap_or(0)) });
+            prop_assert_eq!(&values[0], &f.map_or(Value { val: None }, |f| value(Val::DoubleVal(f as f64))));
+        }
+        let raw = runtime.block_on(async {
+            let offline = repo.offline(64 << 20);
+            let view = repo.registered("v");
+            let columns = ["f".to_owned()];
+            let mut batches = offline.events(&view, &columns, Timestamp(to)).await.expect("reads");
+            let mut out = Vec::new();
+            while let Some(batch) = batches.next().await.expect("reads") {
+                out.extend(batch.into_iter().map(|e| (e.key, e.time.0, e.values)));
             }
-            let raw = runtime.block_on(async {
-                let offline = repo.offline(64 << 20);
-                let view = repo.registered("v");
-                let columns = ["f".to_owned()];
-                let mut batches = offline.events(&view, &columns, Timestamp(to)).await.expect("reads");
-                let mut out = Vec::new();
-                while let Some(batch) = batches.next().await.expect("reads") {
-                    out.extend(batch.into_iter().map(|e| (e.key, e.time.0, e.values)));
-                }
-                out
-            });
-            let events: Vec<_> = events
-                .into_iter()
-                .map(|(key, t, f)| (key, t, vec![f.map_or(Value { val: None }, |f| value(Val::Int64Val(f)))]))
-                .collect();
-            prop_assert_eq!(raw, events);
-            Ok(())
-        };
+            out
+        });
+        let events: Vec<_> = events
+            .into_iter()
+            .map(|(key, t, f)| (key, t, vec![f.map_or(Value { val: None }, |f| value(Val::Int64Val(f)))]))
+            .collect();
+        prop_assert_eq!(raw, events);
+        Ok(())
+    };
     runner.run(&cases, run).expect("the oracle agrees");
 }

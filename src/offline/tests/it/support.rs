@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_flight::decode::FlightRecordBatchStream;
-use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor, Ticket};
@@ -23,10 +23,10 @@ use tempfile::TempDir;
 use tonic::Status;
 use tonic::transport::Channel;
 
-pub const PROJECT: &str = "p";
+pub(crate) const PROJECT: &str = "p";
 
 /// A clock that stands.
-pub struct Still(pub i64);
+pub(crate) struct Still(pub(crate) i64);
 
 impl Clock for Still {
     fn now(&self) -> Timestamp {
@@ -35,23 +35,23 @@ impl Clock for Still {
 }
 
 /// A temporary repo with a registry.
-pub struct Repo {
-    pub dir: TempDir,
+pub(crate) struct Repo {
+    pub(crate) dir: TempDir,
     objects: Vec<Object>,
 }
 
 impl Repo {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a directory"), objects: Vec::new() }
     }
 
-    pub fn put(&mut self, kind: ObjectKind, name: &str, message: &impl Message) {
+    pub(crate) fn put(&mut self, kind: ObjectKind, name: &str, message: &impl Message) {
         let bytes = message.encode_to_vec().into();
         self.objects.push(Object { kind, project: PROJECT.into(), name: name.into(), bytes });
     }
 
     /// An entity whose join key has its name.
-    pub fn entity(&mut self, name: &str, value_type: ValueType) {
+    pub(crate) fn entity(&mut self, name: &str, value_type: ValueType) {
         let spec = core::EntitySpecV2 {
             name: name.into(),
             project: PROJECT.into(),
@@ -63,7 +63,7 @@ impl Repo {
     }
 
     /// A feature view over its own file source `<name>_source` at `uri`, with times `t` and `c`.
-    pub fn view(&mut self, name: &str, keys: &[&str], features: &[(&str, ValueType)], ttl_us: i64, uri: &str) {
+    pub(crate) fn view(&mut self, name: &str, keys: &[&str], features: &[(&str, ValueType)], ttl_us: i64, uri: &str) {
         let source = source(&format!("{name}_source"), uri);
         self.put(ObjectKind::DataSource, &source.name, &source);
         let spec = core::FeatureViewSpec {
@@ -79,19 +79,19 @@ impl Repo {
         self.put(ObjectKind::FeatureView, name, &core::FeatureView { spec: Some(spec), meta: None });
     }
 
-    pub fn write(&self, path: &str, batch: &RecordBatch) {
+    pub(crate) fn write(&self, path: &str, batch: &RecordBatch) {
         write(&self.dir.path().join(path), batch);
     }
 
-    pub fn registry(&self) -> Arc<Registry> {
+    pub(crate) fn registry(&self) -> Arc<Registry> {
         Arc::new(Registry::resolve(1, self.objects.clone()).expect("a registry"))
     }
 
-    pub fn registered(&self, view: &str) -> Arc<View> {
+    pub(crate) fn registered(&self, view: &str) -> Arc<View> {
         self.registry().projects[PROJECT].views[view].clone()
     }
 
-    pub fn offline(&self, memory: usize) -> Offline {
+    pub(crate) fn offline(&self, memory: usize) -> Offline {
         let data = self.dir.path().join("larder");
         let settings = Settings {
             repo_dir: self.dir.path().to_path_buf(),
@@ -105,12 +105,12 @@ impl Repo {
         Offline::new(settings, Arc::new(move || registry.clone()), Arc::new(Still(0))).expect("set up")
     }
 
-    pub async fn serve(&self) -> Server {
+    pub(crate) async fn serve(&self) -> Server {
         Server::start(self.offline(256 << 20)).await
     }
 }
 
-pub fn source(name: &str, uri: &str) -> core::DataSource {
+pub(crate) fn source(name: &str, uri: &str) -> core::DataSource {
     let options = core::data_source::FileOptions { uri: uri.into(), ..Default::default() };
     core::DataSource {
         name: name.into(),
@@ -123,11 +123,11 @@ pub fn source(name: &str, uri: &str) -> core::DataSource {
     }
 }
 
-pub fn field(name: &str, value_type: ValueType) -> core::FeatureSpecV2 {
+pub(crate) fn field(name: &str, value_type: ValueType) -> core::FeatureSpecV2 {
     core::FeatureSpecV2 { name: name.into(), value_type: value_type.into(), ..Default::default() }
 }
 
-pub fn write(path: &Path, batch: &RecordBatch) {
+pub(crate) fn write(path: &Path, batch: &RecordBatch) {
     std::fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
     let file = std::fs::File::create(path).expect("create");
     let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("writer");
@@ -135,30 +135,30 @@ pub fn write(path: &Path, batch: &RecordBatch) {
     writer.close().expect("close");
 }
 
-pub fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).expect("a batch")
 }
 
-pub fn ints(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
+pub(crate) fn ints(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(Int64Array::from_iter(values))
 }
 
-pub fn texts(values: impl IntoIterator<Item = Option<String>>) -> ArrayRef {
+pub(crate) fn texts(values: impl IntoIterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
 
-pub fn times(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
+pub(crate) fn times(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter(values).with_timezone("UTC"))
 }
 
 /// The service on a socket of its own.
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Server {
-    pub async fn start(offline: Offline) -> Self {
+    pub(crate) async fn start(offline: Offline) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let incoming = stream::unfold(listener, |listener| async move {
@@ -171,27 +171,31 @@ impl Server {
         Self { address, task }
     }
 
-    pub async fn client(&self) -> FlightServiceClient<Channel> {
+    pub(crate) async fn client(&self) -> FlightServiceClient<Channel> {
         let channel = Channel::from_shared(format!("http://{}", self.address)).expect("an address").connect().await;
         FlightServiceClient::new(channel.expect("connects")).max_decoding_message_size(4 << 20)
     }
 
     /// A read as the SDK makes it.
-    pub async fn exchange(&self, command: &serde_json::Value, frame: &RecordBatch) -> Result<RecordBatch, Status> {
+    pub(crate) async fn exchange(
+        &self,
+        command: &serde_json::Value,
+        frame: &RecordBatch,
+    ) -> Result<RecordBatch, Status> {
         let messages = upload(command.to_string().as_bytes(), frame);
         let answer = self.client().await.do_exchange(messages).await?.into_inner();
         collect(answer).await
     }
 
     /// A write as the SDK makes it, or the first step of an old read.
-    pub async fn put(&self, command: &serde_json::Value, frame: &RecordBatch) -> Result<(), Status> {
+    pub(crate) async fn put(&self, command: &serde_json::Value, frame: &RecordBatch) -> Result<(), Status> {
         let messages = upload(command.to_string().as_bytes(), frame);
         let answer = self.client().await.do_put(messages).await?.into_inner();
         answer.try_collect::<Vec<_>>().await.map(|_| ())
     }
 
     /// The second and third step of an old read.
-    pub async fn get(&self, command: &serde_json::Value) -> Result<RecordBatch, Status> {
+    pub(crate) async fn get(&self, command: &serde_json::Value) -> Result<RecordBatch, Status> {
         let descriptor = FlightDescriptor::new_cmd(command.to_string());
         let info = self.client().await.get_flight_info(descriptor).await?.into_inner();
         let ticket: Ticket = info.endpoint[0].ticket.clone().expect("a ticket");
@@ -205,16 +209,17 @@ impl Drop for Server {
     }
 }
 
-pub fn upload(command: &[u8], frame: &RecordBatch) -> impl futures::Stream<Item = FlightData> + Send + 'static {
+pub(crate) fn upload(command: &[u8], frame: &RecordBatch) -> impl futures::Stream<Item = FlightData> + Send + 'static {
     FlightDataEncoderBuilder::new()
         .with_schema(frame.schema())
         .with_flight_descriptor(Some(FlightDescriptor::new_cmd(command.to_vec())))
         .with_max_flight_data_size(64 << 20)
+        .with_dictionary_handling(DictionaryHandling::Resend)
         .build(stream::iter([Ok(frame.clone())]))
         .map(|message| message.expect("encodes"))
 }
 
-pub async fn collect(answer: tonic::Streaming<FlightData>) -> Result<RecordBatch, Status> {
+pub(crate) async fn collect(answer: tonic::Streaming<FlightData>) -> Result<RecordBatch, Status> {
     let data = answer.map_err(|status| FlightError::Tonic(Box::new(status)));
     let mut batches = FlightRecordBatchStream::new_from_flight_data(data);
     let mut all = Vec::new();
@@ -230,7 +235,7 @@ pub async fn collect(answer: tonic::Streaming<FlightData>) -> Result<RecordBatch
 }
 
 /// `get_historical_features` of views with features, as the SDK sends it.
-pub fn historical(views: &[(&str, &[&str])]) -> serde_json::Value {
+pub(crate) fn historical(views: &[(&str, &[&str])]) -> serde_json::Value {
     let refs: Vec<String> = views.iter().flat_map(|(v, fs)| fs.iter().map(move |f| format!("{v}:{f}"))).collect();
     let names: Vec<&str> = views.iter().map(|(v, _)| *v).collect();
     let aliases = vec![serde_json::Value::Null; views.len()];
@@ -239,7 +244,7 @@ pub fn historical(views: &[(&str, &[&str])]) -> serde_json::Value {
 }
 
 /// The error detail that a Feast client finds in a status: class and message.
-pub fn detail(status: &Status) -> (String, String) {
+pub(crate) fn detail(status: &Status) -> (String, String) {
     let text = status.message().strip_prefix("Flight error: ").expect("the client looks for this");
     let parsed: BTreeMap<String, String> = serde_json::from_str(text).expect("JSON behind it");
     assert_eq!(parsed["module"], "feast.errors");

@@ -14,13 +14,7 @@ async fn write(store: &dyn OnlineStore, batch: WriteBatch) -> Written {
 }
 
 fn position(group: &str, topic: &str, partition: i32, offset: i64) -> Position {
-    Position {
-        group: group.into(),
-        topic: topic.into(),
-        partition,
-        offset,
-        max_event: Timestamp(offset * 10),
-    }
+    Position { group: group.into(), topic: topic.into(), partition, offset, max_event: Timestamp(offset * 10) }
 }
 
 async fn positions(store: &dyn OnlineStore, group: &str) -> Vec<Position> {
@@ -32,63 +26,30 @@ async fn positions(store: &dyn OnlineStore, group: &str) -> Vec<Position> {
 pub(super) async fn nothing_is_there_at_first(store: &dyn OnlineStore) {
     let t = table("p", "v");
     assert_eq!(get(store, &t, &["a", "b"]).await, [None, None]);
-    assert_eq!(
-        get(store, &t, &["a"]).await,
-        [None],
-        "absence is not remembered as presence"
-    );
+    assert_eq!(get(store, &t, &["a"]).await, [None], "absence is not remembered as presence");
     assert_eq!(get_states(store, &t, &["a"]).await, [None]);
     assert_eq!(positions(store, "g").await, []);
-    assert_eq!(
-        store.read(&[]).await.expect("reads"),
-        Vec::<Vec<Option<Row>>>::new()
-    );
+    assert_eq!(store.read(&[]).await.expect("reads"), Vec::<Vec<Option<Row>>>::new());
     assert_eq!(get(store, &t, &[]).await, []);
     assert_eq!(store.clear(&t).await.expect("clears"), 0);
-    assert_eq!(
-        write(store, WriteBatch::default()).await,
-        Written::default()
-    );
+    assert_eq!(write(store, WriteBatch::default()).await, Written::default());
 }
 
 pub(super) async fn answers_have_the_shape_of_the_reads(store: &dyn OnlineStore) {
     let (s, t) = (table("p", "s"), table("p", "t"));
     let of = |n: i64| row(n, 0, &[("f", &n.to_le_bytes())]);
-    let written = write(
-        store,
-        rows(&[(&s, "a", of(1)), (&s, "b", of(2)), (&t, "a", of(3))]),
-    )
-    .await;
-    assert_eq!(
-        written,
-        Written {
-            applied: 3,
-            stale: 0
-        }
-    );
+    let written = write(store, rows(&[(&s, "a", of(1)), (&s, "b", of(2)), (&t, "a", of(3))])).await;
+    assert_eq!(written, Written { applied: 3, stale: 0 });
     let read = |table: &Arc<Table>, names: &[&str]| Read {
         table: Arc::clone(table),
         keys: names.iter().map(|n| key(n)).collect(),
     };
-    let reads = [
-        read(&t, &["b", "a"]),
-        read(&s, &[]),
-        read(&s, &["b", "x", "a", "b"]),
-        read(&t, &["a"]),
-    ];
-    let expected = vec![
-        vec![None, Some(of(3))],
-        vec![],
-        vec![Some(of(2)), None, Some(of(1)), Some(of(2))],
-        vec![Some(of(3))],
-    ];
+    let reads = [read(&t, &["b", "a"]), read(&s, &[]), read(&s, &["b", "x", "a", "b"]), read(&t, &["a"])];
+    let expected =
+        vec![vec![None, Some(of(3))], vec![], vec![Some(of(2)), None, Some(of(1)), Some(of(2))], vec![Some(of(3))]];
     assert_eq!(store.read(&reads).await.expect("reads"), expected);
     let none = vec![vec![None; 2], vec![], vec![None; 4], vec![None]];
-    assert_eq!(
-        store.read_states(&reads).await.expect("reads"),
-        none,
-        "a row is no state"
-    );
+    assert_eq!(store.read_states(&reads).await.expect("reads"), none, "a row is no state");
 }
 
 pub(super) async fn later_versions_win(store: &dyn OnlineStore) {
@@ -102,11 +63,7 @@ pub(super) async fn later_versions_win(store: &dyn OnlineStore) {
         (11, 0, "newer event", "newer event"),
         (-5, 99, "before 1970", "newer event"),
     ] {
-        write(
-            store,
-            rows(&[(&t, "a", at(event, created, value.as_bytes()))]),
-        )
-        .await;
+        write(store, rows(&[(&t, "a", at(event, created, value.as_bytes()))])).await;
         let stored = get(store, &t, &["a"]).await.remove(0).expect("is there");
         let (value, _) = stored.get(column_id("f")).expect("has the column");
         assert_eq!(value, winner.as_bytes());
@@ -118,102 +75,30 @@ pub(super) async fn equal_versions_are_corrections(store: &dyn OnlineStore) {
     let at = |value: &[u8]| row(10, 5, &[("f", value)]);
     write(store, rows(&[(&t, "a", at(b"first"))])).await;
     let written = write(store, rows(&[(&t, "a", at(b"second"))])).await;
-    assert_eq!(
-        written,
-        Written {
-            applied: 1,
-            stale: 0
-        }
-    );
-    assert_eq!(
-        get(store, &t, &["a"]).await,
-        [Some(at(b"second"))],
-        "the later arrival stands"
-    );
-    let written = write(
-        store,
-        rows(&[
-            (&t, "a", at(b"third")),
-            (&t, "b", at(b"b")),
-            (&t, "a", at(b"fourth")),
-        ]),
-    )
-    .await;
-    assert_eq!(
-        written,
-        Written {
-            applied: 3,
-            stale: 0
-        }
-    );
-    assert_eq!(
-        get(store, &t, &["a"]).await,
-        [Some(at(b"fourth"))],
-        "also within a batch"
-    );
+    assert_eq!(written, Written { applied: 1, stale: 0 });
+    assert_eq!(get(store, &t, &["a"]).await, [Some(at(b"second"))], "the later arrival stands");
+    let written = write(store, rows(&[(&t, "a", at(b"third")), (&t, "b", at(b"b")), (&t, "a", at(b"fourth"))])).await;
+    assert_eq!(written, Written { applied: 3, stale: 0 });
+    assert_eq!(get(store, &t, &["a"]).await, [Some(at(b"fourth"))], "also within a batch");
 }
 
 pub(super) async fn stale_rows_are_counted(store: &dyn OnlineStore) {
     let t = table("p", "v");
     let at = |event| row(event, 0, &[("f", b"x")]);
-    let batch = rows(&[
-        (&t, "a", at(5)),
-        (&t, "a", at(4)),
-        (&t, "b", at(1)),
-        (&t, "a", at(6)),
-        (&t, "b", at(0)),
-    ]);
-    assert_eq!(
-        write(store, batch).await,
-        Written {
-            applied: 3,
-            stale: 2
-        }
-    );
-    assert_eq!(
-        write(store, rows(&[(&t, "a", at(3))])).await,
-        Written {
-            applied: 0,
-            stale: 1
-        }
-    );
-    assert_eq!(
-        get(store, &t, &["a", "b"]).await,
-        [Some(at(6)), Some(at(1))]
-    );
+    let batch = rows(&[(&t, "a", at(5)), (&t, "a", at(4)), (&t, "b", at(1)), (&t, "a", at(6)), (&t, "b", at(0))]);
+    assert_eq!(write(store, batch).await, Written { applied: 3, stale: 2 });
+    assert_eq!(write(store, rows(&[(&t, "a", at(3))])).await, Written { applied: 0, stale: 1 });
+    assert_eq!(get(store, &t, &["a", "b"]).await, [Some(at(6)), Some(at(1))]);
 }
 
 pub(super) async fn partial_rows_merge_by_column(store: &dyn OnlineStore) {
     let t = table("p", "v");
-    write(
-        store,
-        rows(&[(&t, "a", row(10, 0, &[("f", b"f10"), ("g", b"g10")]))]),
-    )
-    .await;
-    write(
-        store,
-        rows(&[(&t, "a", row(20, 0, &[("g", b"g20"), ("h", b"h20")]))]),
-    )
-    .await;
-    let written = write(
-        store,
-        rows(&[(&t, "a", row(15, 0, &[("f", b"f15"), ("g", b"g15")]))]),
-    )
-    .await;
-    assert_eq!(
-        written,
-        Written {
-            applied: 1,
-            stale: 0
-        },
-        "one of its columns is news"
-    );
+    write(store, rows(&[(&t, "a", row(10, 0, &[("f", b"f10"), ("g", b"g10")]))])).await;
+    write(store, rows(&[(&t, "a", row(20, 0, &[("g", b"g20"), ("h", b"h20")]))])).await;
+    let written = write(store, rows(&[(&t, "a", row(15, 0, &[("f", b"f15"), ("g", b"g15")]))])).await;
+    assert_eq!(written, Written { applied: 1, stale: 0 }, "one of its columns is news");
     let stored = get(store, &t, &["a"]).await.remove(0).expect("is there");
-    let column = |name: &str| {
-        stored
-            .get(column_id(name))
-            .map(|(v, at)| (v.to_vec(), at.event.0))
-    };
+    let column = |name: &str| stored.get(column_id(name)).map(|(v, at)| (v.to_vec(), at.event.0));
     assert_eq!(column("f"), Some((b"f15".to_vec(), 15)));
     assert_eq!(column("g"), Some((b"g20".to_vec(), 20)));
     assert_eq!(column("h"), Some((b"h20".to_vec(), 20)));
@@ -222,71 +107,26 @@ pub(super) async fn partial_rows_merge_by_column(store: &dyn OnlineStore) {
 
 pub(super) async fn states_are_set_and_removed(store: &dyn OnlineStore) {
     let (s, t) = (table("p", "s"), table("p", "t"));
-    write(
-        store,
-        states(&[
-            (&s, "a", Some(b"one")),
-            (&s, "b", Some(b"")),
-            (&t, "a", Some(b"two")),
-        ]),
-    )
-    .await;
-    assert_eq!(
-        get_states(store, &s, &["b", "a"]).await,
-        [Some(Bytes::new()), Some(Bytes::from("one"))]
-    );
-    write(
-        store,
-        states(&[(&s, "a", None), (&s, "b", Some(b"three")), (&s, "x", None)]),
-    )
-    .await;
-    assert_eq!(
-        get_states(store, &s, &["a", "b", "x"]).await,
-        [None, Some(Bytes::from("three")), None]
-    );
-    assert_eq!(
-        get_states(store, &t, &["a"]).await,
-        [Some(Bytes::from("two"))]
-    );
-    write(
-        store,
-        states(&[
-            (&s, "a", Some(b"four")),
-            (&s, "a", None),
-            (&s, "b", None),
-            (&s, "b", Some(b"five")),
-        ]),
-    )
-    .await;
-    assert_eq!(
-        get_states(store, &s, &["a", "b"]).await,
-        [None, Some(Bytes::from("five"))],
-        "the last one stands"
-    );
+    write(store, states(&[(&s, "a", Some(b"one")), (&s, "b", Some(b"")), (&t, "a", Some(b"two"))])).await;
+    assert_eq!(get_states(store, &s, &["b", "a"]).await, [Some(Bytes::new()), Some(Bytes::from("one"))]);
+    write(store, states(&[(&s, "a", None), (&s, "b", Some(b"three")), (&s, "x", None)])).await;
+    assert_eq!(get_states(store, &s, &["a", "b", "x"]).await, [None, Some(Bytes::from("three")), None]);
+    assert_eq!(get_states(store, &t, &["a"]).await, [Some(Bytes::from("two"))]);
+    write(store, states(&[(&s, "a", Some(b"four")), (&s, "a", None), (&s, "b", None), (&s, "b", Some(b"five"))])).await;
+    assert_eq!(get_states(store, &s, &["a", "b"]).await, [None, Some(Bytes::from("five"))], "the last one stands");
     assert_eq!(get(store, &s, &["b"]).await, [None], "a state is no row");
 }
 
 pub(super) async fn positions_are_kept_by_group(store: &dyn OnlineStore) {
-    let set = |positions: &[Position]| WriteBatch {
-        positions: positions.to_vec(),
-        ..WriteBatch::default()
-    };
-    let (a, b, c) = (
-        position("g", "t", 0, 5),
-        position("g", "t", -1, 6),
-        position("gt", "", 0, 7),
-    );
+    let set = |positions: &[Position]| WriteBatch { positions: positions.to_vec(), ..WriteBatch::default() };
+    let (a, b, c) = (position("g", "t", 0, 5), position("g", "t", -1, 6), position("gt", "", 0, 7));
     write(store, set(&[a.clone(), b.clone(), c.clone()])).await;
     assert_eq!(positions(store, "g").await, [b.clone(), a]);
     assert_eq!(positions(store, "gt").await, [c]);
     assert_eq!(positions(store, "").await, []);
     let back = position("g", "t", 0, 2);
     write(store, set(&[position("g", "t", 0, 9), back.clone()])).await;
-    assert_eq!(
-        positions(store, "g").await,
-        [b, back],
-        "the last one set stands, also if it goes back"
-    );
+    assert_eq!(positions(store, "g").await, [b, back], "the last one set stands, also if it goes back");
 }
 
 pub(super) async fn everything_outlives_reopening<S: Subject>(subject: S) {
@@ -299,82 +139,36 @@ pub(super) async fn everything_outlives_reopening<S: Subject>(subject: S) {
     let subject = subject.reopen().await;
     let store = subject.store();
     assert_eq!(get(store, &t, &["a"]).await, [Some(newer.clone())]);
-    assert_eq!(
-        get_states(store, &t, &["a"]).await,
-        [Some(Bytes::from("state"))]
-    );
+    assert_eq!(get_states(store, &t, &["a"]).await, [Some(Bytes::from("state"))]);
     assert_eq!(positions(store, "g").await, [position("g", "t", 0, 5)]);
     let older = row(4, 0, &[("f", b"y")]);
-    assert_eq!(
-        write(store, rows(&[(&t, "a", older)])).await,
-        Written {
-            applied: 0,
-            stale: 1
-        }
-    );
+    assert_eq!(write(store, rows(&[(&t, "a", older)])).await, Written { applied: 0, stale: 1 });
     assert_eq!(get(store, &t, &["a"]).await, [Some(newer)]);
 }
 
 pub(super) async fn clearing_leaves_other_tables(store: &dyn OnlineStore) {
-    let names = [
-        ("a", "bc"),
-        ("ab", "c"),
-        ("a", "b"),
-        ("a", "bcd"),
-        ("", "abc"),
-        ("abc", ""),
-    ];
-    let tables: Vec<_> = names
-        .iter()
-        .map(|(project, view)| table(project, view))
-        .collect();
+    let names = [("a", "bc"), ("ab", "c"), ("a", "b"), ("a", "bcd"), ("", "abc"), ("abc", "")];
+    let tables: Vec<_> = names.iter().map(|(project, view)| table(project, view)).collect();
     let one = row(1, 0, &[("f", b"x")]);
     for t in &tables {
-        let mut batch = rows(&[
-            (t, "k", one.clone()),
-            (t, "", one.clone()),
-            (t, "c\0\0", one.clone()),
-        ]);
+        let mut batch = rows(&[(t, "k", one.clone()), (t, "", one.clone()), (t, "c\0\0", one.clone())]);
         batch.states = states(&[(t, "k", Some(b"s")), (t, "only a state", Some(b"s"))]).states;
         batch.positions = vec![position("a", "bc", 0, 1)];
         write(store, batch).await;
     }
     // Some are known from reading, too: a cache must not answer for what is gone.
-    assert_eq!(
-        get(store, &tables[0], &["k", "none"]).await,
-        [Some(one.clone()), None]
-    );
+    assert_eq!(get(store, &tables[0], &["k", "none"]).await, [Some(one.clone()), None]);
     assert_eq!(store.clear(&tables[0]).await.expect("clears"), 5);
-    assert_eq!(
-        get(store, &tables[0], &["k", "", "c\0\0"]).await,
-        [None, None, None]
-    );
-    assert_eq!(
-        get_states(store, &tables[0], &["k", "only a state"]).await,
-        [None, None]
-    );
+    assert_eq!(get(store, &tables[0], &["k", "", "c\0\0"]).await, [None, None, None]);
+    assert_eq!(get_states(store, &tables[0], &["k", "only a state"]).await, [None, None]);
     for t in &tables[1..] {
-        assert_eq!(
-            get(store, t, &["k", "", "c\0\0"]).await,
-            vec![Some(one.clone()); 3],
-            "{t:?}"
-        );
-        assert_eq!(
-            get_states(store, t, &["k"]).await,
-            [Some(Bytes::from("s"))],
-            "{t:?}"
-        );
+        assert_eq!(get(store, t, &["k", "", "c\0\0"]).await, vec![Some(one.clone()); 3], "{t:?}");
+        assert_eq!(get_states(store, t, &["k"]).await, [Some(Bytes::from("s"))], "{t:?}");
     }
     assert_eq!(positions(store, "a").await, [position("a", "bc", 0, 1)]);
     assert_eq!(store.clear(&tables[0]).await.expect("clears"), 0);
     let older = row(0, 0, &[("f", b"y")]);
-    assert_eq!(
-        write(store, rows(&[(&tables[0], "k", older.clone())]))
-            .await
-            .applied,
-        1,
-        "the old row is forgotten"
-    );
+    assert_eq!(write(store, rows(&[(&tables[0], "k", older.clone())])).await.applied, 1, "the old row is forgotten");
     assert_eq!(get(store, &tables[0], &["k"]).await, [Some(older)]);
 }
 
@@ -393,15 +187,9 @@ pub(super) async fn large_values_are_kept<S: Subject>(subject: S) {
     let read = get(subject.store(), &t, &names).await;
     let read_states = get_states(subject.store(), &t, &names).await;
     for ((row, state), len) in read.iter().zip(read_states).zip(sizes) {
-        let (stored, _) = row
-            .as_ref()
-            .and_then(|r| r.get(column_id("f")))
-            .expect("is there");
+        let (stored, _) = row.as_ref().and_then(|r| r.get(column_id("f"))).expect("is there");
         assert!(stored == value(len), "the row of {len} bytes");
-        assert!(
-            state.is_some_and(|s| s == value(len)),
-            "the state of {len} bytes"
-        );
+        assert!(state.is_some_and(|s| s == value(len)), "the state of {len} bytes");
     }
 }
 
@@ -410,28 +198,13 @@ pub(super) async fn large_batches_are_kept<S: Subject>(subject: S) {
     let of = |n: i64| row(n, 0, &[("f", &[n as u8; 100])]);
     let names: Vec<String> = (0..5000).map(|n| format!("entity {n}")).collect();
     for round in [0, 10_000] {
-        let writes: Vec<_> = names
-            .iter()
-            .zip(round..)
-            .map(|(name, n)| (&t, name.as_str(), of(n)))
-            .collect();
-        assert_eq!(
-            write(subject.store(), rows(&writes)).await,
-            Written {
-                applied: names.len(),
-                stale: 0
-            }
-        );
+        let writes: Vec<_> = names.iter().zip(round..).map(|(name, n)| (&t, name.as_str(), of(n))).collect();
+        assert_eq!(write(subject.store(), rows(&writes)).await, Written { applied: names.len(), stale: 0 });
     }
     let subject = subject.reopen().await;
     let keys: Vec<&str> = names.iter().map(String::as_str).collect();
-    let expected: Vec<_> = (10_000..10_000 + names.len() as i64)
-        .map(|n| Some(of(n)))
-        .collect();
-    assert!(
-        get(subject.store(), &t, &keys).await == expected,
-        "every row of the second batch is there"
-    );
+    let expected: Vec<_> = (10_000..10_000 + names.len() as i64).map(|n| Some(of(n))).collect();
+    assert!(get(subject.store(), &t, &keys).await == expected, "every row of the second batch is there");
 }
 
 pub(super) async fn concurrent_writers_end_with_the_greatest(store: &dyn OnlineStore) {
@@ -448,19 +221,10 @@ pub(super) async fn concurrent_writers_end_with_the_greatest(store: &dyn OnlineS
                         let n = if n % 2 == 0 { n / 2 } else { EACH - 1 - n / 2 };
                         let version = n * WRITERS + writer;
                         let row = row(version, 0, &[("f", &version.to_le_bytes())]);
-                        write(
-                            store,
-                            rows(&[
-                                (t, "one", row.clone()),
-                                (t, &format!("own {writer}"), row.clone()),
-                            ]),
-                        )
-                        .await;
+                        write(store, rows(&[(t, "one", row.clone()), (t, &format!("own {writer}"), row.clone())]))
+                            .await;
                         let seen = get(store, t, &["one"]).await.remove(0).expect("is there");
-                        assert!(
-                            seen.newest() >= row.newest(),
-                            "a finished write is not seen"
-                        );
+                        assert!(seen.newest() >= row.newest(), "a finished write is not seen");
                     }
                 });
             });
@@ -470,10 +234,7 @@ pub(super) async fn concurrent_writers_end_with_the_greatest(store: &dyn OnlineS
     let expected = row(greatest, 0, &[("f", &greatest.to_le_bytes())]);
     assert_eq!(get(store, &t, &["one"]).await, [Some(expected)]);
     for writer in 0..WRITERS {
-        let own = get(store, &t, &[&format!("own {writer}")])
-            .await
-            .remove(0)
-            .expect("is there");
+        let own = get(store, &t, &[&format!("own {writer}")]).await.remove(0).expect("is there");
         assert_eq!(own.newest().event, Timestamp((EACH - 1) * WRITERS + writer));
     }
 }

@@ -20,11 +20,7 @@ const GROUPS: [&str; 2] = ["g", "gg"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write {
-        rows: Vec<RowStep>,
-        states: Vec<(usize, usize, Option<u8>)>,
-        positions: Vec<(usize, i32, i64)>,
-    },
+    Write { rows: Vec<RowStep>, states: Vec<(usize, usize, Option<u8>)>, positions: Vec<(usize, i32, i64)> },
     Clear(usize),
     Reopen,
 }
@@ -40,13 +36,8 @@ struct RowStep {
 fn step() -> impl Strategy<Value = Step> {
     let at = || (0..TABLES.len(), 0..ENTITIES.len());
     let columns = btree_map(0u32..3, (-2i64..4, 0i64..2, any::<u8>()), 1..4);
-    let row = (at(), columns).prop_map(|((table, entity), columns)| RowStep {
-        table,
-        entity,
-        columns,
-    });
-    let state =
-        (at(), any::<Option<u8>>()).prop_map(|((table, entity), state)| (table, entity, state));
+    let row = (at(), columns).prop_map(|((table, entity), columns)| RowStep { table, entity, columns });
+    let state = (at(), any::<Option<u8>>()).prop_map(|((table, entity), state)| (table, entity, state));
     let position = (0..GROUPS.len(), 0i32..2, any::<i64>());
     let write = (vec(row, 0..8), vec(state, 0..4), vec(position, 0..3));
     prop_oneof![
@@ -97,11 +88,7 @@ impl Oracle {
                 None => drop(self.states.remove(&(table, entity))),
             }
         }
-        self.positions.extend(
-            positions
-                .iter()
-                .map(|&(group, partition, offset)| ((group, partition), offset)),
-        );
+        self.positions.extend(positions.iter().map(|&(group, partition, offset)| ((group, partition), offset)));
         written
     }
 
@@ -119,35 +106,19 @@ fn payload(value: u8) -> Vec<u8> {
 }
 
 fn version(event: i64, created: i64) -> Version {
-    Version {
-        event: Timestamp(event),
-        created: Timestamp(created),
-    }
+    Version { event: Timestamp(event), created: Timestamp(created) }
 }
 
 fn tables() -> Vec<Arc<Table>> {
-    TABLES
-        .iter()
-        .map(|(project, view)| table(project, view))
-        .collect()
+    TABLES.iter().map(|(project, view)| table(project, view)).collect()
 }
 
 fn position(group: usize, partition: i32, offset: i64) -> Position {
     let (group, topic) = (GROUPS[group].into(), "t".into());
-    Position {
-        group,
-        topic,
-        partition,
-        offset,
-        max_event: Timestamp(offset),
-    }
+    Position { group, topic, partition, offset, max_event: Timestamp(offset) }
 }
 
-fn batch(
-    rows: Vec<RowStep>,
-    states: Vec<(usize, usize, Option<u8>)>,
-    positions: Vec<(usize, i32, i64)>,
-) -> WriteBatch {
+fn batch(rows: Vec<RowStep>, states: Vec<(usize, usize, Option<u8>)>, positions: Vec<(usize, i32, i64)>) -> WriteBatch {
     let tables = tables();
     let row = |step: RowStep| {
         let column = |(id, (event, created, value))| Column {
@@ -169,30 +140,19 @@ fn batch(
     WriteBatch {
         rows: rows.into_iter().map(row).collect(),
         states: states.into_iter().map(state).collect(),
-        positions: positions
-            .into_iter()
-            .map(|(g, p, o)| position(g, p, o))
-            .collect(),
+        positions: positions.into_iter().map(|(g, p, o)| position(g, p, o)).collect(),
     }
 }
 
 /// Runs random steps on stores that `make` makes, and shrinks what fails.
 pub(super) fn run<S: Subject>(make: &impl Fn() -> S) {
-    let mut runner = TestRunner::new(Config {
-        cases: 24,
-        failure_persistence: None,
-        ..Config::default()
-    });
+    let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&vec(step(), 1..25), |steps| {
         block_on(async {
             let (mut subject, mut oracle) = (make(), Oracle::default());
             for step in steps {
                 match step {
-                    Step::Write {
-                        rows,
-                        states,
-                        positions,
-                    } => {
+                    Step::Write { rows, states, positions } => {
                         let expected = oracle.write(&rows, &states, &positions);
                         let written = subject.store().write(batch(rows, states, positions)).await;
                         prop_assert_eq!(written.expect("writes"), expected);
@@ -216,13 +176,7 @@ pub(super) fn run<S: Subject>(make: &impl Fn() -> S) {
 
 async fn compare<S: Subject>(subject: &S, oracle: &Oracle) -> Result<(), TestCaseError> {
     let keys: Vec<EntityKey> = ENTITIES.iter().map(|name| key(name)).collect();
-    let reads: Vec<Read> = tables()
-        .into_iter()
-        .map(|table| Read {
-            table,
-            keys: keys.clone(),
-        })
-        .collect();
+    let reads: Vec<Read> = tables().into_iter().map(|table| Read { table, keys: keys.clone() }).collect();
     let rows = subject.store().read(&reads).await.expect("reads");
     let states = subject.store().read_states(&reads).await.expect("reads");
     for table in 0..TABLES.len() {
@@ -236,21 +190,14 @@ async fn compare<S: Subject>(subject: &S, oracle: &Oracle) -> Result<(), TestCas
                 columns.iter().map(column).collect::<Vec<_>>()
             });
             prop_assert_eq!(rows[table][entity].as_ref().map(Row::columns), expected);
-            let expected = oracle
-                .states
-                .get(&(table, entity))
-                .map(|s| Bytes::copy_from_slice(s));
+            let expected = oracle.states.get(&(table, entity)).map(|s| Bytes::copy_from_slice(s));
             prop_assert_eq!(&states[table][entity], &expected);
         }
     }
     for (index, group) in GROUPS.iter().enumerate() {
         let stored = subject.store().positions(group).await.expect("reads");
-        let expected: BTreeSet<Position> = oracle
-            .positions
-            .iter()
-            .filter(|((g, _), _)| *g == index)
-            .map(|(&(g, p), &o)| position(g, p, o))
-            .collect();
+        let expected: BTreeSet<Position> =
+            oracle.positions.iter().filter(|((g, _), _)| *g == index).map(|(&(g, p), &o)| position(g, p, o)).collect();
         prop_assert_eq!(stored.len(), expected.len());
         prop_assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), expected);
     }

@@ -67,7 +67,7 @@ impl Store {
         }
     }
 
-    fn apply(&self, changes: Vec<Change>) -> Result<()> {
+    fn apply(&self, changes: &[Change]) -> Result<()> {
         let mut bytes = self.read()?;
         for kind in ObjectKind::ALL {
             let mut mine = changes.iter().filter(|c| kind_of(c) == kind).peekable();
@@ -124,7 +124,7 @@ impl RegistryStore for Store {
 
     fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<()>> {
         let store = self.clone();
-        Box::pin(blocking(move || store.apply(changes)))
+        Box::pin(blocking(move || store.apply(&changes)))
     }
 
     fn stamp(&self) -> BoxFuture<'_, Result<u64>> {

@@ -39,15 +39,13 @@ impl Report {
         self.bytes += (key.len() + value.len()) as u64;
         let whole = match layout::address(key) {
             Some(Address::Format) => layout::unseal(key, value).map(|_| None),
-            Some(Address::Entity {
-                kind: Kind::Row, ..
-            }) => layout::open_entry(Kind::Row, key, value).map(|_| Some(&mut self.rows)),
-            Some(Address::Entity {
-                kind: Kind::State, ..
-            }) => layout::open_entry(Kind::State, key, value).map(|_| Some(&mut self.states)),
-            Some(Address::Position { .. }) => {
-                layout::open_position(key, value).map(|_| Some(&mut self.positions))
+            Some(Address::Entity { kind: Kind::Row, .. }) => {
+                layout::open_entry(Kind::Row, key, value).map(|_| Some(&mut self.rows))
             }
+            Some(Address::Entity { kind: Kind::State, .. }) => {
+                layout::open_entry(Kind::State, key, value).map(|_| Some(&mut self.states))
+            }
+            Some(Address::Position { .. }) => layout::open_position(key, value).map(|_| Some(&mut self.positions)),
             None => None,
         };
         match whole {
@@ -69,29 +67,22 @@ impl Report {
 pub fn check(path: &Path) -> Result<Report, Error> {
     let disk = disk::open_existing(path)?;
     let db = disk.db.clone();
-    let reading = std::thread::Builder::new()
-        .name("online-check".into())
-        .spawn(move || {
-            let mut report = Report::default();
-            for stored in db.iter() {
-                match stored {
-                    Ok((key, value)) => report.add(&key, &value),
-                    Err(e) => {
-                        report.unreadable = Some(e.to_string());
-                        break;
-                    }
+    let reading = std::thread::Builder::new().name("online-check".into()).spawn(move || {
+        let mut report = Report::default();
+        for stored in db.iter() {
+            match stored {
+                Ok((key, value)) => report.add(&key, &value),
+                Err(e) => {
+                    report.unreadable = Some(e.to_string());
+                    break;
                 }
             }
-            report
-        });
-    let reading = reading.map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let report = reading.join().unwrap_or_else(|panic| Report {
-        unreadable: Some(panic_text(&*panic)),
-        ..Report::default()
+        }
+        report
     });
+    let reading = reading.map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let report =
+        reading.join().unwrap_or_else(|panic| Report { unreadable: Some(panic_text(&*panic)), ..Report::default() });
     if let Err(error) = disk.close() {
         tracing::warn!(%error, "the store was checked, but its files are still held");
     }

@@ -41,11 +41,7 @@ impl Disk {
         self.db.flush().map_err(failed_to("flush"))?;
         if durability == Durability::Fsync {
             self.sync().map_err(|e| {
-                model::Error::new(
-                    Kind::Unavailable,
-                    "the online store cannot be synchronized to disk",
-                )
-                .with_cause(e)
+                model::Error::new(Kind::Unavailable, "the online store cannot be synchronized to disk").with_cause(e)
             })?;
         }
         Ok(())
@@ -73,10 +69,7 @@ impl Disk {
             let Some(metadata) = found(entry.metadata())? else {
                 continue;
             };
-            let (name, stamp) = (
-                entry.file_name(),
-                (metadata.len(), metadata.modified().ok()),
-            );
+            let (name, stamp) = (entry.file_name(), (metadata.len(), metadata.modified().ok()));
             if self.blobs.get(&name) != Some(&stamp) {
                 let Some(file) = found(File::open(entry.path()))? else {
                     continue;
@@ -87,11 +80,7 @@ impl Disk {
             there.insert(name, stamp);
         }
         self.blobs = there;
-        if new {
-            File::open(&directory)?.sync_all()
-        } else {
-            Ok(())
-        }
+        if new { File::open(&directory)?.sync_all() } else { Ok(()) }
     }
 }
 
@@ -116,29 +105,18 @@ pub(crate) fn open(settings: &Settings) -> Result<Disk, Error> {
     };
     let data = path.join("db");
     let data = File::open(&data).map_err(at(&data))?;
-    let mut disk = Disk {
-        db,
-        path: path.clone(),
-        data,
-        blobs: HashMap::new(),
-    };
+    let mut disk = Disk { db, path: path.clone(), data, blobs: HashMap::new() };
     if fresh || !marked {
-        disk.db
-            .insert(FORMAT_KEY, seal(FORMAT_KEY, &FORMAT.to_le_bytes()))
-            .map_err(|e| sled_error(path, e))?;
+        disk.db.insert(FORMAT_KEY, seal(FORMAT_KEY, &FORMAT.to_le_bytes())).map_err(|e| sled_error(path, e))?;
         disk.db.flush().map_err(|e| sled_error(path, e))?;
         disk.sync().map_err(at(path))?;
         for directory in [path.join("conf"), path.clone()].iter().chain(&created) {
-            File::open(directory)
-                .and_then(|f| f.sync_all())
-                .map_err(at(directory))?;
+            File::open(directory).and_then(|f| f.sync_all()).map_err(at(directory))?;
         }
         let marker = path.join(MARKER);
         fs::write(&marker, format!("{FORMAT}\n")).map_err(at(&marker))?;
         for file in [&marker, path] {
-            File::open(file)
-                .and_then(|f| f.sync_all())
-                .map_err(at(file))?;
+            File::open(file).and_then(|f| f.sync_all()).map_err(at(file))?;
         }
     }
     Ok(disk)
@@ -147,33 +125,19 @@ pub(crate) fn open(settings: &Settings) -> Result<Disk, Error> {
 /// Opens a directory that must hold a store.
 pub(crate) fn open_existing(path: &Path) -> Result<Disk, Error> {
     if !path.join("db").is_file() {
-        return Err(Error::Missing {
-            path: path.to_owned(),
-        });
+        return Err(Error::Missing { path: path.to_owned() });
     }
-    open(&Settings {
-        cache_bytes: 64 << 20,
-        ..Settings::new(path)
-    })
+    open(&Settings { cache_bytes: 64 << 20, ..Settings::new(path) })
 }
 
 /// Creates the directory; gives the directories whose entries that changed.
 fn create(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    let missing = path
-        .ancestors()
-        .take_while(|p| !p.as_os_str().is_empty() && !p.exists());
-    let parents = missing.filter_map(Path::parent).map(|parent| {
-        if parent.as_os_str().is_empty() {
-            PathBuf::from(".")
-        } else {
-            parent.to_owned()
-        }
-    });
+    let missing = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists());
+    let parents = missing
+        .filter_map(Path::parent)
+        .map(|parent| if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() });
     let parents = parents.collect();
-    fs::create_dir_all(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    fs::create_dir_all(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     Ok(parents)
 }
 
@@ -184,21 +148,14 @@ fn check_marker(path: &Path) -> Result<bool, Error> {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return no_marker(path),
         Err(source) => {
-            return Err(Error::Io {
-                path: marker,
-                source,
-            });
+            return Err(Error::Io { path: marker, source });
         }
     };
     match text.trim() {
         // The power went between the file's creation and its content: the tree knows.
         "" => Ok(false),
         found if found == FORMAT.to_string() => Ok(true),
-        found => Err(Error::Format {
-            path: path.to_owned(),
-            found: format!("'{found}'"),
-            expected: FORMAT,
-        }),
+        found => Err(Error::Format { path: path.to_owned(), found: format!("'{found}'"), expected: FORMAT }),
     }
 }
 
@@ -206,43 +163,28 @@ fn check_marker(path: &Path) -> Result<bool, Error> {
 /// any other for a torn log, and cut it off.
 fn no_marker(path: &Path) -> Result<bool, Error> {
     if path.join("db").exists() && !path.join("conf").exists() {
-        let detail =
-            "it holds a file 'db' that sled did not write, or sled's file 'conf' is gone".into();
-        return Err(Error::Damaged {
-            path: path.to_owned(),
-            detail,
-        });
+        let detail = "it holds a file 'db' that sled did not write, or sled's file 'conf' is gone".into();
+        return Err(Error::Damaged { path: path.to_owned(), detail });
     }
     Ok(false)
 }
 
 /// Checks the tree's format number; gives whether the tree is new.
 fn check_format(path: &Path, db: &::sled::Db, marked: bool) -> Result<bool, Error> {
-    let damaged = |detail: &str| Error::Damaged {
-        path: path.to_owned(),
-        detail: detail.into(),
-    };
+    let damaged = |detail: &str| Error::Damaged { path: path.to_owned(), detail: detail.into() };
     let Some(stored) = db.get(FORMAT_KEY).map_err(|e| sled_error(path, e))? else {
         if marked {
             return Err(damaged("its data file does not hold the store any more"));
         }
         if !db.is_empty() {
-            return Err(damaged(
-                "it holds a sled database that Larder did not write",
-            ));
+            return Err(damaged("it holds a sled database that Larder did not write"));
         }
         return Ok(true);
     };
-    let number = unseal(FORMAT_KEY, &stored)
-        .and_then(|n| n.try_into().ok())
-        .map(u32::from_le_bytes);
+    let number = unseal(FORMAT_KEY, &stored).and_then(|n| n.try_into().ok()).map(u32::from_le_bytes);
     match number {
         Some(FORMAT) => Ok(false),
-        Some(other) => Err(Error::Format {
-            path: path.to_owned(),
-            found: other.to_string(),
-            expected: FORMAT,
-        }),
+        Some(other) => Err(Error::Format { path: path.to_owned(), found: other.to_string(), expected: FORMAT }),
         None => Err(damaged("the format number's checksum does not match")),
     }
 }
@@ -257,43 +199,28 @@ fn open_sled(settings: &Settings) -> Result<::sled::Db, Error> {
     let opening = std::thread::Builder::new()
         .name("online-open".into())
         .spawn(move || config.open())
-        .map_err(|source| Error::Io {
-            path: path.clone(),
-            source,
-        })?;
+        .map_err(|source| Error::Io { path: path.clone(), source })?;
     match opening.join() {
         Ok(opened) => opened.map_err(|e| sled_error(path, e)),
-        Err(panic) => Err(Error::Damaged {
-            path: path.clone(),
-            detail: panic_text(&*panic),
-        }),
+        Err(panic) => Err(Error::Damaged { path: path.clone(), detail: panic_text(&*panic) }),
     }
 }
 
 /// What a panic said.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     format!("sled panicked: {}", text.unwrap_or("without a message"))
 }
 
 fn sled_error(path: &Path, error: ::sled::Error) -> Error {
     let path = path.to_owned();
     match error {
-        ::sled::Error::Io(e) if e.to_string().starts_with("could not acquire lock") => {
-            Error::Locked { path }
+        ::sled::Error::Io(e) if e.to_string().starts_with("could not acquire lock") => Error::Locked { path },
+        ::sled::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::Damaged { path, detail: format!("a file ends too early: {e}") }
         }
-        ::sled::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => Error::Damaged {
-            path,
-            detail: format!("a file ends too early: {e}"),
-        },
         ::sled::Error::Io(source) => Error::Io { path, source },
-        other => Error::Damaged {
-            path,
-            detail: other.to_string(),
-        },
+        other => Error::Damaged { path, detail: other.to_string() },
     }
 }
 
@@ -304,23 +231,13 @@ pub(crate) fn failed_to(verb: &'static str) -> impl Fn(::sled::Error) -> model::
             ::sled::Error::Io(_) => (Kind::Unavailable, "check the disk and its free space"),
             _ => (Kind::Internal, "stop Larder and check the store"),
         };
-        model::Error::new(
-            kind,
-            format!("the online store failed to {verb} its data: {advice}"),
-        )
-        .with_cause(error)
+        model::Error::new(kind, format!("the online store failed to {verb} its data: {advice}")).with_cause(error)
     }
 }
 
 /// Waits until nobody holds the lock of the data file.
 fn released(path: &Path) -> model::Result<()> {
-    let failed = |e| {
-        model::Error::new(
-            Kind::Unavailable,
-            "the online store's files cannot be released",
-        )
-        .with_cause(e)
-    };
+    let failed = |e| model::Error::new(Kind::Unavailable, "the online store's files cannot be released").with_cause(e);
     let data = File::open(path.join("db")).map_err(failed)?;
     let start = Instant::now();
     loop {

@@ -103,12 +103,7 @@ pub(crate) fn open_entry(kind: Kind, key: &[u8], value: &[u8]) -> Option<Entry> 
 /// Decodes a position; `None` where it is damaged.
 pub(crate) fn open_position(key: &[u8], value: &[u8]) -> Option<Position> {
     let (offset, max_event) = unseal(key, value)?.split_first_chunk::<8>()?;
-    let Some(Address::Position {
-        group,
-        topic,
-        partition,
-    }) = address(key)
-    else {
+    let Some(Address::Position { group, topic, partition }) = address(key) else {
         return None;
     };
     Some(Position {
@@ -124,15 +119,8 @@ pub(crate) fn open_position(key: &[u8], value: &[u8]) -> Option<Position> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     Format,
-    Entity {
-        kind: Kind,
-        table: Table,
-    },
-    Position {
-        group: String,
-        topic: String,
-        partition: i32,
-    },
+    Entity { kind: Kind, table: Table },
+    Position { group: String, topic: String, partition: i32 },
 }
 
 /// Reads a key back; `None` where it is none of ours.
@@ -146,43 +134,23 @@ pub(crate) fn address(key: &[u8]) -> Option<Address> {
         2 => Kind::State,
         POSITION => {
             let (group, topic) = (take_name(&mut rest)?, take_name(&mut rest)?);
-            return Some(Address::Position {
-                group,
-                topic,
-                partition: i32::from_be_bytes(rest.try_into().ok()?),
-            });
+            return Some(Address::Position { group, topic, partition: i32::from_be_bytes(rest.try_into().ok()?) });
         }
         _ => return None,
     };
     let (project, view) = (take_name(&mut rest)?, take_name(&mut rest)?);
-    Some(Address::Entity {
-        kind,
-        table: Table { project, view },
-    })
+    Some(Address::Entity { kind, table: Table { project, view } })
 }
 
 /// A key's value in words, for errors: whose it is and what may be done about it.
 pub(crate) fn describe(key: &[u8]) -> String {
     match address(key) {
         Some(Address::Entity { kind, table }) => {
-            let what = if kind == Kind::Row {
-                "row"
-            } else {
-                "window state"
-            };
-            format!(
-                "a {what} of view '{}' in project '{}'",
-                table.view, table.project
-            )
+            let what = if kind == Kind::Row { "row" } else { "window state" };
+            format!("a {what} of view '{}' in project '{}'", table.view, table.project)
         }
-        Some(Address::Position {
-            group,
-            topic,
-            partition,
-        }) => {
-            format!(
-                "the position of consumer group '{group}' in partition {partition} of topic '{topic}'"
-            )
+        Some(Address::Position { group, topic, partition }) => {
+            format!("the position of consumer group '{group}' in partition {partition} of topic '{topic}'")
         }
         Some(Address::Format) => "the format number".into(),
         None => format!("the value of unknown key {:?}", Bytes::copy_from_slice(key)),

@@ -17,28 +17,15 @@ struct OnDisk {
 }
 
 fn settings(path: &Path, tier_bytes: u64, durability: Durability) -> Settings {
-    Settings {
-        cache_bytes: 64 << 20,
-        tier_bytes,
-        durability,
-        ..Settings::new(path)
-    }
+    Settings { cache_bytes: 64 << 20, tier_bytes, durability, ..Settings::new(path) }
 }
 
 impl OnDisk {
     fn new(tier_bytes: u64, durability: Durability) -> Self {
         let directory = Arc::new(TempDir::new().expect("a directory"));
-        let settings = settings(
-            &directory.path().join("not/yet/there"),
-            tier_bytes,
-            durability,
-        );
+        let settings = settings(&directory.path().join("not/yet/there"), tier_bytes, durability);
         let store = Some(Store::open(settings.clone()).expect("opens"));
-        Self {
-            store,
-            settings,
-            _directory: directory,
-        }
+        Self { store, settings, _directory: directory }
     }
 }
 
@@ -81,16 +68,10 @@ fn reads_beside_writes_are_never_stale() {
     let store = subject.store();
     let t = table("p", "v");
     let names: Vec<String> = (0..KEYS).map(|n| format!("k{n}")).collect();
-    let finished: Vec<_> = (0..KEYS)
-        .map(|_| std::sync::atomic::AtomicI64::new(0))
-        .collect();
+    let finished: Vec<_> = (0..KEYS).map(|_| std::sync::atomic::AtomicI64::new(0)).collect();
     let done = std::sync::atomic::AtomicBool::new(false);
     let ordering = std::sync::atomic::Ordering::SeqCst;
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime")
-    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     std::thread::scope(|scope| {
         for first in 0..2 {
             let (names, finished, done, t) = (&names, &finished, &done, &t);
@@ -100,15 +81,8 @@ fn reads_beside_writes_are_never_stale() {
                     while !done.load(ordering) {
                         n = (n * 5 + 3) % KEYS;
                         let least = finished[n].load(ordering);
-                        let seen = get(store, t, &[&names[n]])
-                            .await
-                            .remove(0)
-                            .map_or(0, |r| r.newest().event.0);
-                        assert!(
-                            seen >= least,
-                            "{}: read {seen} after {least} was written",
-                            names[n]
-                        );
+                        let seen = get(store, t, &[&names[n]]).await.remove(0).map_or(0, |r| r.newest().event.0);
+                        assert!(seen >= least, "{}: read {seen} after {least} was written", names[n]);
                     }
                 });
             });
@@ -116,10 +90,7 @@ fn reads_beside_writes_are_never_stale() {
         runtime().block_on(async {
             for round in 1..=ROUNDS {
                 for (name, finished) in names.iter().zip(&finished) {
-                    store
-                        .write(rows(&[(&t, name, row(round, 0, &[("f", &[7; 100])]))]))
-                        .await
-                        .expect("writes");
+                    store.write(rows(&[(&t, name, row(round, 0, &[("f", &[7; 100])]))])).await.expect("writes");
                     finished.store(round, ordering);
                 }
             }
@@ -131,33 +102,19 @@ fn reads_beside_writes_are_never_stale() {
 #[tokio::test]
 async fn a_second_store_in_the_directory_is_refused() {
     let subject = OnDisk::new(0, Durability::Fsync);
-    let error = Store::open(subject.settings.clone())
-        .err()
-        .expect("is refused");
+    let error = Store::open(subject.settings.clone()).err().expect("is refused");
     assert!(matches!(error, Error::Locked { .. }), "{error:?}");
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(
-        error
-            .to_string()
-            .contains(&*subject.settings.path.to_string_lossy()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&*subject.settings.path.to_string_lossy()), "{error}");
 }
 
 #[tokio::test]
 async fn nothing_is_answered_after_closing() {
     let subject = OnDisk::new(1 << 20, Durability::Fsync);
     let t = table("p", "v");
-    subject
-        .store()
-        .write(rows(&[(&t, "a", row(1, 0, &[("f", b"x")]))]))
-        .await
-        .expect("writes");
+    subject.store().write(rows(&[(&t, "a", row(1, 0, &[("f", b"x")]))])).await.expect("writes");
     subject.store().close().await.expect("closes");
-    let read = Read {
-        table: Arc::clone(&t),
-        keys: vec![key("a")],
-    };
+    let read = Read { table: Arc::clone(&t), keys: vec![key("a")] };
     let errors = [
         subject.store().read(&[read]).await.err(),
         subject.store().write(WriteBatch::default()).await.err(),
@@ -176,11 +133,7 @@ async fn dropping_finishes_what_is_waiting() {
     let mut subject = OnDisk::new(1 << 20, Durability::Memory);
     let t = table("p", "v");
     let one = row(1, 0, &[("f", b"x")]);
-    subject
-        .store()
-        .write(rows(&[(&t, "a", one.clone())]))
-        .await
-        .expect("writes");
+    subject.store().write(rows(&[(&t, "a", one.clone())])).await.expect("writes");
     drop(subject.store.take());
     subject.store = Some(Store::open(subject.settings.clone()).expect("opens again"));
     assert_eq!(get(subject.store(), &t, &["a"]).await, [Some(one)]);
@@ -215,13 +168,8 @@ async fn a_damaged_value_is_an_error_and_never_a_value() {
     let of = |n| row(n, 0, &[("f", b"x")]);
     let mut batch = rows(&[(&t, "good", of(1)), (&t, "bad", of(1))]);
     batch.states = contract::states(&[(&t, "good", Some(b"s")), (&t, "bad", Some(b"s"))]).states;
-    let position = Position {
-        group: "g".into(),
-        topic: "t".into(),
-        partition: 3,
-        offset: 1,
-        max_event: model::Timestamp(0),
-    };
+    let position =
+        Position { group: "g".into(), topic: "t".into(), partition: 3, offset: 1, max_event: model::Timestamp(0) };
     batch.positions = vec![position.clone()];
     subject.store().write(batch).await.expect("writes");
     subject.store().close().await.expect("closes");
@@ -235,78 +183,36 @@ async fn a_damaged_value_is_an_error_and_never_a_value() {
         }
         flip_last_bit(db, &layout::position_key(&position));
         // A whole value that stands under another's key.
-        let good = db
-            .get(entity_key(Kind::Row, &t, "good"))
-            .expect("reads")
-            .expect("is there");
-        db.insert(entity_key(Kind::Row, &t, "moved"), good)
-            .expect("writes");
+        let good = db.get(entity_key(Kind::Row, &t, "good")).expect("reads").expect("is there");
+        db.insert(entity_key(Kind::Row, &t, "moved"), good).expect("writes");
     });
     let report = check(&subject.settings.path).expect("checks");
-    assert_eq!(
-        (report.rows, report.states, report.positions, report.damaged),
-        (1, 1, 0, 4)
-    );
-    assert!(
-        report
-            .named
-            .iter()
-            .any(|n| n.contains("'the_view' in project 'proj'")),
-        "{report:?}"
-    );
-    assert!(
-        report
-            .named
-            .iter()
-            .any(|n| n.contains("partition 3 of topic 't'")),
-        "{report:?}"
-    );
+    assert_eq!((report.rows, report.states, report.positions, report.damaged), (1, 1, 0, 4));
+    assert!(report.named.iter().any(|n| n.contains("'the_view' in project 'proj'")), "{report:?}");
+    assert!(report.named.iter().any(|n| n.contains("partition 3 of topic 't'")), "{report:?}");
 
     subject.store = Some(Store::open(subject.settings.clone()).expect("opens"));
     let store = subject.store();
     assert_eq!(get(store, &t, &["good"]).await, [Some(of(1))]);
     assert_eq!(get_states(store, &t, &["good"]).await, [Some("s".into())]);
-    let reads = |name| {
-        [Read {
-            table: Arc::clone(&t),
-            keys: vec![key("good"), key(name)],
-        }]
-    };
+    let reads = |name| [Read { table: Arc::clone(&t), keys: vec![key("good"), key(name)] }];
     let errors = [
         store.read(&reads("bad")).await.err(),
         store.read(&reads("bad")).await.err(),
         store.read(&reads("moved")).await.err(),
         store.read_states(&reads("bad")).await.err(),
-        store
-            .write(rows(&[(&t, "fine", of(1)), (&t, "bad", of(2))]))
-            .await
-            .err(),
+        store.write(rows(&[(&t, "fine", of(1)), (&t, "bad", of(2))])).await.err(),
     ];
     for error in errors {
         let error = error.expect("an error");
         assert_eq!(error.kind(), ErrorKind::Internal);
-        assert!(
-            error
-                .message()
-                .contains("view 'the_view' in project 'proj'"),
-            "{error}"
-        );
+        assert!(error.message().contains("view 'the_view' in project 'proj'"), "{error}");
     }
-    assert_eq!(
-        get(store, &t, &["fine"]).await,
-        [None],
-        "the failed batch left nothing"
-    );
-    assert_eq!(
-        store.positions("g").await.expect_err("an error").kind(),
-        ErrorKind::Internal
-    );
+    assert_eq!(get(store, &t, &["fine"]).await, [None], "the failed batch left nothing");
+    assert_eq!(store.positions("g").await.expect_err("an error").kind(), ErrorKind::Internal);
 
     assert_eq!(store.clear(&t).await.expect("clears"), 5);
-    store
-        .write(rows(&[(&t, "bad", of(2))]))
-        .await
-        .expect("is healed");
+    store.write(rows(&[(&t, "bad", of(2))])).await.expect("is healed");
     assert_eq!(get(store, &t, &["bad"]).await, [Some(of(2))]);
 }
 
@@ -319,19 +225,13 @@ async fn another_format_is_refused() {
         if in_the_tree {
             tamper(path, |db| {
                 let key = layout::FORMAT_KEY;
-                db.insert(key, layout::seal(key, &7u32.to_le_bytes()))
-                    .expect("writes");
+                db.insert(key, layout::seal(key, &7u32.to_le_bytes())).expect("writes");
             });
         } else {
             fs::write(path.join("larder-format"), "7\n").expect("writes");
         }
-        let error = Store::open(subject.settings.clone())
-            .err()
-            .expect("is refused");
-        assert!(
-            matches!(&error, Error::Format { found, expected: 1, .. } if found.contains('7')),
-            "{error:?}"
-        );
+        let error = Store::open(subject.settings.clone()).err().expect("is refused");
+        assert!(matches!(&error, Error::Format { found, expected: 1, .. } if found.contains('7')), "{error:?}");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }
@@ -342,28 +242,17 @@ fn a_directory_of_somebody_else_is_refused() {
     tamper(directory.path(), |db| {
         db.insert("theirs", "value").expect("writes");
     });
-    let error = Store::open(settings(directory.path(), 0, Durability::Fsync))
-        .err()
-        .expect("is refused");
+    let error = Store::open(settings(directory.path(), 0, Durability::Fsync)).err().expect("is refused");
     assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
     fs::remove_file(directory.path().join("conf")).expect("is there");
     fs::write(directory.path().join("db"), "another program's").expect("writes");
-    let error = Store::open(settings(directory.path(), 0, Durability::Fsync))
-        .err()
-        .expect("is refused");
+    let error = Store::open(settings(directory.path(), 0, Durability::Fsync)).err().expect("is refused");
     assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
-    assert_eq!(
-        fs::read(directory.path().join("db")).expect("reads"),
-        b"another program's",
-        "it is left alone"
-    );
+    assert_eq!(fs::read(directory.path().join("db")).expect("reads"), b"another program's", "it is left alone");
 
     let error = check(&directory.path().join("nowhere")).expect_err("there is none");
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(
-        !directory.path().join("nowhere").exists(),
-        "a check creates nothing"
-    );
+    assert!(!directory.path().join("nowhere").exists(), "a check creates nothing");
 }
 
 /// Whatever became of the data file, the store opens with what was there or says that it is damaged:
@@ -373,11 +262,7 @@ async fn a_ruined_data_file_is_an_error() {
     let t = table("p", "v");
     for name in ["empty", "zeros", "noise", "cut"] {
         let subject = OnDisk::new(0, Durability::Fsync);
-        subject
-            .store()
-            .write(rows(&[(&t, "a", row(1, 0, &[("f", b"x")]))]))
-            .await
-            .expect("writes");
+        subject.store().write(rows(&[(&t, "a", row(1, 0, &[("f", b"x")]))])).await.expect("writes");
         subject.store().close().await.expect("closes");
         let data = subject.settings.path.join("db");
         let whole = fs::read(&data).expect("reads");
@@ -388,15 +273,8 @@ async fn a_ruined_data_file_is_an_error() {
             _ => whole[..100].to_vec(),
         };
         fs::write(&data, ruined).expect("writes");
-        let error = Store::open(subject.settings.clone())
-            .err()
-            .unwrap_or_else(|| panic!("{name}: it opened"));
+        let error = Store::open(subject.settings.clone()).err().unwrap_or_else(|| panic!("{name}: it opened"));
         assert!(matches!(error, Error::Damaged { .. }), "{name}: {error:?}");
-        assert!(
-            error
-                .to_string()
-                .contains(&*subject.settings.path.to_string_lossy()),
-            "{name}: {error}"
-        );
+        assert!(error.to_string().contains(&*subject.settings.path.to_string_lossy()), "{name}: {error}");
     }
 }

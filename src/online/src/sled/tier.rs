@@ -82,9 +82,7 @@ impl Tier {
         Self {
             map: papaya::HashMap::new(),
             stripe_bytes: (capacity as usize).checked_div(stripes).unwrap_or(0),
-            stripes: std::iter::repeat_with(Stripe::default)
-                .take(stripes)
-                .collect(),
+            stripes: std::iter::repeat_with(Stripe::default).take(stripes).collect(),
             bytes: AtomicUsize::new(0),
             hasher: RandomState::new(),
         }
@@ -113,10 +111,7 @@ impl Tier {
     /// To be taken before a key is fetched from disk.
     pub(crate) fn ticket(&self, key: &[u8]) -> Option<Ticket> {
         let stripe = self.stripe(key)?;
-        Some(Ticket {
-            stripe,
-            generation: self.stripes[stripe].generation.load(Ordering::Acquire),
-        })
+        Some(Ticket { stripe, generation: self.stripes[stripe].generation.load(Ordering::Acquire) })
     }
 
     /// Keeps what was fetched, unless a write came between. Gives whether it is kept.
@@ -198,9 +193,7 @@ impl Tier {
     fn put(&self, clock: &mut Clock, key: &Key, entry: Entry) {
         let cost = cost(key, &entry);
         let map = self.map.pin();
-        let old = map
-            .get(key)
-            .map(|slot| (cost_of(key, slot), slot.used.load(Ordering::Relaxed)));
+        let old = map.get(key).map(|slot| (cost_of(key, slot), slot.used.load(Ordering::Relaxed)));
         if cost > self.stripe_bytes {
             if old.is_some() {
                 self.remove(clock, key);
@@ -209,13 +202,7 @@ impl Tier {
             return;
         }
         let used = old.is_some_and(|(_, used)| used);
-        map.insert(
-            Key::clone(key),
-            Slot {
-                entry,
-                used: AtomicBool::new(used),
-            },
-        );
+        map.insert(Key::clone(key), Slot { entry, used: AtomicBool::new(used) });
         match old {
             Some((old, _)) => self.account(clock, old, 0),
             None => clock.queue.push_back(Key::clone(key)),
@@ -232,9 +219,7 @@ impl Tier {
             let Some(key) = clock.queue.pop_front() else {
                 return;
             };
-            let used = map
-                .get(&key)
-                .is_some_and(|slot| slot.used.swap(false, Ordering::Relaxed));
+            let used = map.get(&key).is_some_and(|slot| slot.used.swap(false, Ordering::Relaxed));
             if used && chances > 0 {
                 chances -= 1;
                 clock.queue.push_back(key);

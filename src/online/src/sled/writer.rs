@@ -58,12 +58,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, disk: Disk, durability: Durability) -> Self {
-        Self {
-            shared,
-            disk,
-            durability,
-            dirty: false,
-        }
+        Self { shared, disk, durability, dirty: false }
     }
 
     /// Works until it is asked to close, or nobody can ask any more.
@@ -130,11 +125,7 @@ impl Writer {
                 Some(entry) => entry.clone(),
                 None => self.stored(&key)?,
             };
-            let stored = if let Entry::Row(row) = &stored {
-                Some(row)
-            } else {
-                None
-            };
+            let stored = if let Entry::Row(row) = &stored { Some(row) } else { None };
             if let Some(merged) = row::merge(stored, &write.row) {
                 own.entries.insert(key, Entry::Row(merged));
                 written.applied += 1;
@@ -144,14 +135,10 @@ impl Writer {
         }
         for StateWrite { table, key, state } in batch.states {
             let key = keys.key(Kind::State, &table, &key);
-            own.entries
-                .insert(key, state.map_or(Entry::Absent, Entry::State));
+            own.entries.insert(key, state.map_or(Entry::Absent, Entry::State));
         }
         for position in &batch.positions {
-            own.positions.insert(
-                layout::position_key(position),
-                layout::position_payload(position),
-            );
+            own.positions.insert(layout::position_key(position), layout::position_payload(position));
         }
         Ok((own, written))
     }
@@ -170,11 +157,7 @@ impl Writer {
         piece: &mut Vec<(Written, usize, oneshot::Sender<Result<Written>>)>,
         answers: &mut Vec<(Result<Written>, oneshot::Sender<Result<Written>>)>,
     ) {
-        let applied = if staged.len() == 0 {
-            Ok(())
-        } else {
-            self.apply(staged)
-        };
+        let applied = if staged.len() == 0 { Ok(()) } else { self.apply(staged) };
         for (written, states, reply) in piece.drain(..) {
             if applied.is_ok() {
                 self.shared.traffic.written(written, states);
@@ -199,10 +182,7 @@ impl Writer {
         self.dirty = true;
         match self.disk.db.apply_batch(batch) {
             Ok(()) => {
-                self.shared
-                    .metrics
-                    .batch_rows
-                    .record(staged.entries.len() as f64);
+                self.shared.metrics.batch_rows.record(staged.entries.len() as f64);
                 tier.end(write, staged.entries.into_iter());
                 self.shared.metrics.tier_bytes.set(tier.bytes() as f64);
                 Ok(())
@@ -217,16 +197,9 @@ impl Writer {
     fn clear(&mut self, table: &Table) -> Result<u64> {
         let prefixes = [Kind::Row, Kind::State].map(|kind| layout::table_prefix(kind, table));
         let write = self.shared.tier.begin_all();
-        let removed: Result<u64> = prefixes
-            .iter()
-            .try_fold(0, |sum, prefix| Ok(sum + self.remove_prefix(prefix)?));
-        self.shared.tier.end_forgetting(write, |key| {
-            prefixes.iter().any(|prefix| key.starts_with(prefix))
-        });
-        self.shared
-            .metrics
-            .tier_bytes
-            .set(self.shared.tier.bytes() as f64);
+        let removed: Result<u64> = prefixes.iter().try_fold(0, |sum, prefix| Ok(sum + self.remove_prefix(prefix)?));
+        self.shared.tier.end_forgetting(write, |key| prefixes.iter().any(|prefix| key.starts_with(prefix)));
+        self.shared.metrics.tier_bytes.set(self.shared.tier.bytes() as f64);
         let removed = removed?;
         self.make_durable(self.durability)?;
         Ok(removed)
@@ -246,10 +219,7 @@ impl Writer {
             if count == 0 {
                 return Ok(removed);
             }
-            self.disk
-                .db
-                .apply_batch(batch)
-                .map_err(failed_to("write"))?;
+            self.disk.db.apply_batch(batch).map_err(failed_to("write"))?;
             removed += count;
         }
     }
@@ -273,16 +243,8 @@ impl Writer {
         // Under `Memory` and `Flush` there may be things on their way to the disk from long ago.
         self.dirty = true;
         let durable = self.make_durable(Durability::Fsync);
-        drop(
-            self.shared
-                .db
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        self.shared
-            .tier
-            .end_forgetting(self.shared.tier.begin_all(), |_| true);
+        drop(self.shared.db.write().unwrap_or_else(PoisonError::into_inner).take());
+        self.shared.tier.end_forgetting(self.shared.tier.begin_all(), |_| true);
         let released = self.disk.close();
         durable.and(released)
     }
@@ -318,10 +280,7 @@ struct Keys {
 
 impl Keys {
     fn key(&mut self, kind: Kind, table: &Arc<Table>, entity: &EntityKey) -> Key {
-        let same = self
-            .last
-            .as_ref()
-            .is_some_and(|(k, t)| *k == kind && (Arc::ptr_eq(t, table) || t == table));
+        let same = self.last.as_ref().is_some_and(|(k, t)| *k == kind && (Arc::ptr_eq(t, table) || t == table));
         if !same {
             self.key = layout::table_prefix(kind, table);
             self.prefix = self.key.len();

@@ -34,10 +34,7 @@ fn settings(directory: &Path, durability: Durability) -> Settings {
 }
 
 fn table(writer: usize) -> Arc<Table> {
-    Arc::new(Table {
-        project: "kill".into(),
-        view: format!("writer_{writer}"),
-    })
+    Arc::new(Table { project: "kill".into(), view: format!("writer_{writer}") })
 }
 
 fn group(writer: usize) -> String {
@@ -51,21 +48,12 @@ fn own_rows(batch: i64) -> i64 {
 
 fn keys(batch: i64) -> Vec<EntityKey> {
     let own = (0..own_rows(batch)).map(|n| format!("own {batch} {n}"));
-    own.chain((0..SHARED).map(|n| format!("shared {n}")))
-        .map(|k| EntityKey::from_bytes(k.as_bytes()))
-        .collect()
+    own.chain((0..SHARED).map(|n| format!("shared {n}"))).map(|k| EntityKey::from_bytes(k.as_bytes())).collect()
 }
 
 fn row(batch: i64) -> Row {
-    let version = Version {
-        event: Timestamp(batch),
-        created: Timestamp(0),
-    };
-    Row::pack(vec![Column {
-        id: 1,
-        value: vec![batch as u8; 200].into(),
-        version,
-    }])
+    let version = Version { event: Timestamp(batch), created: Timestamp(0) };
+    Row::pack(vec![Column { id: 1, value: vec![batch as u8; 200].into(), version }])
 }
 
 fn state(batch: i64) -> Bytes {
@@ -74,11 +62,7 @@ fn state(batch: i64) -> Bytes {
 
 fn batch(writer: usize, batch: i64) -> WriteBatch {
     let table = table(writer);
-    let rows = keys(batch).into_iter().map(|key| RowWrite {
-        table: Arc::clone(&table),
-        key,
-        row: row(batch),
-    });
+    let rows = keys(batch).into_iter().map(|key| RowWrite { table: Arc::clone(&table), key, row: row(batch) });
     let states = ["shared".to_owned(), format!("own {batch}")].map(|key| StateWrite {
         table: Arc::clone(&table),
         key: EntityKey::from_bytes(key.as_bytes()),
@@ -91,28 +75,16 @@ fn batch(writer: usize, batch: i64) -> WriteBatch {
         offset: batch + 1,
         max_event: Timestamp(batch),
     };
-    WriteBatch {
-        rows: rows.collect(),
-        states: states.into(),
-        positions: vec![position],
-    }
+    WriteBatch { rows: rows.collect(), states: states.into(), positions: vec![position] }
 }
 
 /// The number of the batch that a writer must write next: its position.
 async fn next(store: &Store, writer: usize) -> i64 {
-    store
-        .positions(&group(writer))
-        .await
-        .expect("reads")
-        .first()
-        .map_or(0, |p| p.offset)
+    store.positions(&group(writer)).await.expect("reads").first().map_or(0, |p| p.offset)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }
 
 /// The process that is killed: writes batches for ever and prints what was acknowledged.
@@ -133,8 +105,7 @@ fn child() {
                 block_on(async {
                     for number in next(store, writer).await.. {
                         store.write(batch(writer, number)).await.expect("writes");
-                        writeln!(std::io::stdout().lock(), "\nacknowledged {writer} {number}")
-                            .expect("is heard");
+                        writeln!(std::io::stdout().lock(), "\nacknowledged {writer} {number}").expect("is heard");
                     }
                 });
             });
@@ -145,13 +116,7 @@ fn child() {
 /// Starts the child, kills it after `wait` acknowledgements; gives the last acknowledged by writer.
 fn run_and_kill(directory: &Path, durability: &str, wait: u64) -> BTreeMap<usize, i64> {
     let mut child = Command::new(std::env::current_exe().expect("is known"))
-        .args([
-            "kill::child",
-            "--exact",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["kill::child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(DIRECTORY, directory)
         .env(DURABILITY, durability)
         .stdout(Stdio::piped())
@@ -176,91 +141,43 @@ fn run_and_kill(directory: &Path, durability: &str, wait: u64) -> BTreeMap<usize
         }
     }
     let status = child.wait().expect("ended");
-    assert!(
-        heard >= wait,
-        "the child ended by itself ({status}) after {heard} of {wait} batches"
-    );
+    assert!(heard >= wait, "the child ended by itself ({status}) after {heard} of {wait} batches");
     acknowledged
 }
 
 /// Checks that a writer's batches are all there up to its position, whole, and nothing of the next.
 async fn check_writer(store: &Store, writer: usize, from: i64) -> i64 {
     let next = next(store, writer).await;
-    let read = |names: Vec<EntityKey>| {
-        [Read {
-            table: table(writer),
-            keys: names,
-        }]
-    };
+    let read = |names: Vec<EntityKey>| [Read { table: table(writer), keys: names }];
     for number in from..next {
         let keys = keys(number);
-        let rows = store
-            .read(&read(keys.clone()))
-            .await
-            .expect("reads")
-            .remove(0);
+        let rows = store.read(&read(keys.clone())).await.expect("reads").remove(0);
         let expected = |at: usize| {
-            if (at as i64) < own_rows(number) {
-                number
-            } else {
-                next - 1
-            }
+            if (at as i64) < own_rows(number) { number } else { next - 1 }
         };
         for (at, stored) in rows.iter().enumerate() {
-            let missing = || {
-                format!(
-                    "writer {writer}, batch {number} of {next}: row {at} of {}",
-                    keys.len()
-                )
-            };
+            let missing = || format!("writer {writer}, batch {number} of {next}: row {at} of {}", keys.len());
             assert_eq!(stored.as_ref(), Some(&row(expected(at))), "{}", missing());
         }
         let own = EntityKey::from_bytes(format!("own {number}").as_bytes());
-        let states = store
-            .read_states(&read(vec![own]))
-            .await
-            .expect("reads")
-            .remove(0);
-        assert_eq!(
-            states,
-            [Some(state(number))],
-            "writer {writer}, batch {number} of {next}"
-        );
+        let states = store.read_states(&read(vec![own])).await.expect("reads").remove(0);
+        assert_eq!(states, [Some(state(number))], "writer {writer}, batch {number} of {next}");
     }
     if next > 0 {
         let shared = EntityKey::from_bytes(b"shared");
-        let states = store
-            .read_states(&read(vec![shared]))
-            .await
-            .expect("reads")
-            .remove(0);
-        assert_eq!(
-            states,
-            [Some(state(next - 1))],
-            "writer {writer}: the state is that of the position"
-        );
+        let states = store.read_states(&read(vec![shared])).await.expect("reads").remove(0);
+        assert_eq!(states, [Some(state(next - 1))], "writer {writer}: the state is that of the position");
     }
     for number in next..next + 3 {
-        let own = keys(number)
-            .into_iter()
-            .take(own_rows(number) as usize)
-            .collect();
+        let own = keys(number).into_iter().take(own_rows(number) as usize).collect();
         let rows = store.read(&read(own)).await.expect("reads").remove(0);
         assert!(
             rows.iter().all(Option::is_none),
             "writer {writer}: batch {number} is there in part, its position is not"
         );
         let own = EntityKey::from_bytes(format!("own {number}").as_bytes());
-        let states = store
-            .read_states(&read(vec![own]))
-            .await
-            .expect("reads")
-            .remove(0);
-        assert_eq!(
-            states,
-            [None],
-            "writer {writer}: of batch {number} the state is there, the position is not"
-        );
+        let states = store.read_states(&read(vec![own])).await.expect("reads").remove(0);
+        assert_eq!(states, [None], "writer {writer}: of batch {number} the state is there, the position is not");
     }
     next
 }
@@ -276,10 +193,7 @@ fn acknowledged_batches_survive_a_kill_and_none_is_torn() {
         let acknowledged = run_and_kill(directory.path(), durability, wait);
 
         let report = check(&directory.path().join("online")).expect("checks");
-        assert!(
-            report.is_whole(),
-            "round {round} ({durability}, killed after {wait}): {report:?}"
-        );
+        assert!(report.is_whole(), "round {round} ({durability}, killed after {wait}): {report:?}");
         let store = Store::open(settings(directory.path(), Durability::Fsync)).expect("opens");
         block_on(async {
             for (writer, checked) in checked.iter_mut().enumerate() {
@@ -288,10 +202,7 @@ fn acknowledged_batches_survive_a_kill_and_none_is_torn() {
                 *checked = check_writer(&store, writer, from).await;
                 let last = acknowledged.get(&writer).copied().unwrap_or(-1);
                 let kept = durability == "memory" || *checked > last;
-                assert!(
-                    kept,
-                    "round {round} ({durability}): writer {writer} was told {last}, and is at {checked}"
-                );
+                assert!(kept, "round {round} ({durability}): writer {writer} was told {last}, and is at {checked}");
             }
             store.close().await.expect("closes");
         });

@@ -6,9 +6,7 @@ use model::Error;
 use model::registry::FeatureRequest;
 use proto::Raw;
 use proto::feast::serving::get_online_features_request::Kind as Asked;
-use proto::feast::serving::{
-    GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest,
-};
+use proto::feast::serving::{GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest};
 use rpc::status::to_grpc;
 use rpc::stubs::feast::serving::serving_service_server::ServingService;
 use service::retrieve::{self, Retriever};
@@ -34,19 +32,13 @@ impl ServingService for Serving {
         Ok(Response::new(GetFeastServingInfoResponse { version: env!("CARGO_PKG_VERSION").into() }))
     }
 
-    async fn get_online_features(
-        &self,
-        request: Request<GetOnlineFeaturesRequest>,
-    ) -> Result<Response<Raw>, Status> {
+    async fn get_online_features(&self, request: Request<GetOnlineFeaturesRequest>) -> Result<Response<Raw>, Status> {
         answer(&self.retriever, request.into_inner()).await.map(Response::new)
     }
 }
 
 /// Answers the request; `GrpcFeatureServer` has the same method.
-pub(super) async fn answer(
-    retriever: &Retriever,
-    request: GetOnlineFeaturesRequest,
-) -> Result<Raw, Status> {
+pub(super) async fn answer(retriever: &Retriever, request: GetOnlineFeaturesRequest) -> Result<Raw, Status> {
     let features = match request.kind {
         Some(Asked::FeatureService(name)) => FeatureRequest::Service(name),
         Some(Asked::Features(list)) => FeatureRequest::Refs(list.val),

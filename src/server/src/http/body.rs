@@ -31,9 +31,9 @@ impl<T: DeserializeOwned> FromRequest<Online> for Body<T> {
                 Error::invalid(format!("the request body could not be read: {}", rejection.body_text()))
             })
         })?;
-        serde_json::from_slice(&bytes).map(Body).map_err(|e| {
-            Failure(Error::invalid(format!("the request body is not the JSON that this call takes: {e}")))
-        })
+        serde_json::from_slice(&bytes)
+            .map(Body)
+            .map_err(|e| Failure(Error::invalid(format!("the request body is not the JSON that this call takes: {e}"))))
     }
 }
 

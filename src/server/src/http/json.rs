@@ -58,11 +58,9 @@ fn value(value: &Value) -> Json {
     match val {
         Val::NullVal(_) | Val::ScalarMapVal(_) => Json::Null,
         Val::BytesVal(v) => STANDARD.encode(v).into(),
-        Val::StringVal(v)
-        | Val::JsonVal(v)
-        | Val::UuidVal(v)
-        | Val::TimeUuidVal(v)
-        | Val::DecimalVal(v) => v.clone().into(),
+        Val::StringVal(v) | Val::JsonVal(v) | Val::UuidVal(v) | Val::TimeUuidVal(v) | Val::DecimalVal(v) => {
+            v.clone().into()
+        }
         Val::Int32Val(v) => (*v).into(),
         Val::Int64Val(v) | Val::UnixTimestampVal(v) => (*v).into(),
         Val::DoubleVal(v) => float(*v),

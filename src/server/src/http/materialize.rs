@@ -54,9 +54,7 @@ pub(super) async fn materialize(
         (Timestamp(0), materializer.now())
     } else {
         let (Some(start), Some(end)) = (&request.start_ts, &request.end_ts) else {
-            return Err(
-                Error::invalid("start_ts and end_ts are required when disable_event_timestamp is False").into()
-            );
+            return Err(Error::invalid("start_ts and end_ts are required when disable_event_timestamp is False").into());
         };
         (Timestamp::parse(start)?, Timestamp::parse(end)?)
     };

@@ -62,7 +62,8 @@ impl ViewEvents {
             let scalars = columns
                 .iter()
                 .map(|(name, cells)| {
-                    scalar(&cells[row]).map_err(|e| Error::invalid(format!("row {row}, column '{name}': {}", e.message())))
+                    scalar(&cells[row])
+                        .map_err(|e| Error::invalid(format!("row {row}, column '{name}': {}", e.message())))
                 })
                 .collect::<Result<Vec<_>>>()?;
             spec.check(&scalars).map_err(|e| Error::invalid(format!("row {row} of {}: {e}", view.name)))?;
@@ -117,7 +118,8 @@ fn scalar(cell: &Cell) -> Result<Scalar> {
         Cell::Json(json) => windows::to_scalar(&value::guess_json(json)?),
         Cell::Typed(typed) => windows::to_scalar(typed),
         Cell::Text(text) => {
-            let number = value::parse_text(text, ValueType::Int64).or_else(|_| value::parse_text(text, ValueType::Double));
+            let number =
+                value::parse_text(text, ValueType::Int64).or_else(|_| value::parse_text(text, ValueType::Double));
             number.map_or_else(|_| Scalar::Text(text.as_str().into()), |v| windows::to_scalar(&v))
         }
     })

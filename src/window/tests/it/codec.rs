@@ -19,10 +19,7 @@ fn defs() -> Vec<AggregationDef> {
 fn filled(spec: &Spec, events: &[(i64, Vec<Scalar>)]) -> State {
     let mut state = State::new(spec);
     for (steps, row) in events {
-        let event = Event {
-            ts_us: steps * 50 * MS,
-            columns: &project(spec, row),
-        };
+        let event = Event { ts_us: steps * 50 * MS, columns: &project(spec, row) };
         state.apply(spec, event, 0).unwrap();
     }
     state
@@ -35,16 +32,7 @@ fn exercise(spec: &Spec, mut state: State) {
     }
     let values = vec![Scalar::Null; spec.columns().len()];
     for ts_us in [i64::MIN, -S, 0, S, i64::MAX] {
-        state
-            .apply(
-                spec,
-                Event {
-                    ts_us,
-                    columns: &values,
-                },
-                2 * S,
-            )
-            .unwrap();
+        state.apply(spec, Event { ts_us, columns: &values }, 2 * S).unwrap();
     }
     state.encode(spec, &mut Vec::new());
     state.evict(spec, 3 * S);
@@ -103,39 +91,18 @@ proptest! {
 
 #[test]
 fn version_and_definition_are_told_apart_from_damage() {
-    let (one, other) = (
-        spec(&defs(), Tiling::default()),
-        spec(&defs()[1..], Tiling::default()),
-    );
+    let (one, other) = (spec(&defs(), Tiling::default()), spec(&defs()[1..], Tiling::default()));
     let mut bytes = Vec::new();
     State::new(&one).encode(&one, &mut bytes);
     let error = State::decode(&other, &bytes).unwrap_err();
-    assert_eq!(
-        error,
-        Error::Fingerprint {
-            expected: other.fingerprint(),
-            found: one.fingerprint()
-        }
-    );
+    assert_eq!(error, Error::Fingerprint { expected: other.fingerprint(), found: one.fingerprint() });
     assert_eq!(error.kind(), Kind::DefinitionChanged);
     bytes[0] = 99;
-    assert_eq!(
-        State::decode(&one, &bytes).unwrap_err(),
-        Error::Version {
-            expected: 1,
-            found: 99
-        }
-    );
+    assert_eq!(State::decode(&one, &bytes).unwrap_err(), Error::Version { expected: 1, found: 99 });
 
     let mut state = State::new(&one);
-    let event = Event {
-        ts_us: 0,
-        columns: &[],
-    };
-    assert!(matches!(
-        state.apply(&other, event, 0),
-        Err(Error::Fingerprint { .. })
-    ));
+    let event = Event { ts_us: 0, columns: &[] };
+    assert!(matches!(state.apply(&other, event, 0), Err(Error::Fingerprint { .. })));
 }
 
 #[test]
@@ -174,22 +141,10 @@ fn the_fingerprint_covers_what_the_state_keeps_and_nothing_else() {
 
 #[test]
 fn the_bytes_are_pinned() {
-    let spec = spec(
-        &[def("n", "count", "", S, 0), def("s", "sum", "clicks", S, 0)],
-        Tiling::default(),
-    );
+    let spec = spec(&[def("n", "count", "", S, 0), def("s", "sum", "clicks", S, 0)], Tiling::default());
     let mut state = State::new(&spec);
     for (ts_us, clicks) in [(-1, -3), (0, 70), (S, 5)] {
-        state
-            .apply(
-                &spec,
-                Event {
-                    ts_us,
-                    columns: &[Scalar::Int(clicks)],
-                },
-                0,
-            )
-            .unwrap();
+        state.apply(&spec, Event { ts_us, columns: &[Scalar::Int(clicks)] }, 0).unwrap();
     }
     let mut bytes = Vec::new();
     state.encode(&spec, &mut bytes);

@@ -1,8 +1,6 @@
 //! The rules of the definition, one by one, with numbers that can be checked by hand.
 
-use window::{
-    AggregationDef, ColumnType, Error, Event, Kind, Outcome, Scalar, Spec, State, Tiling,
-};
+use window::{AggregationDef, ColumnType, Error, Event, Kind, Outcome, Scalar, Spec, State, Tiling};
 
 use crate::support::{S, column_type, def, spec};
 
@@ -14,31 +12,14 @@ fn state(spec: &Spec, events: &[(i64, Scalar)], now_us: i64) -> State {
     let mut state = State::new(spec);
     for (ts_us, value) in events {
         let columns = std::slice::from_ref(value);
-        let columns = if spec.columns().is_empty() {
-            &[]
-        } else {
-            columns
-        };
-        state
-            .apply(
-                spec,
-                Event {
-                    ts_us: *ts_us,
-                    columns,
-                },
-                now_us,
-            )
-            .unwrap();
+        let columns = if spec.columns().is_empty() { &[] } else { columns };
+        state.apply(spec, Event { ts_us: *ts_us, columns }, now_us).unwrap();
     }
     state
 }
 
 fn value(spec: &Spec, events: &[(i64, Scalar)], t_us: i64) -> Scalar {
-    state(spec, events, t_us)
-        .evaluate(spec, t_us)
-        .unwrap()
-        .values
-        .remove(0)
+    state(spec, events, t_us).evaluate(spec, t_us).unwrap().values.remove(0)
 }
 
 fn over(function: &str, column: &str, values: &[Scalar]) -> Scalar {
@@ -50,18 +31,14 @@ fn refused(definition: AggregationDef) -> (Error, String) {
     let error = Spec::new(&[definition], Tiling::default(), column_type).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidDefinition);
     let message = error.to_string();
-    let Error::Aggregation { reason, .. } = error else {
-        panic!("{error}")
-    };
+    let Error::Aggregation { reason, .. } = error else { panic!("{error}") };
     (*reason, message)
 }
 
 #[test]
 fn the_leading_edge_is_exact_and_the_trailing_one_moves_in_hops() {
     let spec = one("count", "");
-    let at = |ts_us, t_us: i64| {
-        state(&spec, &[(ts_us, Scalar::Null)], t_us.min(ts_us)).evaluate(&spec, t_us)
-    };
+    let at = |ts_us, t_us: i64| state(&spec, &[(ts_us, Scalar::Null)], t_us.min(ts_us)).evaluate(&spec, t_us);
     assert!(at(7, 6).is_none(), "not before its own timestamp");
     assert_eq!(at(7, 7).unwrap().values, [Scalar::Int(1)]);
     // start = floor((t - 10 s) / 1 s) * 1 s: 7 us leaves when the start reaches 1 s, at t = 11 s
@@ -74,17 +51,8 @@ fn the_leading_edge_is_exact_and_the_trailing_one_moves_in_hops() {
 #[test]
 fn a_read_at_an_older_time_answers_for_the_time_reached() {
     let spec = one("count", "");
-    let state = state(
-        &spec,
-        &[
-            (0, Scalar::Null),
-            (2 * S, Scalar::Null),
-            (5 * S, Scalar::Null),
-        ],
-        3 * S,
-    );
-    let counts =
-        [-S, 2 * S, 3 * S, 5 * S].map(|t_us| state.evaluate(&spec, t_us).unwrap().values.remove(0));
+    let state = state(&spec, &[(0, Scalar::Null), (2 * S, Scalar::Null), (5 * S, Scalar::Null)], 3 * S);
+    let counts = [-S, 2 * S, 3 * S, 5 * S].map(|t_us| state.evaluate(&spec, t_us).unwrap().values.remove(0));
     assert_eq!(counts, [2, 2, 2, 3].map(Scalar::Int));
 }
 
@@ -92,26 +60,12 @@ fn a_read_at_an_older_time_answers_for_the_time_reached() {
 fn late_events_are_applied_while_they_matter_and_dropped_after() {
     let spec = one("count", "");
     let mut state = State::new(&spec);
-    let mut apply = |ts_us| {
-        state
-            .apply(
-                &spec,
-                Event {
-                    ts_us,
-                    columns: &[],
-                },
-                15 * S,
-            )
-            .unwrap()
-    };
+    let mut apply = |ts_us| state.apply(&spec, Event { ts_us, columns: &[] }, 15 * S).unwrap();
     assert_eq!(apply(15 * S), Outcome::Applied);
     assert_eq!(apply(5 * S), Outcome::Applied);
     assert_eq!(apply(5 * S - 1), Outcome::LateDropped);
     let answer = state.evaluate(&spec, 15 * S).unwrap();
-    assert_eq!(
-        (answer.event_ts_us, answer.values),
-        (15 * S, vec![Scalar::Int(2)])
-    );
+    assert_eq!((answer.event_ts_us, answer.values), (15 * S, vec![Scalar::Int(2)]));
 }
 
 #[test]
@@ -125,21 +79,9 @@ fn known_by_the_widest_window_zero_or_null_in_the_narrow_one() {
     ];
     let spec = spec(&defs, Tiling::default());
     let mut state = state(&spec, &[(0, Scalar::Float(2.5))], 0);
-    let full = [
-        Scalar::Int(1),
-        Scalar::Int(1),
-        Scalar::Float(2.5),
-        Scalar::Float(2.5),
-        Scalar::Float(2.5),
-    ];
+    let full = [Scalar::Int(1), Scalar::Int(1), Scalar::Float(2.5), Scalar::Float(2.5), Scalar::Float(2.5)];
     assert_eq!(state.evaluate(&spec, S).unwrap().values, full);
-    let quiet = [
-        Scalar::Int(1),
-        Scalar::Int(0),
-        Scalar::Null,
-        Scalar::Null,
-        Scalar::Null,
-    ];
+    let quiet = [Scalar::Int(1), Scalar::Int(0), Scalar::Null, Scalar::Null, Scalar::Null];
     assert_eq!(state.evaluate(&spec, 30 * S).unwrap().values, quiet);
     assert_eq!(state.evaluate(&spec, 61 * S), None);
     state.evict(&spec, 60 * S);
@@ -151,43 +93,23 @@ fn known_by_the_widest_window_zero_or_null_in_the_narrow_one() {
 #[test]
 fn the_window_that_reaches_back_furthest_decides_even_if_another_is_wider() {
     // 60 s in hops of 59 s reach back further at t = 118 s - 1 than 61 s in hops of 100 ms
-    let defs = [
-        def("coarse", "count", "", 60 * S, 59 * S),
-        def("fine", "count", "", 61 * S, 0),
-    ];
+    let defs = [def("coarse", "count", "", 60 * S, 59 * S), def("fine", "count", "", 61 * S, 0)];
     let spec = spec(&defs, Tiling::default());
-    let answer = state(&spec, &[(S, Scalar::Null)], S)
-        .evaluate(&spec, 118 * S)
-        .unwrap();
+    let answer = state(&spec, &[(S, Scalar::Null)], S).evaluate(&spec, 118 * S).unwrap();
     assert_eq!(answer.values, [Scalar::Int(1), Scalar::Int(0)]);
 }
 
 #[test]
 fn nulls_are_skipped_and_events_are_counted() {
-    let values = [
-        Scalar::Null,
-        Scalar::Float(1.0),
-        Scalar::Int(2),
-        Scalar::Null,
-    ];
+    let values = [Scalar::Null, Scalar::Float(1.0), Scalar::Int(2), Scalar::Null];
     assert_eq!(over("count", "amount", &values), Scalar::Int(2));
     assert_eq!(over("count", "", &values), Scalar::Int(4));
     assert_eq!(over("sum", "amount", &values), Scalar::Float(3.0));
     assert_eq!(over("mean", "amount", &values), Scalar::Float(1.5));
     assert_eq!(over("min", "amount", &values), Scalar::Float(1.0));
-    assert_eq!(
-        over("max", "amount", &values),
-        Scalar::Float(2.0),
-        "integers in a column of floats are floats"
-    );
-    for function in [
-        "sum", "mean", "min", "max", "var", "stddev", "first", "last",
-    ] {
-        assert_eq!(
-            over(function, "amount", &[Scalar::Null]),
-            Scalar::Null,
-            "{function}"
-        );
+    assert_eq!(over("max", "amount", &values), Scalar::Float(2.0), "integers in a column of floats are floats");
+    for function in ["sum", "mean", "min", "max", "var", "stddev", "first", "last"] {
+        assert_eq!(over(function, "amount", &[Scalar::Null]), Scalar::Null, "{function}");
     }
 }
 
@@ -195,20 +117,11 @@ fn nulls_are_skipped_and_events_are_counted() {
 fn integer_sums_are_exact_and_clamped_with_a_mark() {
     let spec = one("sum", "clicks");
     let max = Scalar::Int(i64::MAX);
-    let events = [
-        (0, max.clone()),
-        (1, max.clone()),
-        (2, Scalar::Int(i64::MIN)),
-        (3, Scalar::Int(-5)),
-    ];
+    let events = [(0, max.clone()), (1, max.clone()), (2, Scalar::Int(i64::MIN)), (3, Scalar::Int(-5))];
     let over = state(&spec, &events[..2], 9).evaluate(&spec, 9).unwrap();
     assert_eq!((over.values, over.saturated), (vec![max], true));
     let back = state(&spec, &events, 9).evaluate(&spec, 9).unwrap();
-    assert_eq!(
-        (back.values, back.saturated),
-        (vec![Scalar::Int(i64::MAX - 6)], false),
-        "exact again"
-    );
+    assert_eq!((back.values, back.saturated), (vec![Scalar::Int(i64::MAX - 6)], false), "exact again");
 }
 
 #[test]
@@ -216,57 +129,28 @@ fn nan_spreads_in_sums_and_is_the_greatest_value() {
     let values = [1.0, f64::NAN, -1.0].map(Scalar::Float);
     for function in ["sum", "mean", "var", "stddev", "max"] {
         let result = over(function, "amount", &values);
-        assert!(
-            matches!(result, Scalar::Float(x) if x.is_nan()),
-            "{function}: {result:?}"
-        );
+        assert!(matches!(result, Scalar::Float(x) if x.is_nan()), "{function}: {result:?}");
     }
     assert_eq!(over("min", "amount", &values), Scalar::Float(-1.0));
-    assert!(
-        matches!(over("min", "amount", &[Scalar::Float(f64::NAN)]), Scalar::Float(x) if x.is_nan())
-    );
+    assert!(matches!(over("min", "amount", &[Scalar::Float(f64::NAN)]), Scalar::Float(x) if x.is_nan()));
 }
 
 #[test]
 fn variance_is_that_of_a_sample_and_stable() {
-    assert_eq!(
-        over("var", "clicks", &[4, 7, 13, 16].map(Scalar::Int)),
-        Scalar::Float(30.0)
-    );
-    assert_eq!(
-        over("stddev", "clicks", &[1, 3].map(Scalar::Int)),
-        Scalar::Float(2f64.sqrt())
-    );
+    assert_eq!(over("var", "clicks", &[4, 7, 13, 16].map(Scalar::Int)), Scalar::Float(30.0));
+    assert_eq!(over("stddev", "clicks", &[1, 3].map(Scalar::Int)), Scalar::Float(2f64.sqrt()));
     assert_eq!(over("var", "clicks", &[Scalar::Int(4)]), Scalar::Null);
-    assert_eq!(
-        over("stddev", "amount", &[0.1; 7].map(Scalar::Float)),
-        Scalar::Float(0.0),
-        "constant"
-    );
+    assert_eq!(over("stddev", "amount", &[0.1; 7].map(Scalar::Float)), Scalar::Float(0.0), "constant");
     let far = [4.0, 7.0, 13.0, 16.0].map(|x| Scalar::Float(1e9 + x));
-    assert_eq!(
-        over("var", "amount", &far),
-        Scalar::Float(30.0),
-        "textbook sums of squares lose this"
-    );
+    assert_eq!(over("var", "amount", &far), Scalar::Float(30.0), "textbook sums of squares lose this");
     let times = [4, 7, 13, 16].map(|x| Scalar::Int(1_700_000_000_000_000 + x * S));
-    assert_eq!(
-        over("var", "clicks", &times),
-        Scalar::Float(3e13),
-        "epoch microseconds"
-    );
+    assert_eq!(over("var", "clicks", &times), Scalar::Float(3e13), "epoch microseconds");
 }
 
 #[test]
 fn first_and_last_go_by_timestamp_then_by_arrival() {
     let text = |s: &str| Scalar::Text(s.into());
-    let events = [
-        (5, text("b")),
-        (9, text("c")),
-        (5, text("a")),
-        (9, text("d")),
-        (9, Scalar::Null),
-    ];
+    let events = [(5, text("b")), (9, text("c")), (5, text("a")), (9, text("d")), (9, Scalar::Null)];
     // all in tiles, all pending, and in between
     for now_us in [9, 0, 5] {
         for (function, want) in [("first", "b"), ("last", "d")] {
@@ -288,17 +172,10 @@ fn the_layout_shares_tiles_and_tells_columns_and_types() {
         def("f", "count", "tags", 30 * S, S),
     ];
     let spec = spec(&defs, Tiling::default());
-    assert_eq!(
-        spec.columns(),
-        ["amount", "clicks", "merchant", "seen", "tags"]
-    );
+    assert_eq!(spec.columns(), ["amount", "clicks", "merchant", "seen", "tags"]);
     assert_eq!(spec.widest_window(), 60 * S);
     assert_eq!(spec.window_start(60 * S + 1), 0);
-    let outputs: Vec<_> = spec
-        .features()
-        .iter()
-        .map(|f| (f.name(), f.output()))
-        .collect();
+    let outputs: Vec<_> = spec.features().iter().map(|f| (f.name(), f.output())).collect();
     let want = [
         ("a", ColumnType::Float),
         ("b", ColumnType::Int),
@@ -308,80 +185,34 @@ fn the_layout_shares_tiles_and_tells_columns_and_types() {
         ("f", ColumnType::Int),
     ];
     assert_eq!(outputs, want);
-    let lifetime = crate::support::spec(
-        &[defs[0].clone(), def("all", "count", "", 0, 0)],
-        Tiling::default(),
-    );
-    assert_eq!(
-        (lifetime.widest_window(), lifetime.window_start(0)),
-        (0, i64::MIN)
-    );
+    let lifetime = crate::support::spec(&[defs[0].clone(), def("all", "count", "", 0, 0)], Tiling::default());
+    assert_eq!((lifetime.widest_window(), lifetime.window_start(0)), (0, i64::MIN));
 }
 
 #[test]
 fn what_cannot_be_computed_is_refused_with_the_reason() {
     let (reason, message) = refused(def("avg10", "mean_last_k(10)", "amount", S, 0));
     assert!(matches!(reason, Error::UnknownFunction { .. }));
-    assert!(
-        message.contains("`avg10`")
-            && message.contains("`mean_last_k(10)`")
-            && message.contains("count, sum")
-    );
+    assert!(message.contains("`avg10`") && message.contains("`mean_last_k(10)`") && message.contains("count, sum"));
 
     let (reason, message) = refused(def("s", "sum", "price", S, 0));
-    assert_eq!(
-        reason,
-        Error::UnknownColumn {
-            column: "price".into()
-        }
-    );
+    assert_eq!(reason, Error::UnknownColumn { column: "price".into() });
     assert!(message.contains("`s`") && message.contains("`sum`") && message.contains("`price`"));
 
     let (reason, message) = refused(def("s", "sum", "merchant", S, 0));
-    assert!(matches!(
-        reason,
-        Error::ColumnType {
-            column_type: ColumnType::Text,
-            ..
-        }
-    ));
-    assert!(
-        message.contains("type Text") && message.contains("Int or Float"),
-        "{message}"
-    );
+    assert!(matches!(reason, Error::ColumnType { column_type: ColumnType::Text, .. }));
+    assert!(message.contains("type Text") && message.contains("Int or Float"), "{message}");
 
-    for (function, column) in [
-        ("mean", "seen"),
-        ("var", "tags"),
-        ("min", "tags"),
-        ("last", "tags"),
-    ] {
-        assert!(
-            matches!(
-                refused(def("f", function, column, S, 0)).0,
-                Error::ColumnType { .. }
-            ),
-            "{function}"
-        );
+    for (function, column) in [("mean", "seen"), ("var", "tags"), ("min", "tags"), ("last", "tags")] {
+        assert!(matches!(refused(def("f", function, column, S, 0)).0, Error::ColumnType { .. }), "{function}");
     }
-    assert!(matches!(
-        refused(def("f", "sum", "", S, 0)).0,
-        Error::MissingColumn { .. }
-    ));
-    assert!(matches!(
-        refused(def("f", "count", "", -1, 0)).0,
-        Error::Duration { .. }
-    ));
+    assert!(matches!(refused(def("f", "sum", "", S, 0)).0, Error::MissingColumn { .. }));
+    assert!(matches!(refused(def("f", "count", "", -1, 0)).0, Error::Duration { .. }));
 
     let twice = [def("f", "count", "", S, 0), def("f", "count", "", 2 * S, 0)];
     let error = Spec::new(&twice, Tiling::default(), column_type).unwrap_err();
-    assert!(
-        matches!(error, Error::Aggregation { reason, .. } if *reason == Error::DuplicateFeature)
-    );
-    assert_eq!(
-        Spec::new(&[], Tiling::default(), column_type).unwrap_err(),
-        Error::NoAggregations
-    );
+    assert!(matches!(error, Error::Aggregation { reason, .. } if *reason == Error::DuplicateFeature));
+    assert_eq!(Spec::new(&[], Tiling::default(), column_type).unwrap_err(), Error::NoAggregations);
 }
 
 #[test]
@@ -389,42 +220,10 @@ fn an_event_that_does_not_fit_leaves_the_state_as_it_was() {
     let spec = one("sum", "clicks");
     let mut state = state(&spec, &[(0, Scalar::Int(1))], 0);
     let before = state.clone();
-    let width = state
-        .apply(
-            &spec,
-            Event {
-                ts_us: 1,
-                columns: &[],
-            },
-            1,
-        )
-        .unwrap_err();
-    assert_eq!(
-        (width.kind(), width),
-        (
-            Kind::InvalidEvent,
-            Error::EventWidth {
-                expected: 1,
-                found: 0
-            }
-        )
-    );
-    let float = state
-        .apply(
-            &spec,
-            Event {
-                ts_us: 1,
-                columns: &[Scalar::Float(1.5)],
-            },
-            1,
-        )
-        .unwrap_err();
-    assert!(
-        float
-            .to_string()
-            .contains("`clicks` is of type Int, the event has Float"),
-        "{float}"
-    );
+    let width = state.apply(&spec, Event { ts_us: 1, columns: &[] }, 1).unwrap_err();
+    assert_eq!((width.kind(), width), (Kind::InvalidEvent, Error::EventWidth { expected: 1, found: 0 }));
+    let float = state.apply(&spec, Event { ts_us: 1, columns: &[Scalar::Float(1.5)] }, 1).unwrap_err();
+    assert!(float.to_string().contains("`clicks` is of type Int, the event has Float"), "{float}");
     assert_eq!(state, before);
 }
 
@@ -434,16 +233,7 @@ fn tiles_do_not_pile_up_without_evict() {
     let mut state = State::new(&spec);
     let mut bytes = Vec::new();
     for second in 0..10_000 {
-        state
-            .apply(
-                &spec,
-                Event {
-                    ts_us: second * S,
-                    columns: &[],
-                },
-                second * S,
-            )
-            .unwrap();
+        state.apply(&spec, Event { ts_us: second * S, columns: &[] }, second * S).unwrap();
     }
     state.encode(&spec, &mut bytes);
     assert!(bytes.len() < 80, "{} bytes for 11 tiles", bytes.len());
@@ -471,25 +261,10 @@ fn a_late_event_makes_tiles_only_where_it_matters() {
 
 #[test]
 fn the_ends_of_time_do_not_overflow() {
-    let spec = spec(
-        &[
-            def("n", "count", "", i64::MAX, 3),
-            def("m", "count", "", 10, 7),
-        ],
-        Tiling::default(),
-    );
+    let spec = spec(&[def("n", "count", "", i64::MAX, 3), def("m", "count", "", 10, 7)], Tiling::default());
     let mut state = State::new(&spec);
     for ts_us in [i64::MIN, 0, i64::MAX] {
-        state
-            .apply(
-                &spec,
-                Event {
-                    ts_us,
-                    columns: &[],
-                },
-                i64::MIN,
-            )
-            .unwrap();
+        state.apply(&spec, Event { ts_us, columns: &[] }, i64::MIN).unwrap();
     }
     let counts = |t_us| state.evaluate(&spec, t_us).unwrap().values;
     assert_eq!(counts(i64::MIN), [Scalar::Int(1), Scalar::Int(1)]);

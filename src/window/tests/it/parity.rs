@@ -47,12 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn clock() -> impl Strategy<Value = i64> {
-    prop_oneof![
-        Just(0i64),
-        Just(-3 * S),
-        Just(1_700_000_000 * S),
-        -50 * S..50 * S
-    ]
+    prop_oneof![Just(0i64), Just(-3 * S), Just(1_700_000_000 * S), -50 * S..50 * S]
 }
 
 proptest! {
@@ -150,20 +145,8 @@ proptest! {
 
 #[test]
 fn a_sweep_refuses_events_out_of_order() {
-    let spec = spec(
-        &[crate::support::def("n", "count", "", S, 0)],
-        window::Tiling::default(),
-    );
-    let events = [2, 1].map(|ts_us| Event {
-        ts_us,
-        columns: &[],
-    });
+    let spec = spec(&[crate::support::def("n", "count", "", S, 0)], window::Tiling::default());
+    let events = [2, 1].map(|ts_us| Event { ts_us, columns: &[] });
     let error = sweep(&spec, events, &[5]).unwrap_err();
-    assert_eq!(
-        error,
-        window::Error::Unsorted {
-            previous_us: 2,
-            ts_us: 1
-        }
-    );
+    assert_eq!(error, window::Error::Unsorted { previous_us: 2, ts_us: 1 });
 }

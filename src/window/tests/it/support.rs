@@ -17,26 +17,11 @@ pub(crate) const STREAM: [(&str, ColumnType); 6] = [
 ];
 
 pub(crate) fn column_type(name: &str) -> Option<ColumnType> {
-    STREAM
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, ty)| *ty)
+    STREAM.iter().find(|(known, _)| *known == name).map(|(_, ty)| *ty)
 }
 
-pub(crate) fn def(
-    feature: &str,
-    function: &str,
-    column: &str,
-    window_us: i64,
-    slide_us: i64,
-) -> AggregationDef {
-    AggregationDef {
-        feature: feature.into(),
-        column: column.into(),
-        function: function.into(),
-        window_us,
-        slide_us,
-    }
+pub(crate) fn def(feature: &str, function: &str, column: &str, window_us: i64, slide_us: i64) -> AggregationDef {
+    AggregationDef { feature: feature.into(), column: column.into(), function: function.into(), window_us, slide_us }
 }
 
 pub(crate) fn spec(defs: &[AggregationDef], tiling: Tiling) -> Spec {
@@ -45,49 +30,31 @@ pub(crate) fn spec(defs: &[AggregationDef], tiling: Tiling) -> Spec {
 
 /// The columns of a spec with their types, as the oracle wants them.
 pub(crate) fn columns(spec: &Spec) -> Vec<(String, ColumnType)> {
-    spec.columns()
-        .iter()
-        .map(|name| (name.clone(), column_type(name).unwrap()))
-        .collect()
+    spec.columns().iter().map(|name| (name.clone(), column_type(name).unwrap())).collect()
 }
 
 /// The values of a whole stream row that a spec reads.
 pub(crate) fn project(spec: &Spec, row: &[Scalar]) -> Vec<Scalar> {
     let at = |name: &String| STREAM.iter().position(|(known, _)| known == name).unwrap();
-    spec.columns()
-        .iter()
-        .map(|name| row[at(name)].clone())
-        .collect()
+    spec.columns().iter().map(|name| row[at(name)].clone()).collect()
 }
 
 /// Integers, text and times exactly, floats to 1e-12 relative; signs of zero where the value is one of the column's.
-pub(crate) fn assert_same(
-    defs: &[AggregationDef],
-    got: Option<&Answer>,
-    want: Option<&Answer>,
-    context: &str,
-) {
+pub(crate) fn assert_same(defs: &[AggregationDef], got: Option<&Answer>, want: Option<&Answer>, context: &str) {
     let (got, want) = match (got, want) {
         (None, None) => return,
         (Some(got), Some(want)) => (got, want),
         _ => panic!("known or not: got {got:?}, want {want:?}; {context}"),
     };
-    assert_eq!(
-        got.event_ts_us, want.event_ts_us,
-        "event timestamp; {context}"
-    );
+    assert_eq!(got.event_ts_us, want.event_ts_us, "event timestamp; {context}");
     assert_eq!(got.saturated, want.saturated, "saturated; {context}");
     assert_eq!(got.values.len(), defs.len());
     for ((def, got), want) in defs.iter().zip(&got.values).zip(&want.values) {
         let picked = matches!(def.function.as_str(), "min" | "max" | "first" | "last");
         let same = match (got, want) {
-            (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() || b.is_nan() => {
-                a.is_nan() && b.is_nan()
-            }
+            (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() || b.is_nan() => a.is_nan() && b.is_nan(),
             (Scalar::Float(a), Scalar::Float(b)) if picked => a.to_bits() == b.to_bits(),
-            (Scalar::Float(a), Scalar::Float(b)) => {
-                a.total_cmp(b).is_eq() || (a - b).abs() <= 1e-12 * b.abs()
-            }
+            (Scalar::Float(a), Scalar::Float(b)) => a.total_cmp(b).is_eq() || (a - b).abs() <= 1e-12 * b.abs(),
             (a, b) => a == b,
         };
         assert!(same, "{def:?}: got {got:?}, want {want:?}; {context}");
@@ -95,15 +62,9 @@ pub(crate) fn assert_same(
 }
 
 pub(crate) fn definitions() -> impl Strategy<Value = (Vec<AggregationDef>, Tiling)> {
-    let windows = prop_oneof![
-        Just(S),
-        Just(2 * S),
-        Just(2_500 * MS),
-        Just(7 * S),
-        Just(20 * S),
-        Just(1_800 * S)
-    ];
-    let slide = prop_oneof![3 => Just(0), 1 => Just(100 * MS), 1 => Just(300 * MS), 1 => Just(999_999), 1 => Just(i64::MAX)];
+    let windows = prop_oneof![Just(S), Just(2 * S), Just(2_500 * MS), Just(7 * S), Just(20 * S), Just(1_800 * S)];
+    let slide =
+        prop_oneof![3 => Just(0), 1 => Just(100 * MS), 1 => Just(300 * MS), 1 => Just(999_999), 1 => Just(i64::MAX)];
     let calls: Vec<(&str, &str)> = vec![
         ("count", ""),
         ("count", "amount"),
@@ -135,21 +96,15 @@ pub(crate) fn definitions() -> impl Strategy<Value = (Vec<AggregationDef>, Tilin
         1 => Just(Tiling { enabled: true, hop_us: 250 * MS }),
     ];
     // now and then one window is a lifetime, which makes the entity known for good
-    (
-        prop::collection::vec(aggregation, 1..9),
-        tiling,
-        prop::bool::weighted(0.15),
-    )
-        .prop_map(|(list, tiling, lifetime)| {
-            let defs =
-                list.into_iter()
-                    .enumerate()
-                    .map(|(i, (window, slide, (function, column)))| {
-                        let window = if lifetime && i == 0 { 0 } else { window };
-                        def(&format!("f{i}"), function, column, window, slide)
-                    });
+    (prop::collection::vec(aggregation, 1..9), tiling, prop::bool::weighted(0.15)).prop_map(
+        |(list, tiling, lifetime)| {
+            let defs = list.into_iter().enumerate().map(|(i, (window, slide, (function, column)))| {
+                let window = if lifetime && i == 0 { 0 } else { window };
+                def(&format!("f{i}"), function, column, window, slide)
+            });
             (defs.collect(), tiling)
-        })
+        },
+    )
 }
 
 /// A row of the stream, nulls in every column now and then.

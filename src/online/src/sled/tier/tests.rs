@@ -33,18 +33,12 @@ fn a_fill_fetched_before_a_write_is_not_kept() {
     let key = key(1);
     let before = tier.ticket(&key).expect("on");
     write(&tier, &key, state(2));
-    assert!(
-        !tier.fill(before, &key, state(1)),
-        "fetched before the write"
-    );
+    assert!(!tier.fill(before, &key, state(1)), "fetched before the write");
     assert_eq!(tier.get(&key), Some(state(2)));
 
     let begun = tier.begin(std::iter::once(&key));
     let during = tier.ticket(&key).expect("on");
-    assert!(
-        !tier.fill(during, &key, state(2)),
-        "fetched while the write was under way"
-    );
+    assert!(!tier.fill(during, &key, state(2)), "fetched while the write was under way");
     tier.end_forgetting(begun, |k| k == &*key);
     assert!(!tier.fill(during, &key, state(2)), "the same, after it");
     assert_eq!(tier.get(&key), None);
@@ -105,18 +99,12 @@ fn a_reader_never_sees_less_than_a_finished_write() {
                             let ticket = tier.ticket(&key).expect("on");
                             let fetched = disk[at].load(Ordering::Acquire);
                             std::thread::yield_now(); // where a write may come between
-                            fills.fetch_add(
-                                u64::from(tier.fill(ticket, &key, state(fetched))),
-                                Ordering::Relaxed,
-                            );
+                            fills.fetch_add(u64::from(tier.fill(ticket, &key, state(fetched))), Ordering::Relaxed);
                             fetched
                         },
                         |entry| number(&entry),
                     );
-                    assert!(
-                        seen >= least,
-                        "key {n}: read {seen} after {least} was written"
-                    );
+                    assert!(seen >= least, "key {n}: read {seen} after {least} was written");
                 }
             });
         }
@@ -137,10 +125,7 @@ fn a_reader_never_sees_less_than_a_finished_write() {
         done.store(true, Ordering::Release);
     });
     let fills = fills.load(Ordering::Relaxed);
-    assert!(
-        fills >= FILLS,
-        "only {fills} fills were kept: little was tested"
-    );
+    assert!(fills >= FILLS, "only {fills} fills were kept: little was tested");
 }
 
 #[derive(Clone, Debug)]
