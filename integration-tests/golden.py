@@ -31,7 +31,7 @@ def entity_keys() -> str:
     """The golden file's text: every case with the bytes that Feast gives it."""
     lines = []
     for case in CASES:
-        values = [Value(**{kind: bytes.fromhex(v) if kind == "bytes_val" else v}) for _, kind, v in case]
+        values = [Value(**{kind: bytes.fromhex(v) if kind == "bytes_val" else v}) for _, kind, v in case]  # type: ignore[arg-type]
         key = EntityKey(join_keys=[name for name, _, _ in case], entity_values=values)
         encoded = serialize_entity_key(key, entity_key_serialization_version=3)
         parts = [{"name": name, "kind": kind, "value": value} for name, kind, value in case]

@@ -236,7 +236,7 @@ impl Yaml {
             })
         });
         parsed.map_err(|error: serde_saphyr::Error| {
-            let line = error.location().map_or(1, |l| u64::from(l.line()));
+            let line = error.location().map_or(1, |l| l.line());
             let message = error.without_snippet().to_string();
             let message = message.lines().next().unwrap_or_default().to_owned();
             let message = if at.is_empty() || at == "." { message } else { format!("{at}: {message}") };
@@ -246,7 +246,7 @@ impl Yaml {
 
     /// An error at the line of a value.
     fn bad<T>(&self, at: &serde_saphyr::Spanned<T>, message: String) -> Error {
-        Error::Bad { place: Place { file: self.path.clone(), line: u64::from(at.defined.line()) }, message }
+        Error::Bad { place: Place { file: self.path.clone(), line: at.defined.line() }, message }
     }
 }
 
@@ -257,15 +257,11 @@ fn expand(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        let (name, whole) = match after.strip_prefix('{') {
-            Some(braced) => match braced.find('}') {
-                Some(end) => (&braced[..end], end + 3),
-                None => ("", 1),
-            },
-            None => {
-                let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
-                (&after[..end], end + 1)
-            }
+        let (name, whole) = if let Some(braced) = after.strip_prefix('{') {
+            braced.find('}').map_or(("", 1), |end| (&braced[..end], end + 3))
+        } else {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+            (&after[..end], end + 1)
         };
         match Some(name).filter(|n| !n.is_empty()).and_then(&variable) {
             Some(value) => out.push_str(&value),

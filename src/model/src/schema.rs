@@ -327,7 +327,7 @@ mod tests {
         for (text, names) in [
             ("", "empty"),
             ("a", "'a'"),
-            ("a strin", "\"strin\""),
+            ("a colour", "\"colour\""),
             ("a int b string", "comma"),
             ("a int, a string", "two columns named 'a'"),
             ("a int(3)", "int(3)"),

@@ -108,7 +108,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         config.registry = read_registry(&yaml, dir, registry)?;
     }
     if let Some(store) = file.online_store {
-        config.online = read_store(&yaml, store)?;
+        config.online = read_store(&yaml, &store)?;
     }
     if let Some(bytes) = file.offline.and_then(|o| o.memory_limit_bytes) {
         config.offline_memory_bytes = bytes;
@@ -160,7 +160,7 @@ fn read_registry(yaml: &Yaml, dir: &Path, file: RegistryFile) -> Result<Registry
     }
 }
 
-fn read_store(yaml: &Yaml, file: Store) -> Result<OnlineStore, Error> {
+fn read_store(yaml: &Yaml, file: &Store) -> Result<OnlineStore, Error> {
     let bad = |message: String| Err(yaml.bad(&file.r#type, message));
     match (file.r#type.value.as_str(), OnlineStore::default()) {
         ("sled", OnlineStore::Sled { cache_bytes, tier_bytes, durability }) => Ok(OnlineStore::Sled {

@@ -87,7 +87,7 @@ fn a_feed_that_cannot_be_is_refused_with_the_column() {
     assert!(refuse(|s| s.schema = "amount bigint, ts timestamp").contains("no column 'user'"));
     assert!(refuse(|s| s.schema = "user string, amount bigint").contains("no column 'ts'"));
     assert!(refuse(|s| s.schema = "user string, ts timestamp").contains("`amount`"));
-    assert!(refuse(|s| s.schema = "user string, amount strin").contains("strin"));
+    assert!(refuse(|s| s.schema = "user string, amount colour").contains("colour"));
     assert!(refuse(|s| s.aggregations = vec![("n", "average", "amount")]).contains("average"));
     let wrong_type = refuse(|s| {
         s.features = vec![("m", ValueType::Int64)];

@@ -84,14 +84,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(df: serde_json::Value) -> model::Result<Frame> {
+    fn read(df: &serde_json::Value) -> model::Result<Frame> {
         frame(df.as_object().expect("an object").clone())
     }
 
     #[test]
     fn both_shapes_of_a_frame_are_the_same_rows() {
-        let lists = read(json!({"a": [1, 2], "b": ["x", null]})).expect("lists");
-        let dicts = read(json!({"a": {"7": 1, "3": 2}, "b": {"3": null, "7": "x"}})).expect("dicts");
+        let lists = read(&json!({"a": [1, 2], "b": ["x", null]})).expect("lists");
+        let dicts = read(&json!({"a": {"7": 1, "3": 2}, "b": {"3": null, "7": "x"}})).expect("dicts");
         assert_eq!(format!("{lists:?}"), format!("{dicts:?}"));
         assert_eq!(lists.rows, 2);
     }
@@ -103,7 +103,7 @@ mod tests {
             (json!({"a": 1}), "'a'"),
             (json!({"a": {"0": 1}, "b": {"1": 1}}), "'b'"),
         ] {
-            let error = read(df).expect_err(word);
+            let error = read(&df).expect_err(word);
             assert!(error.message().contains(word), "{}", error.message());
         }
     }
