@@ -394,7 +394,9 @@ def test_sigkill_in_the_middle_then_again_is_complete(tmp_path: Path, larder: St
         return sum(cells[driver]["value"].status == "PRESENT" for driver in drivers)
 
     assert world.larder.post("/materialize?async=true", body).status_code == 202
-    wait_until(lambda: written() > 0, "the first rows", 60, pause=0.005)
+    # rows are visible a moment before they are durable, and batches follow each other: a third of the rows is several
+    # batches, so all but the last of them survive
+    wait_until(lambda: written() > len(drivers) // 3, "the first batches", 60, pause=0.005)
     world.larder.kill()
     world.larder.start()
     # it was not finished, nobody claims it was, and it can be started again
