@@ -29,6 +29,7 @@ need cmake command -v cmake
 need perl command -v perl
 need pkg-config command -v pkg-config
 need libssl-dev test -e /usr/include/openssl/ssl.h
+need openssl command -v openssl
 need zlib1g-dev test -e /usr/include/zlib.h
 need python3-venv python3 -c 'import ensurepip, venv'
 need default-jre-headless command -v java
