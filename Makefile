@@ -1,13 +1,14 @@
 # Larder: one page of commands. Each sets up what it needs; `make help` lists them.
 #
-# Variables: PROFILE=release|debug (what `make build` and `make demo` use), KEEP=1 (`make demo` leaves its servers up),
+# Variables: PROFILE=debug|release (what `make build` and `make demo` use), KEEP=1 (`make demo` leaves its servers up),
 # STREAM=auto|kafka|push (`make demo`), CARGO_TARGET_DIR, LARDER_CACHE, KAFKA_BOOTSTRAP_SERVERS, PYTEST_ARGS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-PROFILE ?= release
+# A release build takes about six times the CPU of a debug one (mostly DataFusion), and the demo needs no speed.
+PROFILE ?= debug
 LARDER_CACHE ?= $(HOME)/.cache/larder
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROFILE_FLAG := $(if $(filter release,$(PROFILE)),--release)
@@ -24,7 +25,7 @@ help: ## this list
 setup: ## system packages (Debian), Python environment, Kafka's jars; quick when all is there
 	@scripts/setup.sh
 
-build: setup ## the binary, with PROFILE (default release)
+build: setup ## the binary, with PROFILE (default debug)
 	cargo build --locked -p app $(PROFILE_FLAG)
 
 demo: build ## the whole of Larder on the flights of 2013; KEEP=1 leaves it running

@@ -19,6 +19,7 @@ use crate::cli::{self, Service};
 pub(crate) struct Config {
     pub(crate) project: String,
     /// The repository: relative paths of file sources start here.
+    #[cfg_attr(not(feature = "offline"), allow(dead_code))]
     pub(crate) dir: PathBuf,
     /// Where the embedded stores are.
     pub(crate) data: PathBuf,
@@ -28,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) registry: Registry,
     pub(crate) online: OnlineStore,
+    #[cfg_attr(not(feature = "offline"), allow(dead_code))]
     pub(crate) offline_memory_bytes: u64,
     pub(crate) ingest: Ingest,
     pub(crate) telemetry: Telemetry,
@@ -88,6 +90,7 @@ pub(crate) enum Start {
 }
 
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "kafka"), allow(dead_code))]
 pub(crate) struct Ingest {
     pub(crate) group_prefix: String,
     pub(crate) start: Start,
