@@ -132,11 +132,6 @@ impl Error {
         Self::missing("FeatureViewNotFoundException", "Feature view", name, project)
     }
 
-    /// `OnDemandFeatureViewNotFoundException`.
-    pub fn on_demand_feature_view_not_found(name: &str, project: &str) -> Self {
-        Self::missing("OnDemandFeatureViewNotFoundException", "On demand feature view", name, project)
-    }
-
     /// `FeatureServiceNotFoundException`.
     pub fn feature_service_not_found(name: &str, project: &str) -> Self {
         Self::missing("FeatureServiceNotFoundException", "Feature service", name, project)
@@ -194,18 +189,6 @@ impl Error {
         };
         let message = format!("Duplicate features named {} found.\n{advice}", names.join(", "));
         Self::of_class(Kind::InvalidArgument, "FeatureNameCollisionError", message)
-    }
-
-    /// `RequestDataNotFoundInEntityRowsException`.
-    pub fn request_data_not_found(names: &[String]) -> Self {
-        Self::of_class(
-            Kind::NotFound,
-            "RequestDataNotFoundInEntityRowsException",
-            format!(
-                "Required request data source features {names:?} not found in the entity rows, but required by \
-                 feature views"
-            ),
-        )
     }
 
     fn missing(class: &'static str, what: &str, name: &str, project: &str) -> Self {

@@ -24,8 +24,6 @@ pub struct Plan {
     columns: BTreeMap<String, String>,
     /// Types to coerce key columns to, by name in the answer.
     types: BTreeMap<String, ValueType>,
-    /// Request data that on-demand views need.
-    request_data: Vec<Field>,
 }
 
 /// One view's part of a plan.
@@ -74,8 +72,7 @@ impl Plan {
             return Err(Error::invalid("No features specified for retrieval: name a feature_service or features"));
         }
         check_collisions(&projections, full_feature_names)?;
-        let mut plan =
-            Self { views: Vec::new(), columns: BTreeMap::new(), types: BTreeMap::new(), request_data: Vec::new() };
+        let mut plan = Self { views: Vec::new(), columns: BTreeMap::new(), types: BTreeMap::new() };
         for projection in projections {
             plan.add(projection, full_feature_names)?;
         }
@@ -98,7 +95,6 @@ impl Plan {
             ));
         }
         if view.kind == ViewKind::OnDemand {
-            self.request_data.extend(view.request_data.iter().cloned());
             return Err(Error::new(
                 Kind::Unsupported,
                 format!(
@@ -141,8 +137,8 @@ impl Plan {
     ///
     /// A request for entity-less views alone needs no columns: it has one row.
     ///
-    /// Errors: columns of unequal length, a column that is neither a join key of the project nor
-    /// request data of this request, a missing join key, a key value that is null or not of its type.
+    /// Errors: columns of unequal length, a column that is no join key of the project, a missing join
+    /// key, a key value that is null or not of its type.
     pub fn bind(&self, entities: Vec<(String, Vec<Value>)>) -> Result<Bound> {
         let everybodys = !self.views.is_empty() && self.views.iter().all(|v| v.view.is_entityless());
         let rows = if entities.is_empty() && everybodys { 1 } else { check_lengths(&entities)? };
@@ -153,9 +149,6 @@ impl Plan {
                 continue;
             }
             let Some(target) = self.columns.get(&name) else {
-                if self.request_data.iter().any(|f| f.name == name) {
-                    continue;
-                }
                 return Err(self.unknown_column(&name));
             };
             let value_type = self.types.get(target).copied().unwrap_or(ValueType::Invalid);
@@ -263,7 +256,6 @@ mod tests {
     use crate::ports::{Object, ObjectKind};
     use crate::registry::Registry;
     use crate::value::proto_value::Val;
-    use prost::Message as _;
     use proto::feast::core;
 
     fn object(kind: ObjectKind, name: &str, message: &impl prost::Message) -> Object {

@@ -141,7 +141,7 @@ impl Project {
             };
             let view = match object.kind {
                 ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, &self.entities),
-                ObjectKind::OnDemandFeatureView => View::of_on_demand(project, &decode(object)?, &self.entities),
+                ObjectKind::OnDemandFeatureView => View::of_on_demand(project, decode(object)?, &self.entities),
                 ObjectKind::LabelView => View::of_label(project, decode(object)?, &self.entities),
                 _ => View::of_feature_view(project, decode(object)?, &self.entities),
             };

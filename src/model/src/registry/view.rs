@@ -97,8 +97,6 @@ pub struct View {
     pub has_transformation: bool,
     /// The version number that the registry counts.
     pub version: i32,
-    /// The names of an on-demand view's request data.
-    pub request_data: Vec<Field>,
     /// Where its rows are in the online store.
     pub table: Arc<Table>,
     /// The materialization intervals so far, µs, oldest first.
@@ -175,20 +173,12 @@ impl View {
     /// From an `OnDemandFeatureView`.
     pub fn of_on_demand(
         project: &str,
-        view: &core::OnDemandFeatureView,
+        view: core::OnDemandFeatureView,
         entities: &BTreeMap<String, Arc<core::Entity>>,
     ) -> Self {
-        let spec = view.spec.clone().unwrap_or_default();
+        let spec = view.spec.unwrap_or_default();
         let mut out = Self::empty(project, &spec.name, ViewKind::OnDemand);
         out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
-        for source in spec.sources.values() {
-            use core::on_demand_source::Source;
-            if let Some(Source::RequestDataSource(request)) = &source.source
-                && let Some(core::data_source::Options::RequestDataOptions(options)) = &request.options
-            {
-                out.request_data.extend(options.schema.iter().map(field));
-            }
-        }
         out
     }
 
@@ -210,7 +200,6 @@ impl View {
             mode: String::new(),
             has_transformation: false,
             version: 0,
-            request_data: Vec::new(),
             table: Arc::new(Table { project: project.to_owned(), view: name.to_owned() }),
             materialized: Vec::new(),
         }
