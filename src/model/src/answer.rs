@@ -15,7 +15,7 @@ use proto::feast::serving::{
 use crate::error::{Error, Result};
 use crate::row::Row;
 use crate::time::Timestamp;
-use crate::value::Value;
+use crate::value::{Value, ValueType};
 
 /// What one entity has of one view: per feature a value, a status and a time.
 #[derive(Clone, Debug)]
@@ -62,13 +62,14 @@ impl Cells {
         }
     }
 
-    /// A stored row at `now`: the status rules of FEAST_CONTRACT.md, "Reading online". `ids` are the
-    /// features' column ids; `ttl_us` 0 is for ever.
-    pub fn of_row(row: &Row, ids: &[u32], ttl_us: i64, now: Timestamp) -> Self {
-        let (mut spans, mut statuses) = (Vec::with_capacity(ids.len()), Vec::with_capacity(ids.len()));
+    /// A stored row at `now`: the status rules of FEAST_CONTRACT.md, "Reading online". `columns` are the
+    /// features' ids and registered types; `ttl_us` 0 is for ever. A value that was written under another
+    /// type than the registered one was never written for this feature: it is null.
+    pub fn of_row(row: &Row, columns: &[(u32, ValueType)], ttl_us: i64, now: Timestamp) -> Self {
+        let (mut spans, mut statuses) = (Vec::with_capacity(columns.len()), Vec::with_capacity(columns.len()));
         let newest = row.newest().event;
         let mut times = Vec::new();
-        for (at, id) in ids.iter().enumerate() {
+        for (at, (id, value_type)) in columns.iter().enumerate() {
             let (span, time) = row.find(*id).map_or(((0, 0), newest), |(span, version)| (span, version.event));
             if time != newest && times.is_empty() {
                 times = vec![newest; at];
@@ -79,7 +80,7 @@ impl Cells {
             let outside = ttl_us > 0 && now.micros().saturating_sub(time.micros()) > ttl_us;
             let (span, status) = match (outside, row.bytes_of(span)) {
                 (true, _) => ((0, 0), FieldStatus::OutsideMaxAge),
-                (false, value) if is_null(value) => ((0, 0), FieldStatus::NullValue),
+                (false, value) if is_null(value) || !is_of_type(value, *value_type) => ((0, 0), FieldStatus::NullValue),
                 (false, _) => (span, FieldStatus::Present),
             };
             spans.push(span);
@@ -119,6 +120,12 @@ impl Cells {
 /// Feast's explicit null, as it is stored: `null_val` (field 19) and nothing else.
 fn is_null(value: &[u8]) -> bool {
     value.is_empty() || value == [0x98, 0x01, 0x00]
+}
+
+/// Whether a stored value is of this type: the fields of `Value` are numbered as the types are.
+fn is_of_type(value: &[u8], value_type: ValueType) -> bool {
+    let key = prost::encoding::decode_varint(&mut &*value).unwrap_or_default();
+    value_type == ValueType::Invalid || key >> 3 == value_type as u64
 }
 
 impl Answer {
@@ -278,6 +285,10 @@ mod tests {
         .prop_map(|val| Value { val })
     }
 
+    fn features_of(ids: &[u32]) -> Vec<(u32, ValueType)> {
+        ids.iter().map(|id| (*id, ValueType::Invalid)).collect()
+    }
+
     fn cells(features: usize) -> impl Strategy<Value = Cells> {
         let ids: Vec<u32> = (0..features).map(|f| column_id(&f.to_string())).collect();
         let column = (any::<proptest::sample::Index>(), value(), 0i64..3);
@@ -287,7 +298,7 @@ mod tests {
                 value: value.encode_to_vec().into(),
                 version: Version { event: Timestamp::from_seconds(second), created: Timestamp::default() },
             });
-            Cells::of_row(&Row::pack(columns.collect()), &ids, 1_500_000, Timestamp::from_seconds(3))
+            Cells::of_row(&Row::pack(columns.collect()), &features_of(&ids), 1_500_000, Timestamp::from_seconds(3))
         });
         let values = (proptest::collection::vec(value(), features), any::<i32>())
             .prop_map(|(values, time)| Cells::of_values(&values, Timestamp(i64::from(time) * 1000)));
@@ -319,6 +330,31 @@ mod tests {
         }
     }
 
+    /// A value of every type is read under its own type, and under no other.
+    #[test]
+    fn a_value_of_another_type_is_never_served() {
+        let values = [
+            (ValueType::Int64, Val::Int64Val(0)),
+            (ValueType::String, Val::StringVal(String::new())),
+            (ValueType::UnixTimestamp, Val::UnixTimestampVal(5)),
+            (ValueType::FloatSet, Val::FloatSetVal(proto::feast::types::FloatSet { val: vec![1.0] })),
+            (ValueType::Json, Val::JsonVal("{}".into())),
+            (ValueType::ValueList, Val::ListVal(proto::feast::types::RepeatedValue::default())),
+            (ValueType::Decimal, Val::DecimalVal("1".into())),
+            (ValueType::ZonedTimestamp, Val::ZonedTimestampVal(proto::feast::types::ZonedTimestamp::default())),
+        ];
+        let types: Vec<ValueType> = values.iter().map(|(value_type, _)| *value_type).collect();
+        for (written, val) in values {
+            let value = Value { val: Some(val) }.encode_to_vec().into();
+            let row = Row::pack(vec![Column { id: column_id("f"), value, version: Version::default() }]);
+            for read in &types {
+                let cells = Cells::of_row(&row, &[(column_id("f"), *read)], 0, Timestamp::default());
+                let wanted = if *read == written { FieldStatus::Present } else { FieldStatus::NullValue };
+                assert_eq!(cells.statuses, [wanted], "written as {written:?}, read as {read:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_statuses_follow_the_contract() {
         use FieldStatus::{NullValue, OutsideMaxAge, Present};
@@ -335,7 +371,7 @@ mod tests {
             column("none", &Value::default(), 100),
             column("null", &explicit_null, 100),
         ]);
-        let ids = ["new", "old", "none", "null", "never"].map(column_id);
+        let ids = ["new", "old", "none", "null", "never"].map(|name| (column_id(name), ValueType::Int64));
         let at = |ttl_us| Cells::of_row(&row, &ids, ttl_us, Timestamp::from_seconds(120));
         assert_eq!(at(0).statuses, [Present, Present, NullValue, NullValue, NullValue]);
         let aged = at(50_000_000);

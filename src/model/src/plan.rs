@@ -37,8 +37,8 @@ pub struct ViewPlan {
     keys: Vec<(JoinKey, String)>,
     /// The features asked for.
     pub features: Vec<Field>,
-    /// Their ids in a row.
-    pub column_ids: Vec<u32>,
+    /// Their ids in a row, with their types.
+    pub columns: Vec<(u32, ValueType)>,
     /// Their names in the answer.
     pub names: Vec<String>,
 }
@@ -126,7 +126,7 @@ impl Plan {
             table: view.table.clone(),
             view,
             keys,
-            column_ids: projection.features.iter().map(|f| column_id(&f.name)).collect(),
+            columns: projection.features.iter().map(|f| (column_id(&f.name), f.value_type)).collect(),
             features: projection.features,
             names,
         });

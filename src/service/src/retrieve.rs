@@ -121,7 +121,7 @@ impl Retriever {
 /// A stored row's cells.
 fn row_cells(view: &ViewPlan, row: Option<&Row>, now: Timestamp) -> Cells {
     match row {
-        Some(row) => Cells::of_row(row, &view.column_ids, view.view.ttl_us, now),
+        Some(row) => Cells::of_row(row, &view.columns, view.view.ttl_us, now),
         None => Cells::not_found(view.names.len()),
     }
 }
