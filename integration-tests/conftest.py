@@ -13,10 +13,12 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "demo")]
 
+from faces import Face, Grpc, Http
 from larder_env import kafka as broker
 from larder_env import paths
 from larder_env.repo import copy_repo, ports_in, write_config
 from larder_env.server import Larder, Ports
+from rides import Rides
 from synthetic import SyntheticRepo
 
 StartLarder = Callable[..., Larder]
@@ -102,3 +104,27 @@ def flights_data() -> Path:
 def flights_repo(flights_data: Path, tmp_path: Path) -> Path:
     """A private copy of feature_repo/, with its data, whose client points at free ports."""
     return copy_repo(flights_data, tmp_path / "flights", Ports.free())
+
+
+@pytest.fixture(params=["http", "grpc", "sdk"])
+def face(request: pytest.FixtureRequest, served: Rides) -> Face:
+    """Every face in turn, of the server that the test file shares as `served`."""
+    return served.face(request.param)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def wire(request: pytest.FixtureRequest, served: Rides) -> Face:
+    """The faces that send what they are given: times, some of the columns, and no client's own checks."""
+    return served.face(request.param)
+
+
+@pytest.fixture
+def http(served: Rides) -> Http:
+    """JSON over HTTP."""
+    return Http(served.larder)
+
+
+@pytest.fixture
+def rpc(served: Rides) -> Grpc:
+    """The gRPC services."""
+    return Grpc(served.larder)

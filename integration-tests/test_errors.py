@@ -64,30 +64,6 @@ def our_faults(served: Rides) -> list[str]:
     return sorted(line for line in errors if re.search(r'status="(50\d|2|13|14|15)"', line))
 
 
-@pytest.fixture(params=["http", "grpc", "sdk"])
-def face(request: pytest.FixtureRequest, served: Rides) -> Face:
-    """Every face in turn."""
-    return served.face(request.param)
-
-
-@pytest.fixture(params=["http", "grpc"])
-def wire(request: pytest.FixtureRequest, served: Rides) -> Face:
-    """The faces that send what they are given, without a client's own checks."""
-    return served.face(request.param)
-
-
-@pytest.fixture
-def http(served: Rides) -> Http:
-    """JSON over HTTP."""
-    return Http(served.larder)
-
-
-@pytest.fixture
-def rpc(served: Rides) -> Grpc:
-    """The gRPC services."""
-    return Grpc(served.larder)
-
-
 def assert_code(face: Face, refused: RefusedError, codes: tuple[int, grpc.StatusCode]) -> None:
     """The refusal has the face's own code; for the SDK it is an exception class of Feast's."""
     wanted = {"http": codes[0], "grpc": codes[1], "sdk": getattr(feast.errors, refused.error_class)}

@@ -69,30 +69,6 @@ def served(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory)
     return Rides.start(tmp_path_factory.mktemp("rides") / "repo", module_larder)
 
 
-@pytest.fixture(params=["http", "grpc", "sdk"])
-def face(request: pytest.FixtureRequest, served: Rides) -> Face:
-    """Every face in turn."""
-    return served.face(request.param)
-
-
-@pytest.fixture(params=["http", "grpc"])
-def wire(request: pytest.FixtureRequest, served: Rides) -> Face:
-    """The faces that carry times, and writes of some columns."""
-    return served.face(request.param)
-
-
-@pytest.fixture
-def http(served: Rides) -> Http:
-    """JSON over HTTP."""
-    return Http(served.larder)
-
-
-@pytest.fixture
-def rpc(served: Rides) -> Grpc:
-    """The gRPC services."""
-    return Grpc(served.larder)
-
-
 def assert_named(face: Face, answer: Answer, keys: list[str], features: list[str]) -> None:
     """The entity columns come first, as they were sent (in a protobuf they have no order); then the features."""
     ours, rest = answer.names[: len(keys)], answer.names[len(keys) :]

@@ -77,6 +77,7 @@ impl Producer {
             match self.0.send_result(record) {
                 Ok(delivery) => return Ok(delivery),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    // librdkafka does not tell when there is room again
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err((e, _)) => return Err(e),

@@ -61,6 +61,7 @@ impl Store {
                     )
                     .with_cause(e));
                 }
+                // Feast is writing it: there is nothing to wait on but time, and ATTEMPTS bounds it
                 _ => std::thread::sleep(PAUSE),
             }
             attempt += 1;
@@ -303,6 +304,7 @@ mod tests {
         std::fs::write(&path, b"").expect("truncates");
         let store = Store::new(&path);
         let (loaded, ()) = tokio::join!(store.load(), async {
+            // the time that the writer takes, within what a reader waits
             tokio::time::sleep(PAUSE * 3).await;
             std::fs::write(&path, &bytes).expect("writes");
         });

@@ -244,6 +244,7 @@ fn released(path: &Path) -> model::Result<()> {
         match data.try_lock() {
             Ok(()) => return data.unlock().map_err(failed),
             Err(TryLockError::WouldBlock) if start.elapsed() < RELEASE => {
+                // sled's own threads let go of the lock, and tell nobody
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(e) => return Err(failed(e.into())),
