@@ -68,6 +68,6 @@ pub(crate) async fn forget(store: &dyn OnlineStore, table: &Table, group: &str, 
 
 fn place(project: &str, view: &str) -> Result<(Arc<Table>, EntityKey)> {
     let name = Value { val: Some(Val::StringVal(view.to_owned())) };
-    let table = Table { project: project.to_owned(), view: TABLE.to_owned() };
+    let table = Table::new(project, TABLE);
     Ok((Arc::new(table), EntityKey::encode(&[("view", &name)])?))
 }

@@ -177,7 +177,7 @@ async fn drive(
                 Duration::MAX
             }
             Want::Forget { windowed } => {
-                let table = Table { project: project.clone(), view: view.clone() };
+                let table = Table::new(&project, &view);
                 let group = group(&deps.settings.group_prefix, &project, &view);
                 match marker::forget(&*deps.store, &table, &group, windowed).await {
                     Ok(()) => {

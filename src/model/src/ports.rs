@@ -1,7 +1,10 @@
 //! What Larder asks of the outside, in words of the model: the online store, the registry store, the
 //! offline log, the transformer, the clock. Knows none of the things that answer.
 
+use std::cmp::Ordering;
+use std::fmt;
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,9 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::entity_key::EntityKey;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::registry::View;
-use crate::row::{Row, Version};
+use crate::row::{Row, Version, column_id};
 use crate::time::Timestamp;
 use crate::value::Value;
 
@@ -25,12 +28,93 @@ pub trait Clock: Send + Sync {
 }
 
 /// One view's rows in the online store.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Two tables are the same where project and view are: the features' names are only there for stores
+/// that name columns as Feast does, and do not count.
+#[derive(Clone)]
 pub struct Table {
     /// The project's name.
     pub project: String,
     /// The view's name (with `_v2` behind it for version 2 of a versioned view).
     pub view: String,
+    /// The names behind the column ids of its rows, sorted by id.
+    features: Arc<[(u32, Arc<str>)]>,
+}
+
+impl Table {
+    /// A table whose columns' names nobody asks for: for states, markers and whole tables.
+    pub fn new(project: impl Into<String>, view: impl Into<String>) -> Self {
+        Self { project: project.into(), view: view.into(), features: Arc::default() }
+    }
+
+    /// A table with these features.
+    pub fn with_features<'a>(
+        project: impl Into<String>,
+        view: impl Into<String>,
+        features: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let mut named: Vec<_> = features.into_iter().map(|name| (column_id(name), Arc::from(name))).collect();
+        named.sort();
+        named.dedup();
+        Self { project: project.into(), view: view.into(), features: named.into() }
+    }
+
+    /// Its features: [`column_id`] and name, sorted by id.
+    pub fn features(&self) -> &[(u32, Arc<str>)] {
+        &self.features
+    }
+
+    /// The name of the feature with this column id.
+    ///
+    /// Errors: `Internal` where the view has no such feature.
+    pub fn feature(&self, id: u32) -> Result<&str> {
+        match self.features.binary_search_by_key(&id, |(id, _)| *id) {
+            Ok(at) => Ok(&self.features[at].1),
+            Err(_) => Err(Error::new(
+                Kind::Internal,
+                format!(
+                    "view '{}' of project '{}' has no feature with the column id {id:#010x}",
+                    self.view, self.project
+                ),
+            )),
+        }
+    }
+
+    fn names(&self) -> (&str, &str) {
+        (&self.project, &self.view)
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("project", &self.project).field("view", &self.view).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for Table {}
+
+impl PartialOrd for Table {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Table {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.names().cmp(&other.names())
+    }
+}
+
+impl Hash for Table {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
 }
 
 /// The keys to read from one table.
@@ -262,4 +346,23 @@ pub struct AppendRows {
 pub trait Transformer: Send + Sync {
     /// Transforms Arrow IPC file bytes with the named view's function.
     fn transform<'a>(&'a self, project: &'a str, view: &'a str, arrow: Bytes) -> BoxFuture<'a, Result<Bytes>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_names_its_columns() {
+        let table = Table::with_features("p", "v", ["trips", "rate", "trips"]);
+        for name in ["trips", "rate"] {
+            assert_eq!(table.feature(column_id(name)).expect("is a feature"), name);
+        }
+        let error = table.feature(column_id("other")).expect_err("is none");
+        assert_eq!(error.kind(), Kind::Internal);
+        let id = format!("{:#010x}", column_id("other"));
+        assert!(error.message().contains(&id) && error.message().contains("'v'"), "{}", error.message());
+        assert_eq!(table, Table::new("p", "v"), "names do not make a table another one");
+        assert_ne!(table, Table::new("p", "w"));
+    }
 }

@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     };
     let seconds = arguments.next().map_or(Ok(10), |s| s.parse()).map_err(Error::other)?;
     let store = Store::open(Settings { durability, ..Settings::new(path) }).map_err(Error::other)?;
-    let table = Arc::new(Table { project: "p".into(), view: "v".into() });
+    let table = Arc::new(Table::new("p", "v"));
     let batches = AtomicU64::new(0);
     let start = Instant::now();
     let runtime = || tokio::runtime::Builder::new_current_thread().build();

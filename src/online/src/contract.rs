@@ -45,9 +45,12 @@ pub async fn run_all<S: Subject>(make: impl Fn() -> S + Sync) {
     });
 }
 
+/// The features of every [`table`].
+pub const FEATURES: [&str; 3] = ["f", "g", "h"];
+
 /// A table.
 pub fn table(project: &str, view: &str) -> Arc<Table> {
-    Arc::new(Table { project: project.into(), view: view.into() })
+    Arc::new(Table::with_features(project, view, FEATURES))
 }
 
 /// An entity's key: any bytes do.

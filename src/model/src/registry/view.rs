@@ -200,7 +200,7 @@ impl View {
             mode: String::new(),
             has_transformation: false,
             version: 0,
-            table: Arc::new(Table { project: project.to_owned(), view: name.to_owned() }),
+            table: Arc::new(Table::new(project, name)),
             materialized: Vec::new(),
         }
     }
@@ -231,6 +231,8 @@ impl View {
         }
         let is_key = |name: &str| self.join_keys.iter().any(|k| k.name == name);
         self.features = features.iter().filter(|f| !is_key(&f.name)).map(field).collect();
+        let names = self.features.iter().map(|f| f.name.as_str());
+        self.table = Arc::new(Table::with_features(&self.project, &self.name, names));
     }
 
     fn sources(&mut self, batch: Option<core::DataSource>, stream: Option<core::DataSource>) {

@@ -139,7 +139,7 @@ pub(crate) fn address(key: &[u8]) -> Option<Address> {
         _ => return None,
     };
     let (project, view) = (take_name(&mut rest)?, take_name(&mut rest)?);
-    Some(Address::Entity { kind, table: Table { project, view } })
+    Some(Address::Entity { kind, table: Table::new(project, view) })
 }
 
 /// A key's value in words, for errors: whose it is and what may be done about it.
@@ -182,7 +182,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn table() -> impl Strategy<Value = Table> {
-        ("[ab\0]{0,3}", "[ab\0]{0,3}").prop_map(|(project, view)| Table { project, view })
+        ("[ab\0]{0,3}", "[ab\0]{0,3}").prop_map(|(project, view)| Table::new(project, view))
     }
 
     proptest! {

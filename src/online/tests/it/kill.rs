@@ -34,7 +34,7 @@ fn settings(directory: &Path, durability: Durability) -> Settings {
 }
 
 fn table(writer: usize) -> Arc<Table> {
-    Arc::new(Table { project: "kill".into(), view: format!("writer_{writer}") })
+    Arc::new(Table::new("kill", format!("writer_{writer}")))
 }
 
 fn group(writer: usize) -> String {
