@@ -8,9 +8,12 @@
 //! | `larder_online_states_written_total` | counter | states set or removed | `store` |
 //! | `larder_online_tier_reads_total` | counter | keys looked up in the memory tier | `result`: `hit`, `miss` |
 //! | `larder_online_tier_bytes` | gauge | bytes in the memory tier, overhead included | |
-//! | `larder_online_batch_rows` | histogram | rows and states in one atomic sled batch | |
+//! | `larder_online_overlay_bytes` | gauge | bytes that wait in memory and in the log for sled | |
+//! | `larder_online_batch_rows` | histogram | rows and states in one group of writes | |
 //! | `larder_online_flush_seconds` | histogram | seconds to make a group of batches durable | |
 //! | `larder_online_flush_failures_total` | counter | groups that could not be made durable | |
+//! | `larder_online_drain_seconds` | histogram | seconds to carry what the log held into sled | |
+//! | `larder_online_drain_failures_total` | counter | times that failed, to be tried again | |
 //! | `larder_online_checksum_failures_total` | counter | stored values found damaged | |
 //!
 //! Handles are made once, when a store is made: install the recorder before that.
@@ -77,6 +80,9 @@ pub(crate) struct Disk {
     pub(crate) tier_bytes: Gauge,
     pub(crate) batch_rows: Histogram,
     pub(crate) flush_seconds: Histogram,
+    pub(crate) overlay_bytes: Gauge,
+    pub(crate) drain_seconds: Histogram,
+    drain_failures: Counter,
     flush_failures: Counter,
     checksum_failures: Counter,
 }
@@ -89,6 +95,9 @@ impl Disk {
             tier_bytes: gauge!("larder_online_tier_bytes"),
             batch_rows: histogram!("larder_online_batch_rows"),
             flush_seconds: histogram!("larder_online_flush_seconds"),
+            overlay_bytes: gauge!("larder_online_overlay_bytes"),
+            drain_seconds: histogram!("larder_online_drain_seconds"),
+            drain_failures: counter!("larder_online_drain_failures_total"),
             flush_failures: counter!("larder_online_flush_failures_total"),
             checksum_failures: counter!("larder_online_checksum_failures_total"),
         }
@@ -104,5 +113,11 @@ impl Disk {
     pub(crate) fn flush_failed(&self, error: &model::Error) {
         self.flush_failures.increment(1);
         tracing::error!(error = %error, cause = ?std::error::Error::source(error), "the online store could not be flushed");
+    }
+
+    /// Carrying what the log held into sled failed.
+    pub(crate) fn drain_failed(&self, error: &model::Error) {
+        self.drain_failures.increment(1);
+        tracing::error!(error = %error, cause = ?std::error::Error::source(error), "sled could not take what the write-ahead log holds: it is tried again");
     }
 }

@@ -1,27 +1,34 @@
-//! The embedded online store: one sled tree behind a memory tier, one writer thread. Knows no request
-//! and no window; `layout` is how it lies in the tree, `disk` how it becomes durable.
+//! The embedded online store: one sled tree behind a memory tier and a write-ahead log. Knows no request
+//! and no window; `layout` is how it lies in the tree, `wal` in the log, `disk` how sled becomes durable.
 //!
 //! **Writes** go to the writer thread, which takes what is waiting (group commit), merges each row
-//! with what is stored, hands whole [`WriteBatch`]es to `apply_batch` (small ones together, a large
-//! one alone, never one in two pieces, so that a batch is there whole or not at all after a crash),
-//! makes the group durable once and only then answers. A row is visible as soon as it is applied,
-//! before it is durable: a reader may see what a power loss takes back, the writer of it was never
-//! told that it was kept. A read beside a write may see some keys before it and some after it. A write
-//! whose future is dropped may be applied or not. If making durable fails, the write fails though it
-//! is visible; writing the same again is harmless.
+//! with what is stored, appends the group to the log as one record, makes that durable once, then makes
+//! it visible and only then answers. So a [`WriteBatch`] is there whole or not at all after a crash, and
+//! with [`Durability::Fsync`] no reader sees what a power loss takes back. A read beside a write may see
+//! some keys before it and some after it. A write that failed, or whose future is dropped, may be there
+//! after a restart; writing the same again is harmless.
 //!
-//! **Reads** never wait for the writer's flush. They ask the tier, without a lock, and fetch what is
-//! missing from sled in place: a few µs a key from its cache, up to a disk access for each without.
-//! That blocks the calling task, so a large read yields after every 64 keys.
+//! Sled is written behind that, by the drainer thread: whenever the log or what it holds in memory
+//! (the overlay) reaches [`Settings::log_bytes`], the overlay's last entry of each key goes into sled in
+//! the order of the keys, sled is made durable, and the log loses those segments. Keys that are written
+//! again and again so cost sled little. A disk that cannot keep up slows the writers down.
+//!
+//! **Reads** never wait for the writer's or the drainer's flush. They ask the tier, without a lock, then
+//! the overlay, and fetch what is missing from sled in place: a few µs a key from its cache, up to a disk
+//! access for each without. That blocks the calling task, so a large read yields after every 64 keys.
 //!
 //! **Damage**: every value carries a checksum of ours. One that fails is an `Internal` error that names
 //! the view, never a wrong or a missing value; a write that would have to merge with it fails too.
-//! `clear` removes damaged values like any other.
+//! `clear` removes damaged values like any other. A log that is damaged where it was acknowledged, or
+//! of which a segment is missing, does not open; a torn end that was never acknowledged is cut off.
 
 mod check;
 mod disk;
+mod drain;
 mod layout;
+mod overlay;
 mod tier;
+mod wal;
 mod writer;
 
 use std::path::PathBuf;
@@ -38,6 +45,7 @@ pub use check::{Report, check};
 use crate::error::Error;
 use crate::metrics::{Disk, Traffic};
 use layout::{Entry, Kind};
+use overlay::Overlay;
 use tier::Tier;
 use writer::Command;
 
@@ -49,7 +57,7 @@ const WAITING: usize = 256;
 /// What an answered write survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Nothing: it is in memory, and sled writes it every [`Settings::flush_every_ms`].
+    /// Nothing is promised. (It costs what `Flush` costs: the log is handed to the operating system.)
     Memory,
     /// The end of the process: it was handed to the operating system.
     Flush,
@@ -70,19 +78,23 @@ pub struct Settings {
     pub tier_bytes: u64,
     /// What an answered write survives.
     pub durability: Durability,
+    /// How large the write-ahead log, or what it holds in memory, grows before sled is written, in
+    /// bytes. Twice that may be there while sled is written.
+    pub log_bytes: u64,
     /// How often sled flushes and collects garbage by itself, in ms; `None` turns both off.
     pub flush_every_ms: Option<u64>,
 }
 
 impl Settings {
     /// A store in this directory: 512 MiB of page cache, 256 MiB of memory tier, [`Durability::Fsync`],
-    /// sled's own flush every 500 ms.
+    /// 64 MiB of log, sled's own flush every 500 ms.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
             cache_bytes: 512 << 20,
             tier_bytes: 256 << 20,
             durability: Durability::default(),
+            log_bytes: 64 << 20,
             flush_every_ms: Some(500),
         }
     }
@@ -93,6 +105,7 @@ struct Shared {
     /// `None` once the store is closed.
     db: RwLock<Option<::sled::Db>>,
     tier: Tier,
+    overlay: Overlay,
     traffic: Traffic,
     metrics: Disk,
 }
@@ -103,8 +116,11 @@ impl Shared {
         work(db.as_ref().ok_or_else(closed)?)
     }
 
-    /// What is stored under an entity's key, by the disk alone.
+    /// What is stored under an entity's key, by the overlay and the disk alone.
     fn fetch(&self, db: &::sled::Db, kind: Kind, key: &[u8]) -> Result<Entry> {
+        if let Some(entry) = self.overlay.get(key) {
+            return Ok(entry);
+        }
         let Some(value) = db.get(key).map_err(disk::failed_to("read"))? else {
             return Ok(Entry::Absent);
         };
@@ -183,12 +199,21 @@ impl Shared {
     }
 
     fn positions(&self, group: &str) -> Result<Vec<Position>> {
+        let prefix = layout::group_prefix(group);
         self.with_db(|db| {
+            // The overlay first: what it loses meanwhile, sled has by then.
+            let waiting = self.overlay.positions(&prefix);
             let mut out = Vec::new();
-            for stored in db.scan_prefix(layout::group_prefix(group)) {
+            for stored in db.scan_prefix(&prefix) {
                 let (key, value) = stored.map_err(disk::failed_to("read"))?;
-                out.push(layout::open_position(&key, &value).ok_or_else(|| self.damaged(&key))?);
+                if !waiting.contains_key(&*key) {
+                    out.push(layout::open_position(&key, &value).ok_or_else(|| self.damaged(&key))?);
+                }
             }
+            for (key, payload) in &waiting {
+                out.push(layout::position_of(key, payload).ok_or_else(|| self.damaged(key))?);
+            }
+            out.sort_unstable();
             Ok(out)
         })
     }
@@ -208,18 +233,29 @@ impl Store {
     /// `Unsupported` where it has another format, `Unavailable` where the operating system refuses.
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let disk = disk::open(&settings)?;
+        let (replayed, wal) = disk.open_log()?;
+        let frozen = Arc::new(replayed.layer);
+        let db = disk.db.clone();
         let shared = Arc::new(Shared {
-            db: RwLock::new(Some(disk.db.clone())),
+            db: RwLock::new(Some(db.clone())),
+            overlay: Overlay::with_frozen(Arc::clone(&frozen)),
             tier: Tier::new(settings.tier_bytes),
             traffic: Traffic::new("sled"),
             metrics: Disk::new(),
         });
         let (commands, inbox) = mpsc::channel(WAITING);
-        let writer = writer::Writer::new(Arc::clone(&shared), disk, settings.durability);
+        let (jobs, work) = std::sync::mpsc::channel();
+        let log = disk.log();
+        let drainer = drain::Drainer::new(Arc::clone(&shared), disk, log);
+        let limits = (settings.durability, settings.log_bytes);
+        let writer = writer::Writer::new(Arc::clone(&shared), db, wal, (frozen, replayed.last), jobs, limits);
+        let failed = |source| Error::Io { path: settings.path.clone(), source };
+        // It ends when the writer does.
+        std::thread::Builder::new().name("online-drain".into()).spawn(move || drainer.run(&work)).map_err(failed)?;
         let thread = std::thread::Builder::new()
             .name("online-writer".into())
             .spawn(move || writer.run(inbox))
-            .map_err(|source| Error::Io { path: settings.path, source })?;
+            .map_err(failed)?;
         Ok(Self { shared, commands, thread: Mutex::new(Some(thread)) })
     }
 

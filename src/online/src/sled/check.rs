@@ -1,16 +1,18 @@
-//! Reads a whole store and verifies every checksum: for `larder check`, with the server stopped.
-//! Changes nothing that is stored. Knows no repair.
+//! Reads a whole store, its write-ahead log included, and verifies every checksum: for `larder check`,
+//! with the server stopped. Changes nothing that is stored. Knows no repair.
 
 use std::path::Path;
 
 use super::disk::{self, panic_text};
-use super::layout::{self, Address, Kind};
+use super::layout::{self, Address, Entry, Kind};
+use super::overlay::Layer;
 use crate::error::Error;
 
 /// How many damaged values are named.
 const NAMED: usize = 100;
 
-/// What a store holds, and what of it is damaged.
+/// What a store holds, and what of it is damaged. What the write-ahead log holds counts in place of what
+/// it will replace in the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Rows that are whole.
@@ -21,6 +23,8 @@ pub struct Report {
     pub positions: u64,
     /// The size of all keys and values, in bytes, as they stand in the tree.
     pub bytes: u64,
+    /// Groups of writes in the write-ahead log, which sled will have once the store was open.
+    pub log_records: u64,
     /// Values whose checksum fails, or which are not what their key says.
     pub damaged: u64,
     /// The first hundred of the damaged values, in words.
@@ -38,7 +42,7 @@ impl Report {
     fn add(&mut self, key: &[u8], value: &[u8]) {
         self.bytes += (key.len() + value.len()) as u64;
         let whole = match layout::address(key) {
-            Some(Address::Format) => layout::unseal(key, value).map(|_| None),
+            Some(Address::Format | Address::Trimmed) => layout::unseal(key, value).map(|_| None),
             Some(Address::Entity { kind: Kind::Row, .. }) => {
                 layout::open_entry(Kind::Row, key, value).map(|_| Some(&mut self.rows))
             }
@@ -51,13 +55,26 @@ impl Report {
         match whole {
             Some(Some(count)) => *count += 1,
             Some(None) => {}
-            None => {
-                self.damaged += 1;
-                if self.named.len() < NAMED {
-                    self.named.push(layout::describe(key));
-                }
+            None => self.name(layout::describe(key)),
+        }
+    }
+
+    fn name(&mut self, damaged: String) {
+        self.damaged += 1;
+        if self.named.len() < NAMED {
+            self.named.push(damaged);
+        }
+    }
+
+    fn add_log(&mut self, layer: &Layer) {
+        for (_, entry) in layer.sorted() {
+            match entry {
+                Entry::Row(_) => self.rows += 1,
+                Entry::State(_) => self.states += 1,
+                Entry::Absent => {}
             }
         }
+        self.positions += layer.positions().len() as u64;
     }
 }
 
@@ -67,10 +84,24 @@ impl Report {
 pub fn check(path: &Path) -> Result<Report, Error> {
     let disk = disk::open_existing(path)?;
     let db = disk.db.clone();
+    let mut first = Report::default();
+    let log = match disk.read_log() {
+        Ok(replayed) => {
+            first.log_records = replayed.records;
+            first.add_log(&replayed.layer);
+            replayed.layer
+        }
+        Err(Error::Damaged { detail, .. }) => {
+            first.name(detail);
+            Layer::default()
+        }
+        Err(error) => return Err(error),
+    };
     let reading = std::thread::Builder::new().name("online-check".into()).spawn(move || {
-        let mut report = Report::default();
+        let mut report = first;
         for stored in db.iter() {
             match stored {
+                Ok((key, _)) if log.holds(&key) => {}
                 Ok((key, value)) => report.add(&key, &value),
                 Err(e) => {
                     report.unreadable = Some(e.to_string());

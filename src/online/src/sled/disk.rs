@@ -4,7 +4,9 @@
 //! power loss; `fdatasync` on the `db` file behind it does. Values too large for the log (pages above
 //! 128 KiB) become files in `blobs/`, which sled never synchronizes: they are, here.
 //! `larder-format` beside sled's files says what the directory is, before sled touches it and also
-//! when sled, finding its log unreadable, would start afresh.
+//! when sled, finding its log unreadable, would start afresh. The write-ahead log is in `wal`; sled
+//! knows up to which segment it has everything, so that neither a lost nor a left-over segment is taken
+//! for what it is not.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,8 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use model::Kind;
 
-use super::layout::{FORMAT, FORMAT_KEY, seal, unseal};
-use super::{Durability, Settings};
+use super::Settings;
+use super::layout::{FORMAT, FORMAT_KEY, FORMAT_WITHOUT_LOG, TRIMMED_KEY, seal, unseal};
+use super::wal::{self, Damage, Replayed, Wal};
 use crate::error::Error;
 
 const MARKER: &str = "larder-format";
@@ -33,18 +36,59 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes everything applied so far as durable as asked.
-    pub(crate) fn make_durable(&mut self, durability: Durability) -> model::Result<()> {
-        if durability == Durability::Memory {
-            return Ok(());
-        }
+    /// Makes everything that is in sled so far survive a power loss.
+    pub(crate) fn make_durable(&mut self) -> model::Result<()> {
         self.db.flush().map_err(failed_to("flush"))?;
-        if durability == Durability::Fsync {
-            self.sync().map_err(|e| {
-                model::Error::new(Kind::Unavailable, "the online store cannot be synchronized to disk").with_cause(e)
-            })?;
+        self.sync().map_err(|e| {
+            model::Error::new(Kind::Unavailable, "the online store cannot be synchronized to disk").with_cause(e)
+        })
+    }
+
+    /// Where the write-ahead log is.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join(wal::DIRECTORY)
+    }
+
+    /// Reads the write-ahead log; changes nothing.
+    pub(crate) fn read_log(&self) -> Result<Replayed, Error> {
+        let path = &self.path;
+        let damaged = |detail: String| Error::Damaged { path: path.clone(), detail };
+        let trimmed = match self.db.get(TRIMMED_KEY).map_err(|e| sled_error(path, e))? {
+            None => None,
+            Some(stored) => {
+                let number = unseal(TRIMMED_KEY, &stored).and_then(|n| n.try_into().ok()).map(u64::from_le_bytes);
+                Some(number.ok_or_else(|| {
+                    damaged("the checksum of the write-ahead log's last trimmed segment does not match".into())
+                })?)
+            }
+        };
+        let log = self.log();
+        if trimmed.is_none() && !log.exists() {
+            return Ok(Replayed::default());
         }
-        Ok(())
+        wal::read(&log, trimmed).map_err(|damage| match damage {
+            Damage::Found(detail) => damaged(detail),
+            Damage::Io(source) => Error::Io { path: log, source },
+        })
+    }
+
+    /// Reads the write-ahead log, repairs its end, and begins a new segment.
+    pub(crate) fn open_log(&self) -> Result<(Replayed, Wal), Error> {
+        let mut replayed = self.read_log()?;
+        let log = self.log();
+        let opened = (|| {
+            if !log.exists() {
+                fs::create_dir(&log)?;
+                File::open(&self.path)?.sync_all()?;
+            }
+            replayed.repair(&log)?;
+            Wal::create(&log, replayed.last + 1, replayed.end)
+        })();
+        let wal = opened.map_err(|source| Error::Io { path: log, source })?;
+        if replayed.records > 0 {
+            tracing::info!(records = replayed.records, bytes = replayed.bytes, "the write-ahead log was replayed");
+        }
+        Ok((replayed, wal))
     }
 
     /// Lets go of the files; returns once they can be opened again.
@@ -155,6 +199,8 @@ fn check_marker(path: &Path) -> Result<bool, Error> {
         // The power went between the file's creation and its content: the tree knows.
         "" => Ok(false),
         found if found == FORMAT.to_string() => Ok(true),
+        // Its tree says so too, and is brought up to date.
+        found if found == FORMAT_WITHOUT_LOG.to_string() => Ok(false),
         found => Err(Error::Format { path: path.to_owned(), found: format!("'{found}'"), expected: FORMAT }),
     }
 }
@@ -169,7 +215,7 @@ fn no_marker(path: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// Checks the tree's format number; gives whether the tree is new.
+/// Checks the tree's format number; gives whether it is to be written.
 fn check_format(path: &Path, db: &::sled::Db, marked: bool) -> Result<bool, Error> {
     let damaged = |detail: &str| Error::Damaged { path: path.to_owned(), detail: detail.into() };
     let Some(stored) = db.get(FORMAT_KEY).map_err(|e| sled_error(path, e))? else {
@@ -184,6 +230,7 @@ fn check_format(path: &Path, db: &::sled::Db, marked: bool) -> Result<bool, Erro
     let number = unseal(FORMAT_KEY, &stored).and_then(|n| n.try_into().ok()).map(u32::from_le_bytes);
     match number {
         Some(FORMAT) => Ok(false),
+        Some(FORMAT_WITHOUT_LOG) => Ok(true),
         Some(other) => Err(Error::Format { path: path.to_owned(), found: other.to_string(), expected: FORMAT }),
         None => Err(damaged("the format number's checksum does not match")),
     }

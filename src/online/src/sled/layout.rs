@@ -1,7 +1,7 @@
 //! How a store lies in the tree: keys that cannot run into one another, values with a checksum of our
 //! own. Knows no tree and no thread.
 //!
-//! Keys: `0 "format"` · `1 table entity-key` (row) · `2 table entity-key` (window state) ·
+//! Keys: `0 "format"` · `0 "trimmed"` · `1 table entity-key` (row) · `2 table entity-key` (window state) ·
 //! `3 group topic i32` (position); a table is `project view`, and every name stands behind its length
 //! (`u32`), so that the keys of one table, or of one group, share a prefix with no other's. Numbers in
 //! keys are big-endian. Values: `u32` CRC-32 of key and payload, then the payload, little-endian.
@@ -12,9 +12,13 @@ use model::ports::{Position, Table};
 use model::{Row, Timestamp};
 
 /// The layout described above.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
+/// The layout before: without a write-ahead log beside the tree, and else the same.
+pub(crate) const FORMAT_WITHOUT_LOG: u32 = 1;
 /// Where the layout's number stands.
 pub(crate) const FORMAT_KEY: &[u8] = b"\0format";
+/// Where the number of the last segment of the write-ahead log stands that the tree has all of.
+pub(crate) const TRIMMED_KEY: &[u8] = b"\0trimmed";
 
 const POSITION: u8 = 3;
 const CHECKSUM: usize = 4;
@@ -80,9 +84,15 @@ pub(crate) fn position_payload(position: &Position) -> [u8; 16] {
 /// The value to store: the payload behind its checksum.
 pub(crate) fn seal(key: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(CHECKSUM + payload.len());
+    seal_into(&mut value, key, payload);
+    value
+}
+
+/// The value to store, in place of what is in `value`.
+pub(crate) fn seal_into(value: &mut Vec<u8>, key: &[u8], payload: &[u8]) {
+    value.clear();
     value.extend_from_slice(&checksum(key, payload).to_le_bytes());
     value.extend_from_slice(payload);
-    value
 }
 
 /// The payload of a stored value; `None` where the checksum does not match.
@@ -93,7 +103,11 @@ pub(crate) fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
 
 /// Decodes a row or a state; `None` where it is damaged.
 pub(crate) fn open_entry(kind: Kind, key: &[u8], value: &[u8]) -> Option<Entry> {
-    let payload = Bytes::copy_from_slice(unseal(key, value)?);
+    entry_of(kind, Bytes::copy_from_slice(unseal(key, value)?))
+}
+
+/// An entry from its payload; `None` where it is none.
+pub(crate) fn entry_of(kind: Kind, payload: Bytes) -> Option<Entry> {
     match kind {
         Kind::Row => Row::open(payload).map(Entry::Row),
         Kind::State => Some(Entry::State(payload)),
@@ -102,7 +116,12 @@ pub(crate) fn open_entry(kind: Kind, key: &[u8], value: &[u8]) -> Option<Entry> 
 
 /// Decodes a position; `None` where it is damaged.
 pub(crate) fn open_position(key: &[u8], value: &[u8]) -> Option<Position> {
-    let (offset, max_event) = unseal(key, value)?.split_first_chunk::<8>()?;
+    position_of(key, unseal(key, value)?)
+}
+
+/// A position from its key and its payload; `None` where they are none.
+pub(crate) fn position_of(key: &[u8], payload: &[u8]) -> Option<Position> {
+    let (offset, max_event) = payload.split_first_chunk::<8>()?;
     let Some(Address::Position { group, topic, partition }) = address(key) else {
         return None;
     };
@@ -119,6 +138,7 @@ pub(crate) fn open_position(key: &[u8], value: &[u8]) -> Option<Position> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     Format,
+    Trimmed,
     Entity { kind: Kind, table: Table },
     Position { group: String, topic: String, partition: i32 },
 }
@@ -127,6 +147,9 @@ pub(crate) enum Address {
 pub(crate) fn address(key: &[u8]) -> Option<Address> {
     if key == FORMAT_KEY {
         return Some(Address::Format);
+    }
+    if key == TRIMMED_KEY {
+        return Some(Address::Trimmed);
     }
     let (first, mut rest) = key.split_first()?;
     let kind = match *first {
@@ -153,6 +176,7 @@ pub(crate) fn describe(key: &[u8]) -> String {
             format!("the position of consumer group '{group}' in partition {partition} of topic '{topic}'")
         }
         Some(Address::Format) => "the format number".into(),
+        Some(Address::Trimmed) => "the number of the write-ahead log's last trimmed segment".into(),
         None => format!("the value of unknown key {:?}", Bytes::copy_from_slice(key)),
     }
 }

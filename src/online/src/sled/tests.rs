@@ -231,7 +231,7 @@ async fn another_format_is_refused() {
             fs::write(path.join("larder-format"), "7\n").expect("writes");
         }
         let error = Store::open(subject.settings.clone()).err().expect("is refused");
-        assert!(matches!(&error, Error::Format { found, expected: 1, .. } if found.contains('7')), "{error:?}");
+        assert!(matches!(&error, Error::Format { found, expected: 2, .. } if found.contains('7')), "{error:?}");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

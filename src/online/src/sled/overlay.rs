@@ -1,0 +1,129 @@
+//! What is in the log and not in sled yet, in memory, read without waiting. Knows no file and no thread.
+//!
+//! Two layers at most: the one that the writer fills, and the frozen one before it that is on its way
+//! into sled. A frozen layer is dropped only after sled has all of it, so whoever asks the layers first
+//! and sled after misses nothing.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::layout::Entry;
+use super::tier::Key;
+
+/// What an entry costs beside its key and payload, in bytes: an estimate, on the high side.
+const OVERHEAD: usize = 160;
+
+/// Positions by their key in the tree.
+pub(crate) type Positions = BTreeMap<Vec<u8>, [u8; 16]>;
+
+/// The last entry of each key, among those of some groups.
+#[derive(Default)]
+pub(crate) struct Layer {
+    entries: papaya::HashMap<Key, Entry>,
+    positions: Mutex<Positions>,
+    bytes: AtomicUsize,
+}
+
+impl Layer {
+    /// What is held, in bytes, overhead included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Replaces what is held of a key. One thread at a time.
+    pub(crate) fn set(&self, key: Key, entry: Entry) {
+        let more = cost(&key, &entry);
+        let map = self.entries.pin();
+        let less = map.get(&key).map_or(0, |old| cost(&key, old));
+        map.insert(key, entry);
+        self.bytes.fetch_add(more, Ordering::Relaxed);
+        self.bytes.fetch_sub(less, Ordering::Relaxed);
+    }
+
+    /// Replaces a position.
+    pub(crate) fn set_position(&self, key: Vec<u8>, payload: [u8; 16]) {
+        self.positions().insert(key, payload);
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Entry> {
+        self.entries.pin().get(key).cloned()
+    }
+
+    /// Whether it has an entry or a position under this key.
+    pub(crate) fn holds(&self, key: &[u8]) -> bool {
+        self.entries.pin().contains_key(key) || self.positions().contains_key(key)
+    }
+
+    /// All entries in the order of their keys.
+    pub(crate) fn sorted(&self) -> Vec<(Key, Entry)> {
+        let mut entries: Vec<_> =
+            self.entries.pin().iter().map(|(key, entry)| (Key::clone(key), entry.clone())).collect();
+        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        entries
+    }
+
+    /// All positions.
+    pub(crate) fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct Layers {
+    active: Arc<Layer>,
+    frozen: Option<Arc<Layer>>,
+}
+
+/// The layers.
+#[derive(Default)]
+pub(crate) struct Overlay(RwLock<Layers>);
+
+impl Overlay {
+    /// An overlay whose frozen layer is there already.
+    pub(crate) fn with_frozen(frozen: Arc<Layer>) -> Self {
+        Self(RwLock::new(Layers { active: Arc::default(), frozen: Some(frozen) }))
+    }
+
+    /// The layer that the writer fills.
+    pub(crate) fn active(&self) -> Arc<Layer> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).active)
+    }
+
+    /// What is held of a key; `None` where sled must be asked.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Entry> {
+        let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        layers.active.get(key).or_else(|| layers.frozen.as_ref().and_then(|frozen| frozen.get(key)))
+    }
+
+    /// The positions whose keys begin with the prefix, by key.
+    pub(crate) fn positions(&self, prefix: &[u8]) -> Positions {
+        let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Positions::new();
+        for layer in layers.frozen.iter().chain([&layers.active]) {
+            let positions = layer.positions();
+            let some = positions.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+            found.extend(some.map(|(key, payload)| (key.clone(), *payload)));
+        }
+        found
+    }
+
+    /// Freezes the active layer, begins another, and gives both (frozen, active).
+    pub(crate) fn freeze(&self) -> (Arc<Layer>, Arc<Layer>) {
+        let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let frozen = std::mem::take(&mut layers.active);
+        layers.frozen = Some(Arc::clone(&frozen));
+        (frozen, Arc::clone(&layers.active))
+    }
+
+    /// Sled has all of the frozen layer.
+    pub(crate) fn drop_frozen(&self) {
+        let frozen = self.0.write().unwrap_or_else(PoisonError::into_inner).frozen.take();
+        // Not under the lock: it may be large.
+        drop(frozen);
+    }
+}
+
+fn cost(key: &Key, entry: &Entry) -> usize {
+    OVERHEAD + key.len() + entry.payload().map_or(0, bytes::Bytes::len)
+}
