@@ -249,7 +249,8 @@ impl Store {
         let drainer = drain::Drainer::new(Arc::clone(&shared), disk, log);
         let limits = (settings.durability, settings.log_bytes);
         let writer = writer::Writer::new(Arc::clone(&shared), db, wal, (frozen, replayed.last), jobs, limits);
-        let failed = |source| Error::Io { path: settings.path.clone(), source };
+        let path = settings.path;
+        let failed = |source| Error::Io { path: path.clone(), source };
         // It ends when the writer does.
         std::thread::Builder::new().name("online-drain".into()).spawn(move || drainer.run(&work)).map_err(failed)?;
         let thread = std::thread::Builder::new()

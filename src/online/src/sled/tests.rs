@@ -1,5 +1,7 @@
 //! The store on sled: the contract with the tier on, off and tiny; what a damaged directory gives.
 
+mod log;
+
 use std::fs;
 use std::path::Path;
 
@@ -22,8 +24,12 @@ fn settings(path: &Path, tier_bytes: u64, durability: Durability) -> Settings {
 
 impl OnDisk {
     fn new(tier_bytes: u64, durability: Durability) -> Self {
+        Self::with(|path| settings(path, tier_bytes, durability))
+    }
+
+    fn with(settings: impl FnOnce(&Path) -> Settings) -> Self {
         let directory = Arc::new(TempDir::new().expect("a directory"));
-        let settings = settings(&directory.path().join("not/yet/there"), tier_bytes, durability);
+        let settings = settings(&directory.path().join("not/yet/there"));
         let store = Some(Store::open(settings.clone()).expect("opens"));
         Self { store, settings, _directory: directory }
     }
@@ -57,6 +63,12 @@ async fn keeps_the_contract_with_a_tier_that_holds_three_rows() {
     run_all(|| OnDisk::new(1000, Durability::Memory)).await;
 }
 
+/// Nearly every group finds the log full.
+#[tokio::test]
+async fn keeps_the_contract_with_a_log_that_holds_three_rows() {
+    run_all(|| OnDisk::with(|path| Settings { log_bytes: 1000, ..settings(path, 0, Durability::Flush) })).await;
+}
+
 /// Writers raise versions while readers read, with a tier so small that rows come and go all the
 /// time: nobody reads less than what a write that was finished before had written. (The race between
 /// a fill and a write is too narrow to be met here: the tier's own tests hold it open.)
@@ -64,7 +76,7 @@ async fn keeps_the_contract_with_a_tier_that_holds_three_rows() {
 fn reads_beside_writes_are_never_stale() {
     const KEYS: usize = 8;
     const ROUNDS: i64 = 150;
-    let subject = OnDisk::new(1200, Durability::Memory);
+    let subject = OnDisk::with(|path| Settings { log_bytes: 3000, ..settings(path, 1200, Durability::Memory) });
     let store = subject.store();
     let t = table("p", "v");
     let names: Vec<String> = (0..KEYS).map(|n| format!("k{n}")).collect();

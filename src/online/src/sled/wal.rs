@@ -70,7 +70,10 @@ impl Wal {
     }
 
     /// Hands a group to the operating system, as one record; where that fails, nothing was written.
-    pub(crate) fn append<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> model::Result<()> {
+    pub(crate) fn append<'a>(
+        &mut self,
+        entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> model::Result<()> {
         self.check()?;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();

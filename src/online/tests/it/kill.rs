@@ -1,5 +1,7 @@
 //! SIGKILL in the middle of writing, again and again: what was acknowledged is there, and every batch
-//! is there whole (its rows, its state, its position) or not at all.
+//! is there whole (its rows, its state, its position) or not at all. Some rounds have so small a log that
+//! sled is written, and the log trimmed, all the time; after some the process is killed again while it
+//! recovers.
 //!
 //! The process that is killed is this test binary, started anew for the ignored test [`child`].
 
@@ -7,8 +9,9 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model::ports::{OnlineStore, Position, Read, RowWrite, StateWrite, Table, WriteBatch};
@@ -18,16 +21,18 @@ use online::sled::{Durability, Settings, Store, check};
 
 const DIRECTORY: &str = "LARDER_KILL_DIRECTORY";
 const DURABILITY: &str = "LARDER_KILL_DURABILITY";
+const LOG_BYTES: &str = "LARDER_KILL_LOG_BYTES";
 const WRITERS: usize = 3;
-const ROUNDS: u64 = 9;
+const ROUNDS: u64 = 12;
 /// Rows that every batch of a writer overwrites.
 const SHARED: i64 = 20;
 
-fn settings(directory: &Path, durability: Durability) -> Settings {
+fn settings(directory: &Path, durability: Durability, log_bytes: u64) -> Settings {
     Settings {
         cache_bytes: 32 << 20,
         tier_bytes: 100_000,
         durability,
+        log_bytes,
         flush_every_ms: Some(20),
         ..Settings::new(directory.join("online"))
     }
@@ -97,7 +102,9 @@ fn child() {
         "flush" => Durability::Flush,
         _ => Durability::Fsync,
     };
-    let store = Store::open(settings(Path::new(&directory), durability)).expect("opens");
+    let log_bytes = std::env::var(LOG_BYTES).expect("is given").parse().expect("is a number");
+    writeln!(std::io::stdout().lock(), "\nopening").expect("is heard");
+    let store = Store::open(settings(Path::new(&directory), durability, log_bytes)).expect("opens");
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
             let store = &store;
@@ -113,19 +120,35 @@ fn child() {
     });
 }
 
-/// Starts the child, kills it after `wait` acknowledgements; gives the last acknowledged by writer.
-fn run_and_kill(directory: &Path, durability: &str, wait: u64) -> BTreeMap<usize, i64> {
+fn start(directory: &Path, durability: &str, log_bytes: u64) -> (Child, impl Iterator<Item = String>) {
     let mut child = Command::new(std::env::current_exe().expect("is known"))
         .args(["kill::child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
         .env(DIRECTORY, directory)
         .env(DURABILITY, durability)
+        .env(LOG_BYTES, log_bytes.to_string())
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
+    let lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    (child, lines.map(|line| line.expect("is text")))
+}
+
+/// Starts the child and kills it while it opens the store, or soon after.
+fn kill_in_recovery(directory: &Path, log_bytes: u64, after: Duration) {
+    let (mut child, mut lines) = start(directory, "fsync", log_bytes);
+    assert!(lines.any(|line| line == "opening"), "the child ended by itself");
+    // Any moment will do, and what happens inside cannot be seen from here.
+    std::thread::sleep(after);
+    child.kill().expect("is killed");
+    child.wait().expect("ended");
+}
+
+/// Starts the child, kills it after `wait` acknowledgements; gives the last acknowledged by writer.
+fn run_and_kill(directory: &Path, durability: &str, log_bytes: u64, wait: u64) -> BTreeMap<usize, i64> {
+    let (mut child, lines) = start(directory, durability, log_bytes);
     let mut acknowledged = BTreeMap::new();
     let mut heard = 0;
-    for line in BufReader::new(child.stdout.take().expect("is piped")).lines() {
-        let line = line.expect("is text");
+    for line in lines {
         let Some(rest) = line.strip_prefix("acknowledged ") else {
             continue;
         };
@@ -190,11 +213,16 @@ fn acknowledged_batches_survive_a_kill_and_none_is_torn() {
     for round in 0..ROUNDS {
         let durability = ["fsync", "flush", "memory"][round as usize % 3];
         let wait = 1 + chance.hash_one(round) % 60;
-        let acknowledged = run_and_kill(directory.path(), durability, wait);
+        let log_bytes = if round % 2 == 0 { 64 << 20 } else { 40_000 };
+        let acknowledged = run_and_kill(directory.path(), durability, log_bytes, wait);
+        for again in 0..round % 3 {
+            let after = Duration::from_micros(chance.hash_one((round, again)) % 30_000);
+            kill_in_recovery(directory.path(), log_bytes, after);
+        }
 
         let report = check(&directory.path().join("online")).expect("checks");
         assert!(report.is_whole(), "round {round} ({durability}, killed after {wait}): {report:?}");
-        let store = Store::open(settings(directory.path(), Durability::Fsync)).expect("opens");
+        let store = Store::open(settings(directory.path(), Durability::Fsync, log_bytes)).expect("opens");
         block_on(async {
             for (writer, checked) in checked.iter_mut().enumerate() {
                 // What an earlier round found durable is looked at again now and then.

@@ -129,9 +129,7 @@ impl Replayed {
                     self.layer.set_position(key.to_vec(), value.try_into().ok()?);
                     continue;
                 }
-                (1, kind) if *kind == Kind::Row as u8 => {
-                    layout::entry_of(Kind::Row, Bytes::copy_from_slice(value))?
-                }
+                (1, kind) if *kind == Kind::Row as u8 => layout::entry_of(Kind::Row, Bytes::copy_from_slice(value))?,
                 (1, kind) if *kind == Kind::State as u8 => {
                     layout::entry_of(Kind::State, Bytes::copy_from_slice(value))?
                 }
