@@ -10,7 +10,7 @@ use crate::sled::layout::{Kind, table_prefix};
 use crate::sled::overlay::Layer;
 
 fn key(group: u8, n: u8) -> Vec<u8> {
-    let table = model::ports::Table { project: "p".into(), view: "v".into() };
+    let table = model::ports::Table::new("p", "v");
     let mut key = table_prefix(Kind::State, &table);
     key.extend_from_slice(&[group, n]);
     key
