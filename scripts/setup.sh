@@ -34,6 +34,7 @@ need zlib1g-dev test -e /usr/include/zlib.h
 need python3-venv python3 -c 'import ensurepip, venv'
 need default-jre-headless command -v java
 need maven command -v mvn
+need redis-server command -v redis-server # the tests start their own
 
 if ((${#missing[@]})); then
     command -v apt-get >/dev/null || die "please install: ${missing[*]} (names of Debian packages; this is no Debian)"
@@ -44,7 +45,16 @@ if ((${#missing[@]})); then
     fi
     say "apt-get install ${missing[*]}"
     "${as_root[@]}" apt-get update -q
+    # no package may start a service here
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin "$policy"
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+    fi
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    if [[ " ${missing[*]} " == *" redis-server "* ]] && command -v systemctl >/dev/null; then
+        "${as_root[@]}" systemctl disable redis-server >/dev/null 2>&1 || true
+    fi
 fi
 
 command -v cargo >/dev/null || die "cargo is not installed: see https://rustup.rs, then run this again"

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use model::ports::{OnlineStore, Read, RowWrite, StateWrite, Table, WriteBatch};
 use model::row::{Column, Version, column_id};
+use model::value::{Value, proto_value::Val};
 use model::{EntityKey, Row, Timestamp};
+use prost::Message;
 
 /// A store under test.
 pub trait Subject: Sized {
@@ -33,6 +35,8 @@ pub async fn run_all<S: Subject>(make: impl Fn() -> S + Sync) {
     cases::equal_versions_are_corrections(make().store()).await;
     cases::stale_rows_are_counted(make().store()).await;
     cases::partial_rows_merge_by_column(make().store()).await;
+    cases::times_are_kept_to_the_microsecond(make().store()).await;
+    cases::every_kind_of_value_is_kept(make().store()).await;
     cases::states_are_set_and_removed(make().store()).await;
     cases::positions_are_kept_by_group(make().store()).await;
     cases::everything_outlives_reopening(make()).await;
@@ -53,16 +57,25 @@ pub fn table(project: &str, view: &str) -> Arc<Table> {
     Arc::new(Table::with_features(project, view, FEATURES))
 }
 
-/// An entity's key: any bytes do.
+/// An entity's key.
+///
+/// # Panics
+/// Never: text can be part of a key.
 pub fn key(name: &str) -> EntityKey {
-    EntityKey::from_bytes(name.as_bytes())
+    let name = Value { val: Some(Val::StringVal(name.into())) };
+    EntityKey::encode(&[("entity", &name)]).expect("text can be part of a key")
+}
+
+/// A value's bytes as a row keeps them: null where there are none.
+pub fn value(bytes: &[u8]) -> Bytes {
+    let val = (!bytes.is_empty()).then(|| Val::BytesVal(bytes.to_vec()));
+    Value { val }.encode_to_vec().into()
 }
 
 /// A row in which every column has the same event and created time, in µs.
 pub fn row(event: i64, created: i64, columns: &[(&str, &[u8])]) -> Row {
     let version = Version { event: Timestamp(event), created: Timestamp(created) };
-    let column =
-        |(name, value): &(&str, &[u8])| Column { id: column_id(name), value: Bytes::copy_from_slice(value), version };
+    let column = |(name, bytes): &(&str, &[u8])| Column { id: column_id(name), value: value(bytes), version };
     Row::pack(columns.iter().map(column).collect())
 }
 
@@ -108,5 +121,5 @@ pub async fn get_states(store: &dyn OnlineStore, table: &Arc<Table>, names: &[&s
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }

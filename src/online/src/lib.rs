@@ -1,5 +1,6 @@
-//! The online store: the [`model::ports::OnlineStore`] port on sled ([`sled`]) and in memory
-//! ([`memory`]), and the one contract suite that both must pass (`contract`).
+//! The online store: the [`model::ports::OnlineStore`] port on sled ([`sled`]), in memory ([`memory`]),
+//! and in Feast's layouts in Redis (`redis`) and SQLite (`sqlite`), and the one contract suite that all
+//! must pass (`contract`).
 //!
 //! Knows rows and window states as opaque bytes under keys. Must not know feature views, windows,
 //! requests, status codes or configuration files.
@@ -9,7 +10,11 @@ pub mod contract;
 pub mod error;
 pub mod memory;
 mod metrics;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod registry;
 pub mod sled;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use error::Error;

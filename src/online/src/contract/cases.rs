@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::ports::{OnlineStore, Position, Read, Table, WriteBatch, Written};
-use model::row::column_id;
+use model::row::{Column, Version, column_id};
+use model::value::{Value, proto_value::Val};
 use model::{Row, Timestamp};
+use prost::Message;
+use proto::feast::types::RepeatedValue;
 
-use super::{Subject, block_on, get, get_states, key, row, rows, states, table};
+use super::{Subject, block_on, get, get_states, key, row, rows, states, table, value};
 
 async fn write(store: &dyn OnlineStore, batch: WriteBatch) -> Written {
     store.write(batch).await.expect("writes")
@@ -54,8 +57,8 @@ pub(super) async fn answers_have_the_shape_of_the_reads(store: &dyn OnlineStore)
 
 pub(super) async fn later_versions_win(store: &dyn OnlineStore) {
     let t = table("p", "v");
-    let at = |event, created, value: &[u8]| row(event, created, &[("f", value)]);
-    for (event, created, value, winner) in [
+    let at = |event, created, bytes: &[u8]| row(event, created, &[("f", bytes)]);
+    for (event, created, sent, winner) in [
         (10, 5, "first", "first"),
         (9, 9, "older event", "first"),
         (10, 4, "older created", "first"),
@@ -63,10 +66,10 @@ pub(super) async fn later_versions_win(store: &dyn OnlineStore) {
         (11, 0, "newer event", "newer event"),
         (-5, 99, "before 1970", "newer event"),
     ] {
-        write(store, rows(&[(&t, "a", at(event, created, value.as_bytes()))])).await;
+        write(store, rows(&[(&t, "a", at(event, created, sent.as_bytes()))])).await;
         let stored = get(store, &t, &["a"]).await.remove(0).expect("is there");
-        let (value, _) = stored.get(column_id("f")).expect("has the column");
-        assert_eq!(value, winner.as_bytes());
+        let (stored, _) = stored.get(column_id("f")).expect("has the column");
+        assert_eq!(stored, value(winner.as_bytes()));
     }
 }
 
@@ -98,11 +101,60 @@ pub(super) async fn partial_rows_merge_by_column(store: &dyn OnlineStore) {
     let written = write(store, rows(&[(&t, "a", row(15, 0, &[("f", b"f15"), ("g", b"g15")]))])).await;
     assert_eq!(written, Written { applied: 1, stale: 0 }, "one of its columns is news");
     let stored = get(store, &t, &["a"]).await.remove(0).expect("is there");
-    let column = |name: &str| stored.get(column_id(name)).map(|(v, at)| (v.to_vec(), at.event.0));
-    assert_eq!(column("f"), Some((b"f15".to_vec(), 15)));
-    assert_eq!(column("g"), Some((b"g20".to_vec(), 20)));
-    assert_eq!(column("h"), Some((b"h20".to_vec(), 20)));
+    let column = |name: &str| stored.get(column_id(name)).map(|(v, at)| (v, at.event.0));
+    assert_eq!(column("f"), Some((value(b"f15"), 15)));
+    assert_eq!(column("g"), Some((value(b"g20"), 20)));
+    assert_eq!(column("h"), Some((value(b"h20"), 20)));
     assert_eq!(stored.newest().event, Timestamp(20));
+}
+
+pub(super) async fn times_are_kept_to_the_microsecond(store: &dyn OnlineStore) {
+    let t = table("p", "v");
+    let year_9999 = 253_402_300_799_999_999;
+    let times = [1, -1, -1_500_001, 1_767_225_600_123_456, year_9999, year_9999 - 1, -62_135_596_800_000_000];
+    for (n, event) in times.into_iter().enumerate() {
+        for (m, created) in [0].into_iter().chain(times).enumerate() {
+            let (name, one) = (format!("{n} {m}"), row(event, created, &[("f", b"x"), ("g", b"y")]));
+            let written = write(store, rows(&[(&t, &name, one.clone())])).await;
+            assert_eq!(written, Written { applied: 1, stale: 0 });
+            assert_eq!(get(store, &t, &[&name]).await, [Some(one)]);
+            let older = row(event, created - 1, &[("f", b"z")]);
+            assert_eq!(write(store, rows(&[(&t, &name, older)])).await, Written { applied: 0, stale: 1 });
+            let newer = row(event, created + 1, &[("f", b"z")]);
+            assert_eq!(write(store, rows(&[(&t, &name, newer)])).await, Written { applied: 1, stale: 0 });
+            let stored = get(store, &t, &[&name]).await.remove(0).expect("is there");
+            let created_of = |name| stored.get(column_id(name)).map(|(_, at)| at.created.0);
+            assert_eq!((created_of("f"), created_of("g")), (Some(created + 1), Some(created)));
+        }
+    }
+}
+
+pub(super) async fn every_kind_of_value_is_kept(store: &dyn OnlineStore) {
+    let t = table("p", "v");
+    let list = |val| vec![Value { val: Some(Val::Int64Val(val)) }, Value { val: None }];
+    let values = [
+        None,
+        Some(Val::NullVal(0)),
+        Some(Val::BytesVal(vec![0, 255, 34, 39])),
+        Some(Val::StringVal("größe\0\"'".into())),
+        Some(Val::StringVal(String::new())),
+        Some(Val::Int32Val(i32::MIN)),
+        Some(Val::Int64Val(i64::MAX)),
+        Some(Val::Int64Val(0)),
+        Some(Val::DoubleVal(f64::NAN)),
+        Some(Val::DoubleVal(-0.0)),
+        Some(Val::FloatVal(f32::INFINITY)),
+        Some(Val::BoolVal(false)),
+        Some(Val::UnixTimestampVal(-1)),
+        Some(Val::ListVal(RepeatedValue { val: list(7) })),
+    ];
+    let version = Version { event: Timestamp(1), created: Timestamp(0) };
+    for (n, val) in values.into_iter().enumerate() {
+        let bytes = Bytes::from(Value { val }.encode_to_vec());
+        let one = Row::pack(vec![Column { id: column_id("g"), value: bytes, version }]);
+        write(store, rows(&[(&t, &n.to_string(), one.clone())])).await;
+        assert_eq!(get(store, &t, &[&n.to_string()]).await, [Some(one)], "value {n}, byte by byte");
+    }
 }
 
 pub(super) async fn states_are_set_and_removed(store: &dyn OnlineStore) {
@@ -174,12 +226,12 @@ pub(super) async fn clearing_leaves_other_tables(store: &dyn OnlineStore) {
 
 pub(super) async fn large_values_are_kept<S: Subject>(subject: S) {
     let t = table("p", "v");
-    let value = |len: usize| (0..len).map(|i| (i * 7 + len) as u8).collect::<Vec<_>>();
+    let content = |len: usize| (0..len).map(|i| (i * 7 + len) as u8).collect::<Vec<_>>();
     let sizes = [0, 1, 1000, 70_000, 500_000, 2_000_000];
     let names: Vec<String> = sizes.iter().map(ToString::to_string).collect();
     for (name, len) in names.iter().zip(sizes) {
-        let mut batch = rows(&[(&t, name, row(1, 0, &[("f", &value(len)), ("g", b"small")]))]);
-        batch.states = states(&[(&t, name, Some(&value(len)))]).states;
+        let mut batch = rows(&[(&t, name, row(1, 0, &[("f", &content(len)), ("g", b"small")]))]);
+        batch.states = states(&[(&t, name, Some(&content(len)))]).states;
         write(subject.store(), batch).await;
     }
     let subject = subject.reopen().await;
@@ -188,8 +240,8 @@ pub(super) async fn large_values_are_kept<S: Subject>(subject: S) {
     let read_states = get_states(subject.store(), &t, &names).await;
     for ((row, state), len) in read.iter().zip(read_states).zip(sizes) {
         let (stored, _) = row.as_ref().and_then(|r| r.get(column_id("f"))).expect("is there");
-        assert!(stored == value(len), "the row of {len} bytes");
-        assert!(state.is_some_and(|s| s == value(len)), "the state of {len} bytes");
+        assert!(stored == value(&content(len)), "the row of {len} bytes");
+        assert!(state.is_some_and(|s| s == content(len)), "the state of {len} bytes");
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::ports::{Position, Read, RowWrite, StateWrite, Table, WriteBatch, Written};
-use model::row::{Column, Version};
+use model::row::{Column, Version, column_id};
 use model::{EntityKey, Row, Timestamp};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Subject, block_on, key, table};
+use super::{FEATURES, Subject, block_on, key, table};
 
 const TABLES: [(&str, &str); 4] = [("a", "bc"), ("ab", "c"), ("a", "b"), ("", "abc")];
 const ENTITIES: [&str; 5] = ["", "c", "cc", "d", "e"];
@@ -29,13 +29,13 @@ enum Step {
 struct RowStep {
     table: usize,
     entity: usize,
-    /// By column id: event, created, value.
-    columns: BTreeMap<u32, (i64, i64, u8)>,
+    /// By number of the feature: event, created, value.
+    columns: BTreeMap<usize, (i64, i64, u8)>,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let at = || (0..TABLES.len(), 0..ENTITIES.len());
-    let columns = btree_map(0u32..3, (-2i64..4, 0i64..2, any::<u8>()), 1..4);
+    let columns = btree_map(0..FEATURES.len(), (-2i64..4, 0i64..2, any::<u8>()), 1..4);
     let row = (at(), columns).prop_map(|((table, entity), columns)| RowStep { table, entity, columns });
     let state = (at(), any::<Option<u8>>()).prop_map(|((table, entity), state)| (table, entity, state));
     let position = (0..GROUPS.len(), 0i32..2, any::<i64>());
@@ -71,8 +71,9 @@ impl Oracle {
             let mut news = false;
             for (&id, &(event, created, value)) in &step.columns {
                 let version = version(event, created);
+                let id = column_id(FEATURES[id]);
                 if stored.get(&id).is_none_or(|(at, _)| version >= *at) {
-                    stored.insert(id, (version, payload(value)));
+                    stored.insert(id, (version, super::value(&payload(value)).to_vec()));
                     news = true;
                 }
             }
@@ -122,8 +123,8 @@ fn batch(rows: Vec<RowStep>, states: Vec<(usize, usize, Option<u8>)>, positions:
     let tables = tables();
     let row = |step: RowStep| {
         let column = |(id, (event, created, value))| Column {
-            id,
-            value: payload(value).into(),
+            id: column_id(FEATURES[id]),
+            value: super::value(&payload(value)),
             version: version(event, created),
         };
         RowWrite {

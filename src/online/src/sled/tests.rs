@@ -169,7 +169,7 @@ fn flip_last_bit(db: &::sled::Db, key: &[u8]) {
 
 fn entity_key(kind: Kind, table: &Table, name: &str) -> Vec<u8> {
     let mut key = layout::table_prefix(kind, table);
-    key.extend_from_slice(name.as_bytes());
+    key.extend_from_slice(contract::key(name).as_bytes());
     key
 }
 

@@ -1,0 +1,272 @@
+//! The contract on a real `redis-server`, and what is Redis' own: Feast's bytes, time to live, clusters,
+//! a server that goes away.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use model::Timestamp;
+use model::row::{Column, Version, column_id};
+use prost::Message;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::contract::{Subject, get, key, row, rows, run_all, table, value};
+
+/// `mmh3.hash("users:f", signed=False).to_bytes(4, "little")` in Python; `users:g` alike.
+const USERS_F: [u8; 4] = [226, 243, 111, 19];
+const USERS_G: [u8; 4] = [228, 207, 233, 159];
+
+/// A `redis-server` of our own on a free loopback port; it ends with the value.
+struct Server {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+    /// Drives the connections: the suite has runtimes that come and go.
+    runtime: Runtime,
+}
+
+fn start(port: u16, dir: &TempDir, extra: &[&str]) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.arg("--dir").arg(dir.path()).args(extra).stdin(Stdio::null()).stdout(Stdio::null());
+    command.spawn().expect("redis-server is not installed: run scripts/setup.sh")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("an address").port()
+}
+
+impl Server {
+    fn new(extra: &[&str]) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let port = free_port();
+        let child = start(port, &dir, extra);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let server = Self { child, port, dir, runtime: runtime.expect("a runtime") };
+        server.wait();
+        server
+    }
+
+    fn wait(&self) {
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20)); // awaits the port: redis-server tells nobody
+        }
+        panic!("redis-server does not listen on port {}", self.port);
+    }
+
+    fn stop(&mut self) {
+        self.child.kill().expect("is killed");
+        self.child.wait().expect("ends");
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::parse(&format!("127.0.0.1:{}", self.port)).expect("parses").0
+    }
+
+    /// Runs on the server's own runtime, from wherever.
+    fn run<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
+        std::thread::scope(|scope| scope.spawn(|| self.runtime.block_on(future)).join()).expect("does not panic")
+    }
+
+    fn open(&self) -> Store {
+        self.run(async { Store::open(&self.settings()).await.expect("opens") })
+    }
+
+    fn command<T: redis::FromRedisValue + Send>(&self, command: &Cmd) -> T {
+        self.run(async {
+            let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).expect("a client");
+            let mut connection = client.get_multiplexed_async_connection().await.expect("connects");
+            command.query_async(&mut connection).await.expect("is answered")
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop((self.child.kill(), self.child.wait()));
+    }
+}
+
+/// A store in a server that was emptied.
+struct Opened<'a>(&'a Server, Store);
+
+impl<'a> Opened<'a> {
+    fn new(server: &'a Server) -> Self {
+        server.command::<()>(&redis::cmd("FLUSHALL"));
+        Self(server, server.open())
+    }
+}
+
+impl Subject for Opened<'_> {
+    fn store(&self) -> &dyn OnlineStore {
+        &self.1
+    }
+
+    async fn reopen(self) -> Self {
+        Self(self.0, self.0.open())
+    }
+}
+
+fn command(name: &str, arguments: &[&[u8]]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(arguments);
+    command
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
+/// A hash's fields with their values.
+fn hash(server: &Server, key: &[u8]) -> HashMap<Vec<u8>, Vec<u8>> {
+    server.command(&command("HGETALL", &[key]))
+}
+
+fn seconds(seconds: i64) -> Vec<u8> {
+    prost_types::Timestamp { seconds, nanos: 0 }.encode_to_vec()
+}
+
+#[test]
+fn keeps_the_contract() {
+    let server = Server::new(&[]);
+    block_on(run_all(|| Opened::new(&server)));
+}
+
+#[test]
+fn a_row_of_one_time_is_feasts_byte_for_byte() {
+    let server = Server::new(&[]);
+    let (store, t) = (server.open(), table("shop", "users"));
+    let entity = [key("anna").as_bytes(), b"shop"].concat();
+    block_on(store.write(rows(&[(&t, "anna", row(5_000_000, 0, &[("f", b"x"), ("g", b"")]))]))).expect("writes");
+    let feasts =
+        [(USERS_F.to_vec(), value(b"x").to_vec()), (USERS_G.to_vec(), Vec::new()), (b"_ts:users".to_vec(), seconds(5))];
+    assert_eq!(hash(&server, &entity), HashMap::from(feasts));
+
+    block_on(store.write(rows(&[(&t, "anna", row(7_000_000, 0, &[("f", b"y")]))]))).expect("writes");
+    assert!(hash(&server, &entity).contains_key(&b"_larder:users"[..]), "g has a time of its own");
+    block_on(store.write(rows(&[(&t, "anna", row(8_000_000, 0, &[("f", b"z"), ("g", b"z")]))]))).expect("writes");
+    assert!(!hash(&server, &entity).contains_key(&b"_larder:users"[..]), "one time again");
+}
+
+#[test]
+fn where_feast_has_written_since_its_time_counts() {
+    let server = Server::new(&[]);
+    let (store, t) = (server.open(), table("shop", "users"));
+    let entity = [key("anna").as_bytes(), b"shop"].concat();
+    let write = |event, created, columns: &[(&str, &[u8])]| {
+        block_on(store.write(rows(&[(&t, "anna", row(event, created, columns))]))).expect("writes")
+    };
+    write(5_000_000, 9, &[("f", b"x"), ("g", b"x")]);
+    write(6_000_000, 9, &[("f", b"y")]);
+    let now = seconds(20);
+    server.command::<()>(&command("HSET", &[&entity, &USERS_F, &value(b"feast"), b"_ts:users", &now]));
+    let stored = block_on(get(&store, &t, &["anna"])).remove(0).expect("is there");
+    let version = Version { event: Timestamp(20_000_000), created: Timestamp(0) };
+    assert_eq!(stored.get(column_id("f")), Some((value(b"feast"), version)));
+    assert_eq!(stored.get(column_id("g")), Some((value(b"x"), version)));
+    assert_eq!(write(19_999_999, 9, &[("g", b"z")]).stale, 1, "and it is compared with");
+    assert_eq!(write(20_000_000, 0, &[("g", b"z")]).applied, 1);
+}
+
+#[test]
+fn entities_live_as_long_as_they_are_told_to() {
+    let server = Server::new(&[]);
+    let settings = Settings { key_ttl: Some(Duration::from_secs(100)), ..server.settings() };
+    let store = server.run(async { Store::open(&settings).await.expect("opens") });
+    let t = table("shop", "users");
+    let mut batch = rows(&[(&t, "anna", row(5, 0, &[("f", b"x")]))]);
+    batch.states = crate::contract::states(&[(&t, "anna", Some(b"state"))]).states;
+    block_on(store.write(batch)).expect("writes");
+    let ttl = |key: &[u8]| server.command::<i64>(&command("TTL", &[key]));
+    assert!((90..=100).contains(&ttl(&[key("anna").as_bytes(), b"shop"].concat())));
+    assert_eq!(ttl(&layout::state(&t, &key("anna"))), -1, "window states stay");
+}
+
+#[test]
+fn a_batch_that_cannot_be_written_whole_is_not_written() {
+    let server = Server::new(&[]);
+    let (store, t) = (server.open(), table("shop", "users"));
+    server.command::<()>(&command("SET", &[&[key("berta").as_bytes(), b"shop"].concat(), b"a string"]));
+    let one = row(5, 0, &[("f", b"x")]);
+    let mut batch = rows(&[(&t, "anna", one.clone()), (&t, "berta", one.clone())]);
+    batch.states = crate::contract::states(&[(&t, "anna", Some(b"state"))]).states;
+    let error = block_on(store.write(batch)).expect_err("one key is no hash");
+    assert_eq!(error.kind(), model::Kind::Internal, "{error}");
+    assert_eq!(block_on(get(&store, &t, &["anna"])), [None]);
+    assert_eq!(block_on(crate::contract::get_states(&store, &t, &["anna"])), [None]);
+
+    let other = Column { id: column_id("unknown"), value: value(b"x"), version: Version::default() };
+    let batch = rows(&[(&t, "anna", one), (&t, "carla", Row::pack(vec![other]))]);
+    let error = block_on(store.write(batch)).expect_err("no feature of the view has this column id");
+    assert!(error.message().contains(&format!("{:#010x}", column_id("unknown"))), "{error}");
+    assert_eq!(block_on(get(&store, &t, &["anna"])), [None]);
+}
+
+#[test]
+fn a_value_that_is_no_time_is_damage() {
+    let server = Server::new(&[]);
+    let (store, t) = (server.open(), table("shop", "users"));
+    server.command::<()>(&command("HSET", &[&[key("anna").as_bytes(), b"shop"].concat(), b"_ts:users", b"\xff"]));
+    let read = Read { table: t.clone(), keys: vec![key("anna")] };
+    let error = block_on(store.read(&[read])).expect_err("is damaged");
+    assert!(error.kind() == model::Kind::Internal && error.message().contains("'users'"), "{error}");
+    let error = block_on(store.write(rows(&[(&t, "anna", row(5, 0, &[("f", b"x")]))]))).expect_err("is damaged");
+    assert_eq!(error.kind(), model::Kind::Internal, "{error}");
+}
+
+#[test]
+fn scripts_that_the_server_forgot_are_sent_again() {
+    let server = Server::new(&[]);
+    let (store, t) = (server.open(), table("shop", "users"));
+    for n in 0..3 {
+        server.command::<()>(&command("SCRIPT", &[b"FLUSH"]));
+        let written = block_on(store.write(rows(&[(&t, "anna", row(n, 0, &[("f", b"x")]))])));
+        assert_eq!(written.expect("writes").applied, 1);
+    }
+    server.command::<()>(&command("SCRIPT", &[b"FLUSH"]));
+    assert_eq!(block_on(store.clear(&t)).expect("clears"), 1);
+}
+
+#[test]
+fn a_server_that_is_gone_is_waited_for() {
+    let mut server = Server::new(&[]);
+    let (store, t) = (server.open(), table("shop", "users"));
+    server.stop();
+    let read = [Read { table: t.clone(), keys: vec![key("anna")] }];
+    let error = block_on(store.read(&read)).expect_err("nobody answers");
+    assert_eq!(error.kind(), model::Kind::Unavailable);
+    let said = error.message();
+    assert!(said.contains(&server.port.to_string()) && said.contains("try again later"), "{said}");
+    server.child = start(server.port, &server.dir, &[]);
+    server.wait();
+    let answer = (0..200).find_map(|_| {
+        let answer = block_on(store.read(&read)).ok();
+        if answer.is_none() {
+            std::thread::sleep(Duration::from_millis(50)); // awaits the connection: it comes back by itself
+        }
+        answer
+    });
+    assert_eq!(answer, Some(vec![vec![None]]));
+}
+
+#[test]
+fn errors_do_not_tell_the_password() {
+    let server = Server::new(&["--requirepass", "right"]);
+    let open = |connection_string: String| {
+        let (settings, _) = Settings::parse(&connection_string).expect("parses");
+        server.run(async move { Store::open(&settings).await.map(drop) })
+    };
+    let error = open(format!("127.0.0.1:{},password=wrong_secret", server.port)).expect_err("is refused");
+    let said = format!("{error} {:?}", std::error::Error::source(&error));
+    assert_eq!(error.kind(), model::Kind::Unavailable);
+    assert!(said.contains("password") && !said.contains("wrong_secret"), "{said}");
+    open(format!("127.0.0.1:{},password=right", server.port)).expect("is let in");
+    let nobody = free_port();
+    let error = open(format!("127.0.0.1:{nobody},password=wrong_secret")).expect_err("nobody listens");
+    assert!(error.message().contains(&nobody.to_string()) && !format!("{error:?}").contains("secret"), "{error:?}");
+}
