@@ -76,6 +76,28 @@ impl Row {
         Self(out.into())
     }
 
+    /// Packs values of one version; the ids ascend, none of them twice.
+    ///
+    /// # Panics
+    /// Where there are more values than ids, or fewer.
+    pub fn pack_shared<'a>(version: Version, ids: &[u32], values: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
+        let length: usize = values.clone().map(<[u8]>::len).sum();
+        let mut out = Vec::with_capacity(HEADER + ids.len() * 8 + length);
+        out.extend_from_slice(&[VERSION, 0]);
+        out.extend_from_slice(&(ids.len() as u16).to_le_bytes());
+        put_version(&mut out, version);
+        let mut end = 0u32;
+        let mut ends = values.clone();
+        for id in ids {
+            end += ends.next().map_or(0, <[u8]>::len) as u32;
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(&end.to_le_bytes());
+        }
+        values.for_each(|value| out.extend_from_slice(value));
+        assert_eq!(length, end as usize, "one value for each id");
+        Self(out.into())
+    }
+
     /// Checks bytes that a store returned; `None` where they are no row of this version.
     pub fn open(bytes: Bytes) -> Option<Self> {
         let row = Self(bytes);
@@ -194,6 +216,9 @@ fn put_version(out: &mut Vec<u8>, version: Version) {
 /// `None` where nothing of the write is applied, because every column of it is stale.
 pub fn merge(stored: Option<&Row>, written: &Row) -> Option<Row> {
     let Some(stored) = stored else { return Some(written.clone()) };
+    if same_columns(&stored.0, &written.0) {
+        return (written.newest() >= stored.newest()).then(|| written.clone());
+    }
     let fresh: Vec<Column> = written
         .columns()
         .into_iter()
@@ -208,6 +233,15 @@ pub fn merge(stored: Option<&Row>, written: &Row) -> Option<Row> {
     let mut columns = stored.columns();
     columns.extend(fresh);
     Some(Row::pack(columns))
+}
+
+/// Whether two rows have the same columns and each has one time for all of them.
+fn same_columns(a: &[u8], b: &[u8]) -> bool {
+    let ids = |row: &[u8]| {
+        let n = usize::from(u16::from_le_bytes([row[2], row[3]]));
+        (HEADER..HEADER + n * 8).step_by(8)
+    };
+    a[1] & TIME_PER_COLUMN == 0 && a[..4] == b[..4] && ids(a).all(|at| a[at..at + 4] == b[at..at + 4])
 }
 
 #[cfg(test)]
@@ -273,6 +307,22 @@ mod tests {
             }
             if let Some(row) = Row::open(bytes.into()) {
                 let _ = (row.columns(), row.newest(), row.get(0));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn values_of_one_version_are_packed_as_columns_are(
+            values in proptest::collection::btree_map(any::<u32>(), proptest::collection::vec(any::<u8>(), 0..9), 0..6),
+            event: i64, created: i64,
+        ) {
+            let version = Version { event: Timestamp(event), created: Timestamp(created) };
+            let columns = values.iter().map(|(id, value)| Column { id: *id, value: value.clone().into(), version });
+            let ids: Vec<_> = values.keys().copied().collect();
+            let packed = Row::pack_shared(version, &ids, values.values().map(Vec::as_slice));
+            if !ids.is_empty() {
+                prop_assert_eq!(packed, Row::pack(columns.collect()));
             }
         }
     }

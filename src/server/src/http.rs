@@ -2,6 +2,7 @@
 
 mod body;
 mod features;
+mod frame;
 mod json;
 mod materialize;
 mod write;

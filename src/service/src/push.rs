@@ -5,40 +5,22 @@
 //! `_convert_arrow_fv_to_proto` in `feast/utils.py`.
 
 mod events;
+mod frame;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use model::ports::{AppendRows, Clock, NamedColumn, OfflineLog, OnlineStore, RowWrite, WriteBatch};
 use model::registry::{Project, Registry, View};
-use model::row::{Column, Version, column_id};
-use model::{EntityKey, Error, Kind, Result, Row, Timestamp, Value, ValueType, value};
-use prost::Message;
+use model::row::{Version, column_id};
+use model::{EntityKey, Error, Kind, Result, Row, Timestamp, Value};
 use proto::feast::core::data_source::SourceType;
 
 use crate::catalog::Catalog;
 use crate::metrics;
 use events::{Folder, ViewEvents};
-
-/// One value as a client sent it, to be read as whatever type is registered.
-#[derive(Clone, Debug)]
-pub enum Cell {
-    /// Plain JSON (HTTP).
-    Json(serde_json::Value),
-    /// Text (`PushRequest.features`).
-    Text(String),
-    /// A typed value (`PushRequest.typed_features`).
-    Typed(Value),
-}
-
-/// Columns of one length, by name.
-#[derive(Clone, Debug, Default)]
-pub struct Frame {
-    /// The number of rows.
-    pub rows: usize,
-    /// The columns.
-    pub columns: Vec<(String, Vec<Cell>)>,
-}
+use frame::Encoded;
+pub use frame::{Cell, Cells, Frame, Texts};
 
 /// Where a push goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +58,20 @@ pub struct Pusher {
     project: String,
 }
 
+/// A feature's values, one per row.
+struct Feature {
+    id: u32,
+    name: String,
+    values: Encoded,
+}
+
 /// A frame read as one view's rows.
 struct ViewRows {
     view: Arc<View>,
     keys: Vec<EntityKey>,
     versions: Vec<Version>,
-    /// The view's columns that the frame has: name and one value per row.
-    features: Columns,
+    /// The view's columns that the frame has, in the order of their ids; no id twice.
+    features: Vec<Feature>,
     join_keys: Columns,
 }
 
@@ -179,9 +168,11 @@ impl Pusher {
             let mut rows = AppendRows { columns: Vec::new(), versions: batch.versions.clone() };
             let sharing =
                 batches.iter().filter(|b| b.view.batch_source.as_ref().is_some_and(|s| s.name == source.name));
-            for (name, values) in sharing.flat_map(|b| b.join_keys.iter().chain(&b.features)) {
-                if !rows.columns.iter().any(|c| &c.name == name) {
-                    rows.columns.push(NamedColumn { name: name.clone(), values: values.clone() });
+            for sharing in sharing {
+                for column in sharing.named()? {
+                    if !rows.columns.iter().any(|c| c.name == column.name) {
+                        rows.columns.push(column);
+                    }
                 }
             }
             log.append(&batch.view, rows).await?;
@@ -192,15 +183,23 @@ impl Pusher {
 
 impl ViewRows {
     fn writes(&self) -> impl Iterator<Item = RowWrite> {
-        self.keys.iter().enumerate().map(|(row, key)| {
-            let version = self.versions[row];
-            let columns = self.features.iter().map(|(name, values)| Column {
-                id: column_id(name),
-                value: values[row].encode_to_vec().into(),
-                version,
-            });
-            RowWrite { table: self.view.table.clone(), key: key.clone(), row: Row::pack(columns.collect()) }
+        let ids: Vec<_> = self.features.iter().map(|f| f.id).collect();
+        self.keys.iter().zip(&self.versions).enumerate().map(move |(row, (key, version))| RowWrite {
+            table: self.view.table.clone(),
+            key: key.clone(),
+            row: Row::pack_shared(*version, &ids, self.features.iter().map(|f| f.values.at(row))),
         })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.features.iter().any(|f| f.name == name) || self.join_keys.iter().any(|(n, _)| n == name)
+    }
+
+    /// Its join keys and features, for the batch source.
+    fn named(&self) -> Result<Vec<NamedColumn>> {
+        let keys = self.join_keys.iter().map(|(name, values)| Ok((name, values.clone())));
+        let features = self.features.iter().map(|f| Ok((&f.name, f.values.values()?)));
+        keys.chain(features).map(|c| c.map(|(name, values)| NamedColumn { name: name.clone(), values })).collect()
     }
 }
 
@@ -214,7 +213,7 @@ fn ignored_columns(frame: &Frame, batches: &[ViewRows]) -> usize {
     let used = |name: &String| {
         batches.iter().any(|b| {
             let mapped = mapped_name(&b.view, name);
-            b.features.iter().chain(&b.join_keys).any(|(n, _)| n == mapped)
+            b.has(mapped)
                 || [b.view.event_time_column(), b.view.created_time_column().unwrap_or_default()]
                     .contains(&name.as_str())
                 || ["event_timestamp", "created"].contains(&name.as_str())
@@ -229,7 +228,7 @@ fn mapped_name<'a>(view: &'a View, name: &'a str) -> &'a str {
 }
 
 /// The frame's column that a view knows by this name.
-fn column<'a>(view: &View, frame: &'a Frame, name: &str) -> Option<&'a (String, Vec<Cell>)> {
+fn column<'a>(view: &View, frame: &'a Frame, name: &str) -> Option<&'a (String, Cells)> {
     frame.columns.iter().find(|(n, _)| mapped_name(view, n) == name || n == name)
 }
 
@@ -245,17 +244,10 @@ fn read_versions(view: &View, frame: &Frame) -> Result<Vec<Version>> {
         ))
     })?;
     let created = view.created_time_column().and_then(named).or_else(|| named("created"));
-    (0..frame.rows)
-        .map(|row| {
-            let event = time_of(name, row, &times[row])?
-                .ok_or_else(|| Error::invalid(format!("row {row}: the event timestamp '{name}' is null")))?;
-            let created = match created {
-                Some((name, cells)) => time_of(name, row, &cells[row])?.unwrap_or_default(),
-                None => Timestamp::default(),
-            };
-            Ok(Version { event, created })
-        })
-        .collect()
+    let events =
+        times.times(name, |row| Err(Error::invalid(format!("row {row}: the event timestamp '{name}' is null"))))?;
+    let created = created.map(|(name, cells)| cells.times(name, |_| Ok(Timestamp::default()))).transpose()?;
+    Ok(frame::versions(events, created))
 }
 
 type Columns = Vec<(String, Vec<Value>)>;
@@ -272,7 +264,8 @@ fn read_keys(view: &View, frame: &Frame) -> Result<(Columns, Vec<EntityKey>)> {
             let (_, cells) = column(view, frame, &key.name).ok_or_else(|| {
                 Error::invalid(format!("Missing the join key column '{}' of feature view {}", key.name, view.name))
             })?;
-            read_column(view, &key.name, key.value_type, cells)
+            let values = cells.values(key.value_type).map_err(|e| misfit(view, &key.name, e))?;
+            Ok((key.name.clone(), values))
         })
         .collect::<Result<Columns>>()?;
     let keys = (0..frame.rows)
@@ -284,37 +277,36 @@ fn read_keys(view: &View, frame: &Frame) -> Result<(Columns, Vec<EntityKey>)> {
     Ok((columns, keys))
 }
 
-/// A column in its registered type.
-fn read_column(view: &View, name: &str, value_type: ValueType, cells: &[Cell]) -> Result<(String, Vec<Value>)> {
-    let values = cells
-        .iter()
-        .enumerate()
-        .map(|(row, cell)| {
-            cell.read(value_type).map_err(|e| {
-                Error::new(e.kind(), format!("row {row}, column '{name}' of {}: {}", view.name, e.message()))
-            })
-        })
-        .collect::<Result<_>>()?;
-    Ok((name.to_owned(), values))
+/// Why a value is refused, with its place.
+fn misfit(view: &View, name: &str, (row, error): (usize, Error)) -> Error {
+    Error::new(error.kind(), format!("row {row}, column '{name}' of {}: {}", view.name, error.message()))
 }
 
-/// Reads a frame as a view's rows, coercing every value to its registered type.
-fn read_rows(view: Arc<View>, frame: &Frame) -> Result<ViewRows> {
-    if view.disabled {
-        return Err(Error::new(
-            Kind::Conflict,
-            format!("Feature view {} is disabled: enable it before writing to it", view.name),
-        ));
+/// The view's features that the frame has, in the order of their ids.
+fn read_features(view: &View, frame: &Frame) -> Result<Vec<Feature>> {
+    let mut features = Vec::with_capacity(view.features.len());
+    for field in &view.features {
+        if let Some((_, cells)) = column(view, frame, &field.name) {
+            let values = cells.encode(field.value_type).map_err(|e| misfit(view, &field.name, e))?;
+            features.push(Feature { id: column_id(&field.name), name: field.name.clone(), values });
+        }
     }
+    features.sort_by_key(|f| f.id);
+    if let Some(pair) = features.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        return Err(Error::invalid(format!(
+            "the features '{}' and '{}' of {} cannot be told apart in a row: rename one",
+            pair[0].name, pair[1].name, view.name
+        )));
+    }
+    Ok(features)
+}
+
+/// Reads a frame as a view's rows, coercing every value to its registered type. A disabled view is
+/// written like any other, as in Feast: disabling stops serving and materialization.
+fn read_rows(view: Arc<View>, frame: &Frame) -> Result<ViewRows> {
     let versions = read_versions(&view, frame)?;
     let (join_keys, keys) = read_keys(&view, frame)?;
-    let features = view
-        .features
-        .iter()
-        .filter_map(|f| {
-            column(&view, frame, &f.name).map(|(_, cells)| read_column(&view, &f.name, f.value_type, cells))
-        })
-        .collect::<Result<Columns>>()?;
+    let features = read_features(&view, frame)?;
     if features.is_empty() && !view.features.is_empty() {
         let names: Vec<_> = view.features.iter().map(|f| f.name.as_str()).collect();
         return Err(Error::invalid(format!(
@@ -324,53 +316,4 @@ fn read_rows(view: Arc<View>, frame: &Frame) -> Result<ViewRows> {
         )));
     }
     Ok(ViewRows { view, keys, versions, features, join_keys })
-}
-
-impl Cell {
-    /// Reads the cell as a registered type.
-    fn read(&self, value_type: ValueType) -> Result<Value> {
-        match self {
-            Self::Json(json) if value_type == ValueType::Invalid => value::guess_json(json),
-            Self::Json(json) => value::from_json(json, value_type),
-            Self::Text(text) => value::parse_text(text, value_type),
-            Self::Typed(typed) => value::coerce(typed.clone(), value_type),
-        }
-    }
-}
-
-/// A timestamp cell; `None` where it is null. Numbers are epoch seconds, milliseconds, microseconds
-/// or nanoseconds by their magnitude ([`Timestamp::from_epoch`]); typed timestamps are seconds.
-fn time_of(column: &str, row: usize, cell: &Cell) -> Result<Option<Timestamp>> {
-    use value::proto_value::Val;
-    let bad = |what: String| {
-        Error::invalid(format!(
-            "row {row}, column '{column}': {what} is not a timestamp: send ISO 8601 text or an epoch"
-        ))
-    };
-    let number = |n: i64| Some(Timestamp::from_epoch(n));
-    let text = |text: &str| {
-        text.parse()
-            .map(Timestamp::from_epoch)
-            .or_else(|_| Timestamp::parse(text))
-            .map(Some)
-            .map_err(|_| bad(format!("{text:?}")))
-    };
-    match cell {
-        Cell::Json(serde_json::Value::Null) => Ok(None),
-        Cell::Json(serde_json::Value::String(s)) | Cell::Text(s) => text(s),
-        Cell::Json(json) => match (json.as_i64(), json.as_f64()) {
-            (Some(n), _) => Ok(number(n)),
-            (None, Some(f)) if f.is_finite() => Ok(Some(Timestamp((f * 1e6).round() as i64))),
-            _ => Err(bad(json.to_string())),
-        },
-        Cell::Typed(typed) => match &typed.val {
-            None | Some(Val::NullVal(_)) => Ok(None),
-            Some(Val::UnixTimestampVal(seconds)) => Ok(Some(Timestamp::from_seconds(*seconds))),
-            Some(Val::Int64Val(n)) => Ok(number(*n)),
-            Some(Val::Int32Val(n)) => Ok(number(i64::from(*n))),
-            Some(Val::DoubleVal(f)) if f.is_finite() => Ok(Some(Timestamp((f * 1e6).round() as i64))),
-            Some(Val::StringVal(s)) => text(s),
-            Some(_) => Err(bad(format!("a value of type {}", value::type_of(typed).as_str_name()))),
-        },
-    }
 }

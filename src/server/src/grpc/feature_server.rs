@@ -60,7 +60,7 @@ fn one_row(texts: BTreeMap<String, String>, typed: BTreeMap<String, Value>) -> m
     if !texts.is_empty() && !typed.is_empty() {
         return Err(Error::invalid("Only one of features or typed_features may be set, not both"));
     }
-    let texts = texts.into_iter().map(|(name, text)| (name, vec![Cell::Text(text)]));
-    let typed = typed.into_iter().map(|(name, value)| (name, vec![Cell::Typed(value)]));
+    let texts = texts.into_iter().map(|(name, text)| (name, Cell::Text(text).into()));
+    let typed = typed.into_iter().map(|(name, value)| (name, Cell::Typed(value).into()));
     Ok(Frame { rows: 1, columns: texts.chain(typed).collect() })
 }

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use service::push::Destination;
 
 use super::Failure;
-use super::body::{Body, frame};
+use super::body::Body;
+use super::frame::Df;
 use crate::Online;
 
 fn yes() -> bool {
@@ -22,7 +23,7 @@ fn online_only() -> String {
 pub(super) struct Push {
     #[serde(rename = "push_source_name")]
     source: String,
-    df: serde_json::Map<String, serde_json::Value>,
+    df: Df,
     #[serde(default = "yes")]
     allow_registry_cache: bool,
     #[serde(default = "online_only")]
@@ -33,15 +34,14 @@ pub(super) struct Push {
 #[derive(Deserialize)]
 pub(super) struct WriteToOnlineStore {
     feature_view_name: String,
-    df: serde_json::Map<String, serde_json::Value>,
+    df: Df,
     #[serde(default = "yes")]
     allow_registry_cache: bool,
 }
 
 pub(super) async fn push(State(online): State<Online>, Body(request): Body<Push>) -> Result<StatusCode, Failure> {
     let to = Destination::parse(&request.to)?;
-    let frame = frame(request.df)?;
-    online.pusher.push(&request.source, &frame, to, request.allow_registry_cache).await?;
+    online.pusher.push(&request.source, &request.df.0, to, request.allow_registry_cache).await?;
     Ok(StatusCode::OK)
 }
 
@@ -49,8 +49,7 @@ pub(super) async fn write_to_online_store(
     State(online): State<Online>,
     Body(request): Body<WriteToOnlineStore>,
 ) -> Result<axum::Json<()>, Failure> {
-    let frame = frame(request.df)?;
     let view = &request.feature_view_name;
-    online.pusher.write_to_online_store(view, &frame, request.allow_registry_cache).await?;
+    online.pusher.write_to_online_store(view, &request.df.0, request.allow_registry_cache).await?;
     Ok(axum::Json(()))
 }

@@ -62,7 +62,7 @@ impl ViewEvents {
             let scalars = columns
                 .iter()
                 .map(|(name, cells)| {
-                    scalar(&cells[row])
+                    scalar(&cells.at(row))
                         .map_err(|e| Error::invalid(format!("row {row}, column '{name}': {}", e.message())))
                 })
                 .collect::<Result<Vec<_>>>()?;

@@ -1,0 +1,318 @@
+//! Columns as a client sent them, and how they become values of registered types, column by column.
+//! Knows no protocol: a face makes a [`Frame`].
+
+use std::borrow::Cow;
+
+use model::row::Version;
+use model::{Error, Result, Timestamp, Value, ValueType, value};
+use prost::Message;
+use value::proto_value::Val;
+
+/// One value as a client sent it, to be read as whatever type is registered.
+#[derive(Clone, Debug)]
+pub enum Cell {
+    /// Plain JSON (HTTP).
+    Json(serde_json::Value),
+    /// Text (`PushRequest.features`).
+    Text(String),
+    /// A typed value (`PushRequest.typed_features`).
+    Typed(Value),
+}
+
+/// The cells of one column. The first three say the same as JSON numbers and strings one by one, for
+/// a fraction of the cost.
+#[derive(Clone, Debug)]
+pub enum Cells {
+    /// JSON numbers, all of them integers of 64 bits.
+    Integers(Vec<i64>),
+    /// JSON numbers, all of them with a fraction or an exponent.
+    Floats(Vec<f64>),
+    /// JSON strings.
+    Texts(Texts),
+    /// Anything else.
+    Mixed(Vec<Cell>),
+}
+
+/// Texts in one piece of memory.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    text: String,
+    ends: Vec<usize>,
+}
+
+/// Columns of one length, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Frame {
+    /// The number of rows.
+    pub rows: usize,
+    /// The columns.
+    pub columns: Vec<(String, Cells)>,
+}
+
+/// A column's values as the protobuf bytes of their `feast.types.Value`, in one piece of memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    /// Adds a text.
+    pub fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.ends.push(self.text.len());
+    }
+
+    /// The number of texts.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The text at a place.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn at(&self, index: usize) -> &str {
+        &self.text[start(&self.ends, index)..self.ends[index]]
+    }
+}
+
+impl Encoded {
+    /// The bytes of a row's value.
+    pub(super) fn at(&self, row: usize) -> &[u8] {
+        &self.bytes[start(&self.ends, row)..self.ends[row]]
+    }
+
+    /// The values.
+    pub(super) fn values(&self) -> Result<Vec<Value>> {
+        let decode = |row| Value::decode(self.at(row)).map_err(|e| Error::invalid(e.to_string()));
+        (0..self.ends.len()).map(decode).collect()
+    }
+}
+
+fn start(ends: &[usize], index: usize) -> usize {
+    if index == 0 { 0 } else { ends[index - 1] }
+}
+
+impl Cells {
+    /// The number of cells.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Integers(cells) => cells.len(),
+            Self::Floats(cells) => cells.len(),
+            Self::Texts(cells) => cells.len(),
+            Self::Mixed(cells) => cells.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The cell of a row.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn at(&self, row: usize) -> Cow<'_, Cell> {
+        Cow::Owned(match self {
+            Self::Integers(cells) => Cell::Json(cells[row].into()),
+            Self::Floats(cells) => Cell::Json(cells[row].into()),
+            Self::Texts(cells) => Cell::Json(cells.at(row).into()),
+            Self::Mixed(cells) => return Cow::Borrowed(&cells[row]),
+        })
+    }
+
+    /// The values in a registered type, or the first row that does not fit and why.
+    pub(super) fn values(&self, target: ValueType) -> Result<Vec<Value>, (usize, Error)> {
+        let mut out = Vec::with_capacity(self.len());
+        self.each(target, |value| out.push(value))?;
+        Ok(out)
+    }
+
+    /// The same, encoded.
+    pub(super) fn encode(&self, target: ValueType) -> Result<Encoded, (usize, Error)> {
+        let mut out = Encoded { bytes: Vec::with_capacity(self.len() * 8), ends: Vec::with_capacity(self.len()) };
+        self.each(target, |value| {
+            // A vector grows: there is always room.
+            let _ = value.encode(&mut out.bytes);
+            out.ends.push(out.bytes.len());
+        })?;
+        Ok(out)
+    }
+
+    fn each(&self, target: ValueType, mut take: impl FnMut(Value)) -> Result<(), (usize, Error)> {
+        match self {
+            Self::Integers(cells) if is_number(target) => {
+                for (row, cell) in cells.iter().enumerate() {
+                    let value = Value { val: Some(Val::Int64Val(*cell)) };
+                    take(value::coerce(value, target).map_err(|e| (row, e))?);
+                }
+            }
+            Self::Floats(cells) if is_number(target) => {
+                for (row, cell) in cells.iter().enumerate() {
+                    let value = Value { val: Some(Val::DoubleVal(*cell)) };
+                    take(value::coerce(value, target).map_err(|e| (row, e))?);
+                }
+            }
+            Self::Texts(cells) if target == ValueType::String => {
+                for row in 0..cells.len() {
+                    take(Value { val: Some(Val::StringVal(cells.at(row).to_owned())) });
+                }
+            }
+            _ => {
+                for row in 0..self.len() {
+                    take(self.at(row).read(target).map_err(|e| (row, e))?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The column's timestamps; where a cell is null, what stands for null.
+    pub(super) fn times(&self, name: &str, null: impl Fn(usize) -> Result<Timestamp>) -> Result<Vec<Timestamp>> {
+        match self {
+            Self::Integers(cells) => Ok(cells.iter().map(|n| Timestamp::from_epoch(*n)).collect()),
+            Self::Texts(cells) => {
+                let mut out: Vec<Timestamp> = Vec::with_capacity(cells.len());
+                for row in 0..cells.len() {
+                    // A frame often has one time for all.
+                    let same = row > 0 && cells.at(row) == cells.at(row - 1);
+                    let time = match out.last() {
+                        Some(last) if same => *last,
+                        _ => text_time(cells.at(row)).map_err(|what| no_time(name, row, &what))?,
+                    };
+                    out.push(time);
+                }
+                Ok(out)
+            }
+            _ => (0..self.len())
+                .map(|row| match self.at(row).time().map_err(|what| no_time(name, row, &what))? {
+                    Some(time) => Ok(time),
+                    None => null(row),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<Cell> for Cells {
+    fn from(cell: Cell) -> Self {
+        Self::Mixed(vec![cell])
+    }
+}
+
+/// Types that a JSON number becomes by [`value::coerce`] alone.
+fn is_number(target: ValueType) -> bool {
+    use ValueType as T;
+    matches!(target, T::Int32 | T::Int64 | T::Double | T::Float | T::UnixTimestamp | T::Bool | T::Invalid)
+}
+
+impl Cell {
+    /// Reads the cell as a registered type.
+    fn read(&self, value_type: ValueType) -> Result<Value> {
+        match self {
+            Self::Json(json) if value_type == ValueType::Invalid => value::guess_json(json),
+            Self::Json(json) => value::from_json(json, value_type),
+            Self::Text(text) => value::parse_text(text, value_type),
+            Self::Typed(typed) => value::coerce(typed.clone(), value_type),
+        }
+    }
+
+    /// The cell as a timestamp; `None` where it is null. Numbers are epoch seconds, milliseconds,
+    /// microseconds or nanoseconds by their magnitude ([`Timestamp::from_epoch`]); typed timestamps are
+    /// seconds. Fails with what it is instead.
+    fn time(&self) -> Result<Option<Timestamp>, String> {
+        let number = |n: i64| Ok(Some(Timestamp::from_epoch(n)));
+        let float = |f: f64| Ok(Some(Timestamp((f * 1e6).round() as i64)));
+        match self {
+            Self::Json(serde_json::Value::Null) => Ok(None),
+            Self::Json(serde_json::Value::String(s)) | Self::Text(s) => text_time(s).map(Some),
+            Self::Json(json) => match (json.as_i64(), json.as_f64()) {
+                (Some(n), _) => number(n),
+                (None, Some(f)) if f.is_finite() => float(f),
+                _ => Err(json.to_string()),
+            },
+            Self::Typed(typed) => match &typed.val {
+                None | Some(Val::NullVal(_)) => Ok(None),
+                Some(Val::UnixTimestampVal(seconds)) => Ok(Some(Timestamp::from_seconds(*seconds))),
+                Some(Val::Int64Val(n)) => number(*n),
+                Some(Val::Int32Val(n)) => number(i64::from(*n)),
+                Some(Val::DoubleVal(f)) if f.is_finite() => float(*f),
+                Some(Val::StringVal(s)) => text_time(s).map(Some),
+                Some(_) => Err(format!("a value of type {}", value::type_of(typed).as_str_name())),
+            },
+        }
+    }
+}
+
+fn text_time(text: &str) -> Result<Timestamp, String> {
+    let parsed = text.parse().map(Timestamp::from_epoch).or_else(|_| Timestamp::parse(text));
+    parsed.map_err(|_| format!("{text:?}"))
+}
+
+fn no_time(column: &str, row: usize, what: &str) -> Error {
+    Error::invalid(format!("row {row}, column '{column}': {what} is not a timestamp: send ISO 8601 text or an epoch"))
+}
+
+/// Each row's version from its times; without created times they are 0.
+pub(super) fn versions(events: Vec<Timestamp>, created: Option<Vec<Timestamp>>) -> Vec<Version> {
+    match created {
+        Some(created) => events.into_iter().zip(created).map(|(event, created)| Version { event, created }).collect(),
+        None => events.into_iter().map(|event| Version { event, created: Timestamp::default() }).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_type() -> impl Strategy<Value = ValueType> {
+        (0..60i32).prop_filter_map("is a type", |n| ValueType::try_from(n).ok())
+    }
+
+    fn cells() -> impl Strategy<Value = Cells> {
+        let text = "[0-9a-z.:TZ \\-\\[\\]{}\"]{0,12}";
+        prop_oneof![
+            proptest::collection::vec(prop_oneof![any::<i64>(), -3..3i64], 1..5).prop_map(Cells::Integers),
+            proptest::collection::vec(prop_oneof![any::<f64>(), (-3..3i64).prop_map(|n| n as f64)], 1..5)
+                .prop_map(|cells| Cells::Floats(cells.into_iter().filter(|f| f.is_finite()).collect())),
+            proptest::collection::vec(prop_oneof![text, Just("2026-01-01T00:00:00Z".to_owned())], 1..5).prop_map(
+                |cells| {
+                    let mut texts = Texts::default();
+                    for cell in &cells {
+                        texts.push(cell);
+                    }
+                    Cells::Texts(texts)
+                }
+            ),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// A column of one kind is read as its cells are, one by one: same values, same refusals.
+        #[test]
+        fn columns_are_read_as_their_cells(cells in cells(), target in any_type()) {
+            let one_by_one = Cells::Mixed((0..cells.len()).map(|row| cells.at(row).into_owned()).collect());
+            let message = |(row, e): (usize, Error)| (row, e.message().to_owned());
+            prop_assert_eq!(cells.values(target).map_err(message), one_by_one.values(target).map_err(message));
+            if let (Ok(encoded), Ok(values)) = (cells.encode(target), cells.values(target)) {
+                prop_assert_eq!(encoded.values().expect("decodes"), values);
+            }
+            let null = |_| Ok(Timestamp::default());
+            let text = |e: Error| e.message().to_owned();
+            prop_assert_eq!(
+                cells.times("c", null).map_err(text),
+                one_by_one.times("c", null).map_err(text)
+            );
+        }
+    }
+}
