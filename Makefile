@@ -1,7 +1,8 @@
 # Larder: one page of commands. Each sets up what it needs; `make help` lists them.
 #
 # Variables: PROFILE=debug|release (what `make build` and `make demo` use), KEEP=1 (`make demo` leaves its servers up),
-# STREAM=auto|kafka|push (`make demo`), CARGO_TARGET_DIR, LARDER_CACHE, KAFKA_BOOTSTRAP_SERVERS, PYTEST_ARGS.
+# STREAM=auto|kafka|push (`make demo`), CARGO_TARGET_DIR, LARDER_CACHE, KAFKA_BOOTSTRAP_SERVERS, PYTEST_ARGS,
+# BENCH_ARGS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,12 +13,12 @@ PROFILE ?= debug
 LARDER_CACHE ?= $(HOME)/.cache/larder
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROFILE_FLAG := $(if $(filter release,$(PROFILE)),--release)
-PYTHON_CODE := demo feature_repo integration-tests
+PYTHON_CODE := demo feature_repo integration-tests src/bench/python
 export LARDER_CACHE
 export PYTHONWARNINGS ?= ignore
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup build demo test test-rust test-integration lint advisories format clean
+.PHONY: help setup build demo test test-rust test-integration bench-online lint advisories format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -40,6 +41,11 @@ test-integration: setup ## pytest against the debug binary; PYTEST_ARGS="-k word
 	cargo build --workspace --bins --locked
 	LARDER_BIN=$(abspath $(TARGET))/debug/larder \
 	    .venv/bin/python -m pytest -c integration-tests/pytest.ini integration-tests $(PYTEST_ARGS)
+
+bench-online: setup ## online serving beside its peers, on a quiet machine; BENCH_ARGS="--only grpc-100x50 --seconds 2"
+	cargo build --locked --release -p app --no-default-features
+	cargo build --locked --release -p bench
+	$(TARGET)/release/larder-bench online --server $(TARGET)/release/larder $(BENCH_ARGS)
 
 lint: ## rustfmt, clippy, cargo-deny, typos, ruff, mypy
 	@scripts/setup.sh --lint

@@ -1,0 +1,58 @@
+//! The command line. Knows nothing of what the flags do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The load generator of Larder, and its comparison with what others do.
+#[derive(Debug, Parser)]
+#[command(name = "larder-bench", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Measure online serving beside its peers and write the table
+    Online(Online),
+    /// Serve prebuilt answers through the same stack (`online` starts it)
+    Null {
+        /// The directory of the answers
+        #[arg(long)]
+        answers: PathBuf,
+        /// The port on loopback
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+/// Flags of `online`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Online {
+    /// The binary `larder`, built for release
+    #[arg(long, default_value = "target/release/larder")]
+    pub(crate) server: PathBuf,
+    /// Only these: grpc-100x50, http-1x50, …
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) only: Vec<String>,
+    /// Whom to compare: null [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) peers: Option<Vec<String>>,
+    /// Seconds of each run
+    #[arg(long, default_value_t = 4.0)]
+    pub(crate) seconds: f64,
+    /// How many runs; the table has their median and spread
+    #[arg(long, default_value_t = 5)]
+    pub(crate) runs: usize,
+    /// Where data and logs go; used again by the next run
+    #[arg(long, default_value = "target/bench-online")]
+    pub(crate) work: PathBuf,
+    /// The Python environment with Feast
+    #[arg(long, default_value = ".venv")]
+    pub(crate) venv: PathBuf,
+    /// The core for servers; the generator takes the next one
+    #[arg(long, default_value_t = 0)]
+    pub(crate) core: usize,
+}

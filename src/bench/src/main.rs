@@ -1,0 +1,42 @@
+//! The binary `larder-bench`: measures Larder beside what it is compared with, on this machine, in one run.
+//! May know everything; nothing knows it.
+#![allow(dead_code, reason = "latency, pushes and the peers use it, and come next")]
+
+mod answers;
+mod cli;
+mod error;
+mod figures;
+mod load;
+mod machine;
+mod null;
+mod online;
+mod peers;
+mod process;
+mod wire;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::error::{Result, tried};
+
+fn main() -> ExitCode {
+    let done = match cli::Cli::parse().command {
+        cli::Command::Online(options) => online::run(&options),
+        cli::Command::Null { answers, port } => serve(|| null::run(&answers, port)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("larder-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a server on the runtime that `larder` runs on.
+fn serve<F: Future<Output = Result<()>>>(work: impl FnOnce() -> F) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(tried("the runtime"))?;
+    runtime.block_on(work())
+}

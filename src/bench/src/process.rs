@@ -1,0 +1,110 @@
+//! Child processes: started on a core, with a log file, ended when they are dropped. Knows no server.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result, tried};
+
+/// How long a server may take until it accepts connections.
+const START: Duration = Duration::from_mins(2);
+/// How long one may take to end after SIGTERM.
+const STOP: Duration = Duration::from_mins(1);
+
+/// A child process; dropping it kills it.
+pub(crate) struct Process {
+    name: String,
+    log: PathBuf,
+    child: Child,
+}
+
+/// A port on loopback that nobody listened on a moment ago.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(tried("looking for a free port"))?;
+    listener.local_addr().map_err(tried("looking for a free port"))
+}
+
+/// What to start: program and arguments.
+pub(crate) fn command(program: &Path, arguments: &[&str]) -> Vec<String> {
+    let arguments = arguments.iter().map(|a| (*a).to_owned());
+    std::iter::once(program.display().to_string()).chain(arguments).collect()
+}
+
+impl Process {
+    /// Starts it in `dir`, on one core where one is named. It dies with this process, however that ends.
+    pub(crate) fn spawn(name: &str, command: &[String], dir: &Path, core: Option<usize>) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(tried(format!("making {}", dir.display())))?;
+        let log = dir.join(format!("{name}.log"));
+        let output = File::create(&log).map_err(tried(format!("making {}", log.display())))?;
+        let errors = output.try_clone().map_err(tried("a log file"))?;
+        let mut words: Vec<String> = ["setpriv", "--pdeathsig", "KILL", "--"].map(String::from).to_vec();
+        if let Some(core) = core {
+            words.extend(["taskset", "-c", &core.to_string()].map(String::from));
+        }
+        words.extend_from_slice(command);
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .current_dir(dir)
+            .env("PYTHONWARNINGS", "ignore")
+            .env("FEAST_USAGE", "False")
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .map_err(tried(format!("starting {name}")))?;
+        Ok(Self { name: name.to_owned(), log, child })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn error(&self, what: impl Into<String>) -> Error {
+        Error::Process { name: self.name.clone(), what: what.into(), log: self.log.clone() }
+    }
+
+    /// Waits until it accepts connections.
+    pub(crate) fn wait_for(&mut self, address: SocketAddr) -> Result<()> {
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(self.error(format!("ended at once, {status}")));
+            }
+            if start.elapsed() > START {
+                return Err(self.error(format!("did not listen within {} s", START.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Waits until it ended by itself.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        let status = self.child.wait().map_err(tried("waiting for a child"))?;
+        if status.success() { Ok(()) } else { Err(self.error(format!("failed, {status}"))) }
+    }
+
+    /// Asks it to end (SIGTERM) and waits for that.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let pid = self.pid().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().map_err(tried("kill"))?;
+        let start = Instant::now();
+        while start.elapsed() < STOP {
+            if self.child.try_wait().map_err(tried("waiting for a child"))?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(self.error(format!("did not end within {} s", STOP.as_secs())))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A child that has ended already is no error here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
