@@ -10,7 +10,7 @@ mod frame;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use model::ports::{AppendRows, Clock, NamedColumn, OfflineLog, OnlineStore, RowWrite, WriteBatch};
+use model::ports::{AppendRows, Clock, NamedColumn, OfflineLog, OnlineStore, RowWrite};
 use model::registry::{Project, Registry, View};
 use model::row::{Version, column_id};
 use model::{EntityKey, Error, Kind, Result, Row, Timestamp, Value};
@@ -52,7 +52,6 @@ impl Destination {
 /// Writes for one project.
 pub struct Pusher {
     catalog: Arc<Catalog>,
-    store: Arc<dyn OnlineStore>,
     log: Option<Arc<dyn OfflineLog>>,
     folder: Folder,
     project: String,
@@ -84,8 +83,8 @@ impl Pusher {
         clock: Arc<dyn Clock>,
         project: String,
     ) -> Self {
-        let folder = Folder::new(store.clone(), clock);
-        Self { catalog, store, log, folder, project }
+        let folder = Folder::new(store, clock);
+        Self { catalog, log, folder, project }
     }
 
     /// Pushes to every view whose stream source is the push source: rows to plain views, raw events to
@@ -105,8 +104,7 @@ impl Pusher {
             self.append(&batches, !events.is_empty()).await?;
         }
         if to.online {
-            self.write(&batches).await?;
-            self.folder.apply(events).await?;
+            self.folder.write(writes(&batches), events).await?;
         }
         metrics::pushed("push", frame.rows, ignored_columns(frame, &batches));
         Ok(())
@@ -124,7 +122,7 @@ impl Pusher {
             )));
         }
         let batches = [read_rows(view, frame)?];
-        self.write(&batches).await?;
+        self.folder.write(writes(&batches), Vec::new()).await?;
         metrics::pushed("write_to_online_store", frame.rows, ignored_columns(frame, &batches));
         Ok(())
     }
@@ -135,12 +133,6 @@ impl Pusher {
 
     fn view(&self, project: &Project, name: &str) -> Result<Arc<View>> {
         project.view(name, &self.project).cloned()
-    }
-
-    async fn write(&self, batches: &[ViewRows]) -> Result<()> {
-        let rows = batches.iter().flat_map(ViewRows::writes).collect();
-        self.store.write(WriteBatch { rows, ..WriteBatch::default() }).await?;
-        Ok(())
     }
 
     /// Appends to each distinct batch source once, however many views share it.
@@ -201,6 +193,10 @@ impl ViewRows {
         let features = self.features.iter().map(|f| Ok((&f.name, f.values.values()?)));
         keys.chain(features).map(|c| c.map(|(name, values)| NamedColumn { name: name.clone(), values })).collect()
     }
+}
+
+fn writes(batches: &[ViewRows]) -> Vec<RowWrite> {
+    batches.iter().flat_map(ViewRows::writes).collect()
 }
 
 fn is_push_source(view: &View, name: &str) -> bool {

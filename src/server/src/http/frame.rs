@@ -151,7 +151,7 @@ impl<'de> Visitor<'de> for Columns {
     type Value = Vec<(String, Column)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of columns")
+        f.write_str("a map of columns")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {

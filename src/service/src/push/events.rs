@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use model::ports::{Clock, OnlineStore, StateWrite, WriteBatch};
+use model::ports::{Clock, OnlineStore, RowWrite, StateWrite, WriteBatch};
 use model::registry::View;
 use model::{EntityKey, Error, Result, Timestamp, ValueType, value};
 use tokio::sync::Mutex;
@@ -25,7 +25,7 @@ pub(super) struct ViewEvents {
     events: Vec<(EntityKey, Timestamp, Vec<Scalar>)>,
 }
 
-/// Applies pushed events; the lock makes read, fold and write of the states one step.
+/// Writes what is pushed; for events, the lock makes read, fold and write of the states one step.
 pub(super) struct Folder {
     store: Arc<dyn OnlineStore>,
     clock: Arc<dyn Clock>,
@@ -82,18 +82,19 @@ impl Folder {
         self.clock.now()
     }
 
-    /// Applies the events of all views in one write.
-    pub(super) async fn apply(&self, batches: Vec<ViewEvents>) -> Result<()> {
+    /// Writes a request's rows and applies its events, in one write: all of it is there or nothing.
+    pub(super) async fn write(&self, rows: Vec<RowWrite>, batches: Vec<ViewEvents>) -> Result<()> {
+        let mut batch = WriteBatch { rows, ..WriteBatch::default() };
         if batches.is_empty() {
+            self.store.write(batch).await?;
             return Ok(());
         }
         let _one_at_a_time = self.lock.lock().await;
         let now = self.clock.now();
-        let mut states = Vec::new();
-        for batch in batches {
-            states.extend(self.fold(batch, now).await?);
+        for events in batches {
+            batch.states.extend(self.fold(events, now).await?);
         }
-        self.store.write(WriteBatch { states, ..WriteBatch::default() }).await?;
+        self.store.write(batch).await?;
         Ok(())
     }
 
