@@ -4,6 +4,7 @@
 
 mod feast;
 mod larder;
+mod online;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -62,6 +63,8 @@ pub(crate) enum Registry {
 #[derive(Clone, Debug)]
 pub(crate) enum OnlineStore {
     Memory,
+    Redis(Box<::online::redis::Settings>),
+    Sqlite { path: PathBuf },
     Sled { cache_bytes: u64, tier_bytes: u64, durability: Durability },
 }
 

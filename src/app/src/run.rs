@@ -120,6 +120,10 @@ async fn open(config: &Config) -> Result<Shared, Error> {
     let catalog = Arc::new(Catalog::open(registry, clock.clone(), CatalogSettings { cache_ttl }).await?);
     let store: Arc<dyn OnlineStore> = match &config.online {
         config::OnlineStore::Memory => Arc::new(online::memory::Store::new()),
+        config::OnlineStore::Redis(settings) => Arc::new(online::redis::Store::open(settings).await?),
+        config::OnlineStore::Sqlite { path } => {
+            Arc::new(online::sqlite::Store::open(online::sqlite::Settings::new(path))?)
+        }
         config::OnlineStore::Sled { cache_bytes, tier_bytes, durability } => {
             let mut settings = online::sled::Settings::new(config.data.join("online"));
             settings.cache_bytes = *cache_bytes;

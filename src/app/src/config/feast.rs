@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_saphyr::Spanned;
 
-use super::{Config, Error, OnlineStore, Registry, Yaml};
+use super::{Config, Error, Registry, Yaml, online};
 
 /// Feast's default for `registry.cache_ttl_seconds`.
 pub(super) const CACHE_TTL_SECONDS: u64 = 600;
@@ -16,7 +16,7 @@ pub(super) const CACHE_TTL_SECONDS: u64 = 600;
 struct File {
     project: Spanned<String>,
     registry: Option<Spanned<RegistryEntry>>,
-    online_store: Option<Spanned<TypedEntry>>,
+    online_store: Option<Spanned<online::Entry>>,
     offline_store: Option<Spanned<TypedEntry>>,
     entity_key_serialization_version: Option<Spanned<u32>>,
 }
@@ -55,7 +55,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
     if file.project.value.trim().is_empty() {
         return Err(yaml.bad(&file.project, "project: is empty".into()));
     }
-    let mut config = Config::new(file.project.value, dir);
+    let mut config = Config::new(file.project.value.clone(), dir);
     if let Some(version) = &file.entity_key_serialization_version
         && version.value != 3
     {
@@ -71,30 +71,14 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
             Err(message) => return Err(yaml.bad(registry, message)),
         };
     }
-    if let Some(store) = &file.online_store {
-        config.online = match store.value.name() {
-            "memory" => OnlineStore::Memory,
-            "" | "sled" => OnlineStore::default(),
-            "remote" => {
-                config
-                    .notes
-                    .push("online_store: 'remote' names a feature server; this is one, on the embedded store".into());
-                OnlineStore::default()
-            }
-            "sqlite" => {
-                let data = config.data.join("online");
-                config.notes.push(format!(
-                    "online_store: 'sqlite' is served from the embedded store in {}: materialize or push to fill it",
-                    data.display()
-                ));
-                OnlineStore::default()
-            }
-            other => {
-                let message = format!("online_store: type '{other}' is not offered: use sled, memory or sqlite");
-                return Err(yaml.bad(store, message));
-            }
-        };
-    }
+    let store = file.online_store.as_ref();
+    let chosen = online::of_feast(store.map(|s| &s.value), dir);
+    let (chosen, notes) = chosen.map_err(|message| match store {
+        Some(store) => yaml.bad(store, message),
+        None => yaml.bad(&file.project, message),
+    })?;
+    config.online = chosen;
+    config.notes.extend(notes);
     if let Some(store) = &file.offline_store
         && !matches!(store.value.name(), "" | "file" | "dask" | "duckdb" | "remote")
     {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{Config, Durability, Error, Ingest, Limits, OnlineStore, Registry, Start, Yaml};
+use super::{Config, Durability, Error, Ingest, Limits, OnlineStore, Registry, Start, Yaml, online};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +51,10 @@ struct Store {
     cache_bytes: Option<u64>,
     tier_bytes: Option<u64>,
     durability: Option<Durability>,
+    path: Option<PathBuf>,
+    connection_string: Option<String>,
+    redis_type: Option<String>,
+    key_ttl_seconds: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +112,9 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         config.registry = read_registry(&yaml, dir, registry)?;
     }
     if let Some(store) = file.online_store {
-        config.online = read_store(&yaml, &store)?;
+        let (chosen, notes) = read_store(&yaml, dir, &store)?;
+        config.online = chosen;
+        config.notes.extend(notes);
     }
     if let Some(bytes) = file.offline.and_then(|o| o.memory_limit_bytes) {
         config.offline_memory_bytes = bytes;
@@ -160,21 +166,46 @@ fn read_registry(yaml: &Yaml, dir: &Path, file: RegistryFile) -> Result<Registry
     }
 }
 
-fn read_store(yaml: &Yaml, file: &Store) -> Result<OnlineStore, Error> {
-    let bad = |message: String| Err(yaml.bad(&file.r#type, message));
-    match (file.r#type.value.as_str(), OnlineStore::default()) {
-        ("sled", OnlineStore::Sled { cache_bytes, tier_bytes, durability }) => Ok(OnlineStore::Sled {
+fn read_store(yaml: &Yaml, dir: &Path, file: &Store) -> Result<online::Chosen, Error> {
+    let bad = |message: String| yaml.bad(&file.r#type, message);
+    let kind = file.r#type.value.as_str();
+    let owners = [
+        ("cache_bytes", "sled", file.cache_bytes.is_some()),
+        ("tier_bytes", "sled", file.tier_bytes.is_some()),
+        ("durability", "sled", file.durability.is_some()),
+        ("path", "sqlite", file.path.is_some()),
+        ("connection_string", "redis", file.connection_string.is_some()),
+        ("redis_type", "redis", file.redis_type.is_some()),
+        ("key_ttl_seconds", "redis", file.key_ttl_seconds.is_some()),
+    ];
+    let mut notes = Vec::new();
+    let store = match (kind, OnlineStore::default()) {
+        ("sled", OnlineStore::Sled { cache_bytes, tier_bytes, durability }) => OnlineStore::Sled {
             cache_bytes: file.cache_bytes.unwrap_or(cache_bytes),
             tier_bytes: file.tier_bytes.unwrap_or(tier_bytes),
             durability: file.durability.unwrap_or(durability),
-        }),
-        ("memory", _) if file.cache_bytes.is_none() && file.tier_bytes.is_none() && file.durability.is_none() => {
-            Ok(OnlineStore::Memory)
+        },
+        ("memory", _) => OnlineStore::Memory,
+        ("sqlite", _) => {
+            let path = file.path.as_deref().unwrap_or(Path::new(online::SQLITE_PATH));
+            OnlineStore::Sqlite { path: dir.join(path) }
         }
-        ("memory", _) => {
-            bad("online_store.type: memory has no cache_bytes, tier_bytes or durability: those are sled's".into())
+        ("redis", _) => {
+            let (connection, kind) = (file.connection_string.as_deref(), file.redis_type.as_deref());
+            let chosen = online::redis(connection, kind, file.key_ttl_seconds);
+            let (store, said) = chosen.map_err(bad)?;
+            notes = said;
+            store
         }
-        (other, _) => bad(format!("online_store.type: '{other}' is not offered: use sled or memory")),
+        (other, _) => {
+            return Err(bad(format!("online_store.type: '{other}' is not offered: use {}", online::OFFERED)));
+        }
+    };
+    match owners.into_iter().find(|(_, owner, set)| *set && *owner != kind) {
+        None => Ok((store, notes)),
+        Some((key, owner, _)) => {
+            Err(bad(format!("online_store.type: {kind} has no {key}: that is a setting of type {owner}")))
+        }
     }
 }
 

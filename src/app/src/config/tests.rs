@@ -27,7 +27,10 @@ fn a_bad_key_is_named_with_file_and_line() {
         ("project: demo\nonline_port: many\n", ["DIR/larder.yaml:2", "online_port"]),
         ("project: demo\nlimits:\n  max_entities: -1\n", ["DIR/larder.yaml:3", "limits.max_entities"]),
         ("project: demo\ningest:\n  auto_offset_reset: soon\n", ["DIR/larder.yaml:3", "ingest.auto_offset_reset"]),
-        ("project: demo\nonline_store:\n  type: redis\n", ["DIR/larder.yaml:3", "online_store.type"]),
+        ("project: demo\nonline_store:\n  type: dynamodb\n", ["DIR/larder.yaml:3", "sled, memory, redis or sqlite"]),
+        ("project: demo\nonline_store:\n  type: sled\n  path: x\n", ["DIR/larder.yaml:3", "sled has no path"]),
+        ("project: demo\nonline_store:\n  type: redis\n  path: x\n", ["DIR/larder.yaml:3", "redis has no path"]),
+        ("project: p\nonline_store:\n  type: redis\n  connection_string: a:b\n", ["DIR/larder.yaml:3", "'a:b'"]),
         ("project: demo\nonline_store:\n  type: memory\n  tier_bytes: 1\n", ["DIR/larder.yaml:3", "tier_bytes"]),
         (
             "project: demo\nonline_store:\n  type: sled\n  durability: maybe\n",
@@ -51,7 +54,8 @@ fn a_feast_file_is_read_as_it_is() {
     assert!(
         matches!(&config.registry, Registry::File { path, cache_ttl_seconds: 600 } if path.ends_with("data/registry.db"))
     );
-    assert!(config.notes.iter().any(|n| n.contains("sqlite") && n.contains("embedded")), "{:?}", config.notes);
+    assert!(matches!(&config.online, OnlineStore::Sqlite { path } if path.ends_with("data/online_store.db")));
+    assert_eq!(config.notes, [""; 0]);
 
     let remote = "project: p\nregistry: {registry_type: remote, path: localhost:6570}\nonline_store: {type: remote}\n\
                   offline_store: {type: remote, host: localhost}\n";
@@ -60,13 +64,56 @@ fn a_feast_file_is_read_as_it_is() {
 
     for (text, wanted) in [
         ("project: p\nregistry:\n  registry_type: sql\n  path: x\n", ["feature_store.yaml:3", "sql"]),
-        ("project: p\nonline_store: redis\n", ["feature_store.yaml:2", "redis"]),
+        ("project: p\nonline_store: dynamodb\n", ["feature_store.yaml:2", "sled, memory, redis or sqlite"]),
+        (
+            "project: p\nonline_store:\n  type: redis\n  redis_type: redis_sentinel\n",
+            ["feature_store.yaml:3", "redis_sentinel is not offered"],
+        ),
+        (
+            "project: p\nonline_store:\n  type: redis\n  key_ttl_seconds: soon\n",
+            ["feature_store.yaml:3", "key_ttl_seconds: is 'soon'"],
+        ),
         ("project: p\nentity_key_serialization_version: 2\n", ["feature_store.yaml:2", "version"]),
         ("provider: local\n", ["feature_store.yaml:1", "project"]),
     ] {
         let error = load_with("feature_store.yaml", text, &[]).expect_err(text);
         assert!(wanted.iter().all(|w| error.contains(w)), "{text:?}: {error}");
     }
+}
+
+#[test]
+fn the_online_store_is_feasts_own() {
+    let of = |store: &str| load_with("feature_store.yaml", &format!("project: p\n{store}"), &[]).expect("good");
+    for store in ["", "online_store: sqlite\n", "online_store: {path: data/online.db}\n"] {
+        let online = of(store).online;
+        assert!(
+            matches!(&online, OnlineStore::Sqlite { path } if path.ends_with("data/online.db")),
+            "{store}: {online:?}"
+        );
+    }
+    let absolute = of("online_store: {type: sqlite, path: /somewhere/else.db, vector_enabled: true}\n");
+    assert!(matches!(&absolute.online, OnlineStore::Sqlite { path } if path == Path::new("/somewhere/else.db")));
+    assert!(absolute.notes[0].contains("vector_enabled"), "{:?}", absolute.notes);
+
+    let redis = |text: &str| match of(text) {
+        Config { online: OnlineStore::Redis(settings), notes, .. } => (settings, notes),
+        other => panic!("{:?}", other.online),
+    };
+    assert_eq!(redis("online_store: redis\n").0.address(), "localhost:6379");
+    let (settings, notes) = redis(
+        "online_store:\n  type: redis\n  redis_type: redis_cluster\n  key_ttl_seconds: 60\n  skip_dedup: true\n  \
+         connection_string: a:1,b:2,ssl=true,password=s3cret,health_check_interval=1\n",
+    );
+    assert!(settings.cluster && settings.tls && settings.key_ttl.is_some_and(|t| t.as_secs() == 60));
+    assert_eq!((settings.address().as_str(), settings.password.as_deref()), ("a:1,b:2", Some("s3cret")));
+    assert!(["health_check_interval", "skip_dedup"].iter().all(|w| notes.iter().any(|n| n.contains(w))), "{notes:?}");
+    assert!(!format!("{settings:?} {notes:?}").contains("s3cret"));
+
+    let ours = "project: p\nonline_store: {type: redis, connection_string: 'r:7', key_ttl_seconds: 5}\n";
+    let config = load_with("larder.yaml", ours, &[]).expect("good");
+    assert!(matches!(&config.online, OnlineStore::Redis(settings) if settings.address() == "r:7"));
+    let config = load_with("larder.yaml", "project: p\nonline_store: {type: sqlite}\n", &[]).expect("good");
+    assert!(matches!(&config.online, OnlineStore::Sqlite { path } if path.ends_with("data/online.db")));
 }
 
 #[test]
