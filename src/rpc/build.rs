@@ -21,7 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".feast.registry", "::proto::registry")
         .extern_path(".feast.serving", "::proto::feast::serving")
         // Answers are assembled as bytes (`model::answer`), never as a message.
-        .extern_path(".feast.serving.GetOnlineFeaturesResponse", "::proto::Raw")
+        .extern_path(".feast.serving.GetOnlineFeaturesResponse", "crate::answer::OnlineFeatures")
+        .codec_path("crate::codec::Codec")
         .extern_path(".feast.types", "::proto::feast::types")
         .build_transport(true);
     for name in PACKAGELESS {

@@ -1,6 +1,7 @@
 //! Entity keys in Feast's serialization version 3: the bytes under which an entity's row is stored.
 //! Source: `feast/infra/key_encoding_utils.py`. Knows no store.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -23,11 +24,7 @@ impl EntityKey {
         let mut sorted: Vec<_> = parts.iter().collect();
         sorted.sort_by_key(|(name, _)| *name);
         let mut out = Vec::with_capacity(32 * parts.len() + 4);
-        put_u32(&mut out, sorted.len());
-        for (name, _) in &sorted {
-            put_u32(&mut out, ValueType::String as usize);
-            put_bytes(&mut out, name.as_bytes());
-        }
+        put_names(&mut out, sorted.iter().map(|(name, _)| *name));
         for (name, value) in &sorted {
             put_value(&mut out, name, value)?;
         }
@@ -83,6 +80,80 @@ impl EntityKey {
             out.push((name, Value { val: Some(val) }));
         }
         if rest.is_empty() { Ok(out) } else { Err(broken()) }
+    }
+}
+
+/// The keys of a request's entity rows, in one piece of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EntityKeys {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl EntityKeys {
+    /// Encodes the keys of `rows` rows: join keys with a column of values each.
+    ///
+    /// Errors, with the row: a value that is null, or of a type that cannot be part of a key.
+    pub fn encode(parts: &[(&str, &[Value])], rows: usize) -> Result<Self> {
+        let mut sorted: Vec<_> = parts.iter().collect();
+        sorted.sort_by_key(|(name, _)| *name);
+        let mut head = Vec::with_capacity(32 * parts.len() + 4);
+        put_names(&mut head, sorted.iter().map(|(name, _)| *name));
+        let mut bytes = Vec::with_capacity(rows * (head.len() + 16 * parts.len()));
+        let mut ends = Vec::with_capacity(rows);
+        for row in 0..rows {
+            bytes.extend_from_slice(&head);
+            for (name, values) in &sorted {
+                put_value(&mut bytes, name, &values[row])
+                    .map_err(|e| Error::invalid(format!("entity row {row}: {}", e.message())))?;
+            }
+            ends.push(bytes.len());
+        }
+        Ok(Self { bytes, ends })
+    }
+
+    /// The number of keys.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The keys' bytes, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        let start = |index: usize| if index == 0 { 0 } else { self.ends[index - 1] };
+        (0..self.len()).map(move |index| &self.bytes[start(index)..self.ends[index]])
+    }
+
+    /// Each key once, in order of appearance; and for each key its position among those.
+    pub fn distinct(&self) -> (Vec<EntityKey>, Vec<usize>) {
+        let mut seen = HashMap::with_capacity(self.len());
+        let mut distinct = Vec::new();
+        let positions = self.iter().map(|key| {
+            *seen.entry(key).or_insert_with(|| {
+                distinct.push(EntityKey::from_bytes(key));
+                distinct.len() - 1
+            })
+        });
+        let positions = positions.collect();
+        (distinct, positions)
+    }
+}
+
+impl From<EntityKey> for EntityKeys {
+    fn from(key: EntityKey) -> Self {
+        Self { bytes: key.as_bytes().to_vec(), ends: vec![key.as_bytes().len()] }
+    }
+}
+
+fn put_names<'a>(out: &mut Vec<u8>, names: impl ExactSizeIterator<Item = &'a str>) {
+    put_u32(out, names.len());
+    for name in names {
+        put_u32(out, ValueType::String as usize);
+        put_bytes(out, name.as_bytes());
     }
 }
 

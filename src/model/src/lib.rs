@@ -16,7 +16,7 @@ pub mod schema;
 pub mod time;
 pub mod value;
 
-pub use entity_key::EntityKey;
+pub use entity_key::{EntityKey, EntityKeys};
 pub use error::{Error, Kind, Result};
 pub use row::Row;
 pub use time::Timestamp;

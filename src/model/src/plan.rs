@@ -5,10 +5,11 @@
 //! `feast/utils.py`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::entity_key::{DUMMY_ENTITY_ID, EntityKey};
+use crate::answer::{Names, Wanted};
+use crate::entity_key::{DUMMY_ENTITY_ID, EntityKey, EntityKeys};
 use crate::error::{Error, Kind, Result};
 use crate::ports::Table;
 use crate::registry::{FeatureRequest, Field, JoinKey, Project, Projection, View, ViewKind};
@@ -18,8 +19,10 @@ use crate::value::{Value, ValueType, coerce, type_of};
 /// The answer's shape for one (registry revision, feature list, naming).
 #[derive(Debug)]
 pub struct Plan {
-    /// One read per view, in the order of the answer.
+    /// The views, in the order of the answer.
     pub views: Vec<ViewPlan>,
+    /// The views again, by the keys that they are read with.
+    pub groups: Vec<Group>,
     /// Request columns that are recognised as keys: name in the request → name in the answer.
     columns: BTreeMap<String, String>,
     /// Types to coerce key columns to, by name in the answer.
@@ -31,16 +34,29 @@ pub struct Plan {
 pub struct ViewPlan {
     /// The view.
     pub view: Arc<View>,
-    /// Where to read.
-    pub table: Arc<Table>,
-    /// Its key's parts, each with the request column that carries it.
-    keys: Vec<(JoinKey, String)>,
     /// The features asked for.
     pub features: Vec<Field>,
-    /// Their ids in a row, with their types.
-    pub columns: Vec<(u32, ValueType)>,
+    /// What to take of a row for them.
+    pub wanted: Vec<Wanted>,
     /// Their names in the answer.
-    pub names: Vec<String>,
+    pub names: Arc<Names>,
+}
+
+/// Views that are read with the same keys, all with or all without windows.
+#[derive(Debug)]
+pub struct Group {
+    /// Positions in [`Plan::views`].
+    pub views: Vec<usize>,
+    /// Where to read, one per view.
+    pub tables: Vec<Arc<Table>>,
+    /// Whether states are read, not rows.
+    pub windowed: bool,
+    /// There is one key for every row of the request.
+    pub entityless: bool,
+    /// The key's parts, each with the request column that carries it.
+    keys: Vec<(JoinKey, String)>,
+    /// The first view's name.
+    view: String,
 }
 
 /// A request's entity columns, checked against a plan.
@@ -50,10 +66,8 @@ pub struct Bound {
     pub rows: usize,
     /// The entity columns as the answer repeats them, in the order of the request.
     pub columns: Vec<(String, Vec<Value>)>,
-    /// Per view: the distinct keys.
-    pub keys: Vec<Vec<EntityKey>>,
-    /// Per view: for each row, the position of its key among the distinct ones.
-    pub fan_out: Vec<Vec<usize>>,
+    /// Per group: each row's key, or the one key of all rows where the group is entity-less.
+    pub keys: Vec<EntityKeys>,
 }
 
 impl Plan {
@@ -72,7 +86,7 @@ impl Plan {
             return Err(Error::invalid("No features specified for retrieval: name a feature_service or features"));
         }
         check_collisions(&projections, full_feature_names)?;
-        let mut plan = Self { views: Vec::new(), columns: BTreeMap::new(), types: BTreeMap::new() };
+        let mut plan = Self { views: Vec::new(), groups: Vec::new(), columns: BTreeMap::new(), types: BTreeMap::new() };
         for projection in projections {
             plan.add(projection, full_feature_names)?;
         }
@@ -122,15 +136,48 @@ impl Plan {
             .iter()
             .map(|f| if full_feature_names { format!("{}__{}", projection.name, f.name) } else { f.name.clone() })
             .collect();
+        self.join_group(&view, keys);
+        // A whole row has all features of its view, sorted by id.
+        let mut ids: Vec<u32> = view.features.iter().map(|f| column_id(&f.name)).collect();
+        ids.sort_unstable();
+        let wanted = projection.features.iter().map(|f| {
+            let id = column_id(&f.name);
+            Wanted::new(id, f.value_type, ids.binary_search(&id).unwrap_or_default())
+        });
         self.views.push(ViewPlan {
-            table: view.table.clone(),
             view,
-            keys,
-            columns: projection.features.iter().map(|f| (column_id(&f.name), f.value_type)).collect(),
+            wanted: wanted.collect(),
             features: projection.features,
-            names,
+            names: Arc::new(Names::new(names)),
         });
         Ok(())
+    }
+
+    /// Adds the view that is planned next to the group that has its keys.
+    fn join_group(&mut self, view: &View, keys: Vec<(JoinKey, String)>) {
+        let next = self.views.len();
+        let same = |group: &&mut Group| {
+            let alike = |((a, x), (b, y)): (&(JoinKey, String), &(JoinKey, String))| {
+                a.name == b.name && a.value_type == b.value_type && x == y
+            };
+            group.windowed == view.is_windowed()
+                && group.entityless == view.is_entityless()
+                && group.keys.len() == keys.len()
+                && group.keys.iter().zip(&keys).all(alike)
+        };
+        if let Some(group) = self.groups.iter_mut().find(same) {
+            group.views.push(next);
+            group.tables.push(view.table.clone());
+        } else {
+            self.groups.push(Group {
+                views: vec![next],
+                tables: vec![view.table.clone()],
+                windowed: view.is_windowed(),
+                entityless: view.is_entityless(),
+                keys,
+                view: view.name.clone(),
+            });
+        }
     }
 
     /// Checks a request's columns and works out the keys to read.
@@ -164,13 +211,8 @@ impl Plan {
             }
             columns.push((target.clone(), values));
         }
-        let mut bound = Bound { rows, columns, keys: Vec::new(), fan_out: Vec::new() };
-        for view in &self.views {
-            let (keys, fan_out) = view.keys_of(&bound)?;
-            bound.keys.push(keys);
-            bound.fan_out.push(fan_out);
-        }
-        Ok(bound)
+        let keys = self.groups.iter().map(|group| group.keys_of(&columns, rows)).collect::<Result<_>>()?;
+        Ok(Bound { rows, columns, keys })
     }
 
     fn unknown_column(&self, name: &str) -> Error {
@@ -182,43 +224,30 @@ impl Plan {
     }
 }
 
-impl ViewPlan {
-    fn keys_of(&self, bound: &Bound) -> Result<(Vec<EntityKey>, Vec<usize>)> {
-        if self.view.is_entityless() {
-            return Ok((vec![EntityKey::dummy()], vec![0; bound.rows]));
+impl Group {
+    fn keys_of(&self, columns: &[(String, Vec<Value>)], rows: usize) -> Result<EntityKeys> {
+        if self.entityless {
+            return Ok(EntityKey::dummy().into());
         }
         let mut parts = Vec::with_capacity(self.keys.len());
         for (key, column) in &self.keys {
-            let Some((_, values)) = bound.columns.iter().find(|(name, _)| name == column) else {
+            let Some((_, values)) = columns.iter().find(|(name, _)| name == column) else {
                 return Err(Error::invalid(format!(
                     "Missing join key '{column}' in the entity rows: feature view {} needs it",
-                    self.view.name
+                    self.view
                 )));
             };
             // Another view of the request may have this key in another type: each is read by its own.
             let typed = if values.iter().all(|v| type_of(v) == key.value_type) {
-                Cow::Borrowed(values)
+                Cow::Borrowed(values.as_slice())
             } else {
                 let typed = values.iter().map(|v| coerce(v.clone(), key.value_type)).collect::<Result<_>>();
                 Cow::Owned(typed.map_err(|e| Error::invalid(format!("the join key '{column}': {}", e.message())))?)
             };
             parts.push((key.name.as_str(), typed));
         }
-        let mut keys = Vec::new();
-        let mut seen: HashMap<EntityKey, usize> = HashMap::with_capacity(bound.rows);
-        let mut fan_out = Vec::with_capacity(bound.rows);
-        for row in 0..bound.rows {
-            let row_parts: Vec<_> = parts.iter().map(|(name, values)| (*name, &values[row])).collect();
-            let key = EntityKey::encode(&row_parts)
-                .map_err(|e| Error::invalid(format!("entity row {row}: {}", e.message())))?;
-            let next = keys.len();
-            let position = *seen.entry(key.clone()).or_insert(next);
-            if position == next {
-                keys.push(key);
-            }
-            fan_out.push(position);
-        }
-        Ok((keys, fan_out))
+        let parts: Vec<_> = parts.iter().map(|(name, values)| (*name, &**values)).collect();
+        EntityKeys::encode(&parts, rows)
     }
 }
 
@@ -293,7 +322,7 @@ mod tests {
         let wanted = [Val::Int64Val(1001), Val::Int32Val(1001), Val::StringVal("1001".into())];
         for (keys, val) in bound.keys.iter().zip(wanted) {
             let key = EntityKey::encode(&[("driver_id", &Value { val: Some(val) })]).expect("a key");
-            assert_eq!(keys, &[key]);
+            assert_eq!(keys.iter().collect::<Vec<_>>(), [key.as_bytes()]);
         }
 
         let error = plan.bind(vec![("driver_id".into(), vec![Value { val: Some(Val::Int64Val(i64::MAX)) }])]);

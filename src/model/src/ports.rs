@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::entity_key::EntityKey;
+use crate::entity_key::{EntityKey, EntityKeys};
 use crate::error::{Error, Kind, Result};
 use crate::registry::View;
-use crate::row::{Row, Version, column_id};
+use crate::row::{Row, RowRef, Version, column_id};
 use crate::time::Timestamp;
 use crate::value::Value;
 
@@ -184,6 +184,13 @@ pub struct Written {
     pub stale: usize,
 }
 
+/// What takes the rows of [`OnlineStore::read_rows`].
+pub trait RowSink: Send {
+    /// The next key's row of a table (by its position among the tables), `None` where there is none.
+    /// Every table's rows come in the order of the keys; tables may take turns.
+    fn push(&mut self, table: usize, row: Option<RowRef<'_>>);
+}
+
 /// Where features are read from at serving time. Contract suite: `online::contract`.
 ///
 /// Every error is `Unavailable` (try again) or `Internal` (a row that fails its checksum).
@@ -191,7 +198,30 @@ pub trait OnlineStore: Send + Sync {
     /// Reads rows: one inner vector per [`Read`], one entry per key, in order.
     fn read<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Row>>>>>;
 
-    /// Reads window states, in the same shape.
+    /// Reads the rows of the same keys from several tables, and hands them over in place. Keys may
+    /// repeat. After an error the sink may have taken some rows.
+    ///
+    /// A store that keeps rows in memory need not copy them here; for any other this calls
+    /// [`OnlineStore::read`].
+    fn read_rows<'a>(
+        &'a self,
+        tables: &'a [Arc<Table>],
+        keys: &'a EntityKeys,
+        sink: &'a mut dyn RowSink,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let (keys, positions) = keys.distinct();
+            let reads: Vec<_> = tables.iter().map(|table| Read { table: table.clone(), keys: keys.clone() }).collect();
+            for (table, rows) in self.read(&reads).await?.iter().enumerate() {
+                for position in &positions {
+                    sink.push(table, rows[*position].as_ref().map(Row::borrowed));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads window states, in the same shape as [`OnlineStore::read`].
     fn read_states<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>>;
 
     /// Applies a batch atomically. Returns once it is as durable as the store is configured to be.

@@ -36,8 +36,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use model::ports::{BoxFuture, OnlineStore, Position, Read, Table, WriteBatch, Written};
-use model::{Kind as ErrorKind, Result, Row};
+use model::ports::{BoxFuture, OnlineStore, Position, Read, RowSink, Table, WriteBatch, Written};
+use model::{EntityKeys, Kind as ErrorKind, Result, Row};
 use tokio::sync::{mpsc, oneshot};
 
 pub use check::{Report, check};
@@ -198,6 +198,38 @@ impl Shared {
         Ok(answer)
     }
 
+    /// Hands over the rows of some keys of every table.
+    fn push_rows<'k>(
+        &self,
+        prefixes: &[Vec<u8>],
+        keys: impl Iterator<Item = &'k [u8]> + Clone,
+        sink: &mut dyn RowSink,
+        found: &mut usize,
+    ) -> Result<()> {
+        for (table, prefix) in prefixes.iter().enumerate() {
+            for entry in self.look_up(Kind::Row, prefix, keys.clone())? {
+                let row = if let Entry::Row(row) = &entry { Some(row.borrowed()) } else { None };
+                *found += usize::from(row.is_some());
+                sink.push(table, row);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_rows(&self, tables: &[Arc<Table>], keys: &EntityKeys, sink: &mut dyn RowSink) -> Result<()> {
+        let prefixes: Vec<_> = tables.iter().map(|table| layout::table_prefix(Kind::Row, table)).collect();
+        let chunk = (READ_CHUNK / tables.len().max(1)).max(1);
+        let mut found = 0;
+        for start in (0..keys.len()).step_by(chunk) {
+            if start > 0 {
+                tokio::task::yield_now().await;
+            }
+            self.push_rows(&prefixes, keys.iter().skip(start).take(chunk), sink, &mut found)?;
+        }
+        self.traffic.rows(found, tables.len() * keys.len() - found);
+        Ok(())
+    }
+
     fn positions(&self, group: &str) -> Result<Vec<Position>> {
         let prefix = layout::group_prefix(group);
         self.with_db(|db| {
@@ -289,9 +321,18 @@ impl OnlineStore for Store {
                 if let Entry::Row(row) = entry { Some(row) } else { None }
             };
             let answer = self.shared.read_all(Kind::Row, reads, pick).await?;
-            self.shared.traffic.rows(&answer);
+            self.shared.traffic.rows_of(&answer);
             Ok(answer)
         })
+    }
+
+    fn read_rows<'a>(
+        &'a self,
+        tables: &'a [Arc<Table>],
+        keys: &'a EntityKeys,
+        sink: &'a mut dyn RowSink,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.shared.read_rows(tables, keys, sink))
     }
 
     fn read_states<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>> {

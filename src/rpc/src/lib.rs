@@ -2,6 +2,8 @@
 //!
 //! Knows no verb and no store: it is what all faces of the server share.
 
+pub mod answer;
+pub mod codec;
 pub mod status;
 
 /// Generated clients and servers, by package (`feast.serving` is [`feast::serving`]); the package-less

@@ -7,11 +7,12 @@ mod plans;
 
 use std::sync::Arc;
 
-use model::answer::{Answer, Cells, ViewAnswer};
-use model::plan::{Bound, ViewPlan};
-use model::ports::{Clock, OnlineStore, Read};
+use model::answer::{Answer, Gather, ViewAnswer};
+use model::plan::{Bound, Group, ViewPlan};
+use model::ports::{Clock, OnlineStore, Read, RowSink};
 use model::registry::FeatureRequest;
-use model::{Error, Result, Row, Timestamp, Value, value};
+use model::row::RowRef;
+use model::{EntityKeys, Error, Result, Timestamp, Value, value};
 
 use crate::catalog::Catalog;
 use crate::{metrics, windows};
@@ -69,70 +70,93 @@ impl Retriever {
                 ),
             ));
         }
-        let mut bound = plan.bind(request.entities)?;
-        let now = self.clock.now();
-        let cells = self.read(&planned, &mut bound, now).await?;
+        let bound = plan.bind(request.entities)?;
+        let views = self.read(&planned, &bound, self.clock.now()).await?;
         metrics::retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
-        let views = plan.views.iter().zip(bound.fan_out).zip(cells);
         let versions = plan.views.iter().map(|v| (v.view.name.clone(), v.view.version));
         Ok(Answer {
             columns: bound.columns,
-            views: views
-                .map(|((view, fan_out), cells)| ViewAnswer { names: view.names.clone(), cells, fan_out })
-                .collect(),
+            views,
             versions: if request.include_feature_view_version_metadata { versions.collect() } else { Vec::new() },
         })
     }
 
-    /// The cells of every distinct key of every view.
-    async fn read(&self, planned: &Planned, bound: &mut Bound, now: Timestamp) -> Result<Vec<Vec<Cells>>> {
-        let plan = &planned.plan;
-        let (mut reads, mut state_reads) = (Vec::new(), Vec::new());
-        for (view, keys) in plan.views.iter().zip(std::mem::take(&mut bound.keys)) {
-            let read = Read { table: view.table.clone(), keys };
-            if view.view.is_windowed() { &mut state_reads } else { &mut reads }.push(read);
-        }
-        let mut rows = self.store.read(&reads).await?.into_iter();
-        let mut states =
-            if state_reads.is_empty() { Vec::new() } else { self.store.read_states(&state_reads).await? }.into_iter();
-        let mut out = Vec::with_capacity(plan.views.len());
-        for (view, spec) in plan.views.iter().zip(&planned.windows) {
-            out.push(if let Some(spec) = spec {
-                let states = states.next().unwrap_or_default();
-                states
-                    .into_iter()
-                    .map(|state| {
-                        let answer = match state {
-                            Some(bytes) => windows::answer(&bytes, spec, &view.view, now)?,
-                            None => None,
-                        };
-                        Ok(window_cells(view, answer))
-                    })
-                    .collect::<Result<Vec<_>>>()?
+    /// Every view's part of the answer.
+    async fn read(&self, planned: &Planned, bound: &Bound, now: Timestamp) -> Result<Vec<ViewAnswer>> {
+        let groups = &planned.plan.groups;
+        let mut answers = Vec::with_capacity(planned.plan.views.len());
+        for (group, keys) in groups.iter().zip(&bound.keys) {
+            let read = if group.windowed {
+                self.read_windows(planned, group, keys, now).await?
             } else {
-                let rows = rows.next().unwrap_or_default();
-                rows.into_iter().map(|row| row_cells(view, row.as_ref(), now)).collect()
-            });
+                self.read_rows(planned, group, keys, now).await?
+            };
+            let read = read
+                .into_iter()
+                .map(|view| if group.entityless { view.fanned_out(&vec![0; bound.rows]) } else { view });
+            answers.extend(group.views.iter().copied().zip(read));
         }
-        Ok(out)
+        if groups.len() > 1 {
+            answers.sort_unstable_by_key(|(view, _)| *view);
+        }
+        Ok(answers.into_iter().map(|(_, view)| view).collect())
+    }
+
+    async fn read_rows(
+        &self,
+        planned: &Planned,
+        group: &Group,
+        keys: &EntityKeys,
+        now: Timestamp,
+    ) -> Result<Vec<ViewAnswer>> {
+        let views = group.views.iter().map(|at| &planned.plan.views[*at]);
+        let gathers = views.map(|v| Gather::new(v.names.clone(), &v.wanted, v.view.ttl_us, now, keys.len()));
+        let mut gathers = Gathers(gathers.collect());
+        self.store.read_rows(&group.tables, keys, &mut gathers).await?;
+        Ok(gathers.0.into_iter().map(Gather::finish).collect())
+    }
+
+    async fn read_windows(
+        &self,
+        planned: &Planned,
+        group: &Group,
+        keys: &EntityKeys,
+        now: Timestamp,
+    ) -> Result<Vec<ViewAnswer>> {
+        let (keys, fan_out) = keys.distinct();
+        let reads: Vec<_> =
+            group.tables.iter().map(|table| Read { table: table.clone(), keys: keys.clone() }).collect();
+        let states = self.store.read_states(&reads).await?;
+        let mut answers = Vec::with_capacity(reads.len());
+        for (at, states) in group.views.iter().zip(states) {
+            let view = &planned.plan.views[*at];
+            let Some(spec) = &planned.windows[*at] else { continue };
+            let mut gather = Gather::of_values(view.names.clone(), states.len());
+            for state in states {
+                let answer = state.map(|bytes| windows::answer(&bytes, spec, &view.view, now)).transpose()?.flatten();
+                push_window(&mut gather, view, answer);
+            }
+            answers.push(gather.finish().fanned_out(&fan_out));
+        }
+        Ok(answers)
     }
 }
 
-/// A stored row's cells.
-fn row_cells(view: &ViewPlan, row: Option<&Row>, now: Timestamp) -> Cells {
-    match row {
-        Some(row) => Cells::of_row(row, &view.columns, view.view.ttl_us, now),
-        None => Cells::not_found(view.names.len()),
+/// The views of one group, each taking the rows of its table.
+struct Gathers(Vec<Gather>);
+
+impl RowSink for Gathers {
+    fn push(&mut self, table: usize, row: Option<RowRef<'_>>) {
+        self.0[table].push(row);
     }
 }
 
-/// A window's cells (WINDOWS.md, "Definition"): the view's ttl does not apply.
-fn window_cells(view: &ViewPlan, answer: Option<(Timestamp, Vec<Value>)>) -> Cells {
-    let Some((time, values)) = answer else { return Cells::not_found(view.names.len()) };
+/// A window's answer (WINDOWS.md, "Definition"): the view's ttl does not apply.
+fn push_window(gather: &mut Gather, view: &ViewPlan, answer: Option<(Timestamp, Vec<Value>)>) {
+    let Some((time, values)) = answer else { return gather.push(None) };
     let of_feature = |name: &str| {
         let position = view.view.features.iter().position(|f| f.name == name);
-        position.and_then(|i| values.get(i)).cloned().unwrap_or(value::NULL)
+        position.and_then(|i| values.get(i)).unwrap_or(&value::NULL)
     };
-    let asked: Vec<Value> = view.features.iter().map(|f| of_feature(&f.name)).collect();
-    Cells::of_values(&asked, time)
+    gather.push_values(time, view.features.iter().map(|f| of_feature(&f.name)));
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use model::{Error, Value};
 use proto::feast::serving::GetOnlineFeaturesRequest;
-use proto::{PushRequest, PushResponse, Raw, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse};
+use proto::{PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineStoreResponse};
+use rpc::answer::OnlineFeatures;
 use rpc::status::to_grpc;
 use rpc::stubs::grpc_feature_server_server::GrpcFeatureServer;
 use service::push::{Cell, Destination, Frame};
@@ -50,7 +51,10 @@ impl GrpcFeatureServer for FeatureServer {
         written.await.map(|()| Response::new(WriteToOnlineStoreResponse { status: true })).map_err(|e| to_grpc(&e))
     }
 
-    async fn get_online_features(&self, request: Request<GetOnlineFeaturesRequest>) -> Result<Response<Raw>, Status> {
+    async fn get_online_features(
+        &self,
+        request: Request<GetOnlineFeaturesRequest>,
+    ) -> Result<Response<OnlineFeatures>, Status> {
         answer(&self.online.retriever, request.into_inner()).await.map(Response::new)
     }
 }

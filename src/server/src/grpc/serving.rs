@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use model::Error;
 use model::registry::FeatureRequest;
-use proto::Raw;
 use proto::feast::serving::get_online_features_request::Kind as Asked;
 use proto::feast::serving::{GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest};
+use rpc::answer::OnlineFeatures;
 use rpc::status::to_grpc;
 use rpc::stubs::feast::serving::serving_service_server::ServingService;
 use service::retrieve::{self, Retriever};
@@ -32,13 +32,16 @@ impl ServingService for Serving {
         Ok(Response::new(GetFeastServingInfoResponse { version: env!("CARGO_PKG_VERSION").into() }))
     }
 
-    async fn get_online_features(&self, request: Request<GetOnlineFeaturesRequest>) -> Result<Response<Raw>, Status> {
+    async fn get_online_features(
+        &self,
+        request: Request<GetOnlineFeaturesRequest>,
+    ) -> Result<Response<OnlineFeatures>, Status> {
         answer(&self.retriever, request.into_inner()).await.map(Response::new)
     }
 }
 
 /// Answers the request; `GrpcFeatureServer` has the same method.
-pub(super) async fn answer(retriever: &Retriever, request: GetOnlineFeaturesRequest) -> Result<Raw, Status> {
+pub(super) async fn answer(retriever: &Retriever, request: GetOnlineFeaturesRequest) -> Result<OnlineFeatures, Status> {
     let features = match request.kind {
         Some(Asked::FeatureService(name)) => FeatureRequest::Service(name),
         Some(Asked::Features(list)) => FeatureRequest::Refs(list.val),
@@ -51,5 +54,5 @@ pub(super) async fn answer(retriever: &Retriever, request: GetOnlineFeaturesRequ
         full_feature_names: request.full_feature_names,
         include_feature_view_version_metadata: request.include_feature_view_version_metadata,
     };
-    retriever.get_online_features(request).await.map(|answer| Raw(answer.encode())).map_err(|e| to_grpc(&e))
+    retriever.get_online_features(request).await.map(OnlineFeatures::from).map_err(|e| to_grpc(&e))
 }

@@ -1,0 +1,284 @@
+//! From rows to blocks: every value is copied once, from the row's bytes behind the block of its
+//! feature. Decides each value's status on the way (FEAST_CONTRACT.md, "Reading online").
+//!
+//! The common row has one time, its columns where the last row had them, and short values: that costs
+//! two loads, a compare and a store of 16 bytes per value. Everything else takes the long way.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use prost::encoding::encoded_len_varint;
+use proto::feast::serving::FieldStatus;
+
+use super::{Names, Times, ViewAnswer};
+use crate::row::{RowRef, entry};
+use crate::time::Timestamp;
+use crate::value::{Value, ValueType, is_null};
+
+/// What is copied of a value at once: its key and length in the block, and up to [`SHORT`] bytes of it.
+const STEP: usize = 16;
+const SHORT: usize = STEP - 2;
+/// The key of a value in a block: field 1 of `FeatureVector`.
+const KEY: u8 = 0x0A;
+
+/// A feature to take from a view's rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    id: u32,
+    /// Where the column stood in the last row.
+    position: u32,
+    /// The first bytes of a value of the registered type, and which of their bits count.
+    tag: u16,
+    mask: u16,
+    value_type: ValueType,
+}
+
+impl Wanted {
+    /// The column with this id, holding values of this type (`Invalid`: of any); `position` is where
+    /// it probably stands among a row's columns.
+    pub fn new(id: u32, value_type: ValueType, position: usize) -> Self {
+        // A value begins with its field's key, and the fields of `Value` are numbered as the types are;
+        // the lowest three bits are the wire type.
+        let field = value_type as u16;
+        let (tag, mask) = match field {
+            0..16 => (field << 3, 0x00F8),
+            _ => ((field << 3 & 0x7F) | 0x80 | field >> 4 << 8, 0xFFF8),
+        };
+        Self { id, position: position as u32, tag, mask, value_type }
+    }
+}
+
+/// One view's answer in the making.
+#[derive(Debug)]
+pub struct Gather {
+    names: Arc<Names>,
+    wanted: Vec<Wanted>,
+    /// Where each feature's block ends.
+    ends: Vec<usize>,
+    /// Blocks of `stride` bytes each.
+    values: Vec<u8>,
+    stride: usize,
+    /// Room for this many rows, of which `times.len()` are there.
+    rows: usize,
+    statuses: Vec<u8>,
+    times: Vec<Timestamp>,
+    /// Feature after feature, once a row has times of its own for them.
+    split: Vec<Timestamp>,
+    ttl_us: i64,
+    now: Timestamp,
+}
+
+impl Gather {
+    /// Begins an answer of `rows` rows at `now`; values older than `ttl_us` are not given (0: all are).
+    /// A value that was written under another type than the wanted one was never written for this
+    /// feature: it is null.
+    pub fn new(names: Arc<Names>, wanted: &[Wanted], ttl_us: i64, now: Timestamp, rows: usize) -> Self {
+        Self { wanted: wanted.to_vec(), ttl_us, now, ..Self::of_values(names, rows) }
+    }
+
+    /// Begins an answer of `rows` rows that are not read but worked out ([`Gather::push_values`]).
+    pub fn of_values(names: Arc<Names>, rows: usize) -> Self {
+        let features = names.len();
+        let stride = rows * STEP;
+        Self {
+            wanted: Vec::new(),
+            ends: (0..features).map(|feature| feature * stride).collect(),
+            values: vec![0; features * stride],
+            stride,
+            rows,
+            statuses: vec![FieldStatus::Present as u8; features * rows],
+            times: Vec::with_capacity(rows),
+            split: Vec::new(),
+            ttl_us: 0,
+            now: Timestamp::default(),
+            names,
+        }
+    }
+
+    /// The next row as it is stored; `None` where there is none.
+    pub fn push(&mut self, row: Option<RowRef<'_>>) {
+        let Some(row) = row else { return self.push_nothing(FieldStatus::NotFound, Timestamp::default()) };
+        let time = row.newest().event;
+        if !row.shares_time() {
+            return self.push_split(row);
+        }
+        if self.is_outside(time) {
+            return self.push_nothing(FieldStatus::OutsideMaxAge, time);
+        }
+        let at = self.times.len();
+        let (columns, values) = row.parts();
+        for feature in 0..self.wanted.len() {
+            let wanted = self.wanted[feature];
+            let position = wanted.position as usize;
+            if let Some((id, end)) = columns.get(position).map(|bytes| entry(*bytes))
+                && id == wanted.id
+            {
+                let start = if position == 0 { 0 } else { entry(columns[position - 1]).1 };
+                self.put_wanted(feature, wanted, values, start as usize, end as usize, at);
+            } else if let Some(position) = row.position(wanted.id) {
+                self.wanted[feature].position = position as u32;
+                let value = value_at(columns, values, position);
+                self.put_checked(feature, wanted.value_type, value, at);
+            } else {
+                self.put_null(feature, FieldStatus::NullValue, at);
+            }
+        }
+        self.end_row(time);
+    }
+
+    /// The next row, worked out at the request's time: null is `NULL_VALUE`.
+    pub fn push_values<'a>(&mut self, time: Timestamp, values: impl Iterator<Item = &'a Value>) {
+        let at = self.times.len();
+        for (feature, value) in values.enumerate() {
+            if is_null(value) {
+                self.put_null(feature, FieldStatus::NullValue, at);
+            } else {
+                self.put(feature, &value.encode_to_vec());
+            }
+        }
+        self.end_row(time);
+    }
+
+    /// The answer. Every row must have been pushed.
+    pub fn finish(self) -> ViewAnswer {
+        let blocks = self.ends.iter().enumerate().map(|(feature, end)| (feature * self.stride, *end)).collect();
+        let times = if self.split.is_empty() { Times::per_row(self.times) } else { Times::PerValue(self.split) };
+        ViewAnswer { names: self.names, rows: self.rows, values: self.values, blocks, statuses: self.statuses, times }
+    }
+
+    fn is_outside(&self, time: Timestamp) -> bool {
+        self.ttl_us > 0 && self.now.micros().saturating_sub(time.micros()) > self.ttl_us
+    }
+
+    /// A row of which nothing is given.
+    fn push_nothing(&mut self, status: FieldStatus, time: Timestamp) {
+        let at = self.times.len();
+        for feature in 0..self.ends.len() {
+            self.put_null(feature, status, at);
+        }
+        self.end_row(time);
+    }
+
+    /// A row with a time per column.
+    fn push_split(&mut self, row: RowRef<'_>) {
+        let (columns, values) = row.parts();
+        let (at, newest) = (self.times.len(), row.newest().event);
+        for feature in 0..self.wanted.len() {
+            let wanted = self.wanted[feature];
+            let position = row.position(wanted.id);
+            let time = position.map_or(newest, |position| row.version(position).event);
+            match position {
+                _ if self.is_outside(time) => self.put_null(feature, FieldStatus::OutsideMaxAge, at),
+                Some(position) => {
+                    self.put_checked(feature, wanted.value_type, value_at(columns, values, position), at);
+                }
+                None => self.put_null(feature, FieldStatus::NullValue, at),
+            }
+            if time != newest {
+                self.split(newest);
+            }
+            if let Some(slot) = self.split.get_mut(feature * self.rows + at) {
+                *slot = time;
+            }
+        }
+        self.times.push(newest);
+    }
+
+    /// From now on every value has a time of its own; so far it is its row's, the last row's being `last`.
+    fn split(&mut self, last: Timestamp) {
+        if self.split.is_empty() {
+            let at = self.times.len();
+            self.split = vec![Timestamp::default(); self.ends.len() * self.rows];
+            for feature in self.split.chunks_mut(self.rows) {
+                feature[..at].copy_from_slice(&self.times);
+                feature[at] = last;
+            }
+        }
+    }
+
+    fn end_row(&mut self, time: Timestamp) {
+        let at = self.times.len();
+        for feature in self.split.chunks_mut(self.rows.max(1)) {
+            feature[at] = time;
+        }
+        self.times.push(time);
+    }
+
+    /// Puts `values[start..end]`, by a copy of fixed size where it is a short value of the right type.
+    fn put_wanted(&mut self, feature: usize, wanted: Wanted, values: &[u8], start: usize, end: usize, at: usize) {
+        let len = end - start;
+        let block = self.ends[feature];
+        let room = (feature + 1) * self.stride - block;
+        if let Some(bytes) = values.get(start..).and_then(<[u8]>::first_chunk::<STEP>)
+            && (2..=SHORT).contains(&len)
+            && room >= STEP
+            && let Some(slot) = self.values.get_mut(block..).and_then(<[u8]>::first_chunk_mut::<STEP>)
+        {
+            let bytes = u128::from_le_bytes(*bytes);
+            if bytes as u16 & wanted.mask == wanted.tag {
+                *slot = (bytes << 16 | (len as u128) << 8 | u128::from(KEY)).to_le_bytes();
+                self.ends[feature] = block + 2 + len;
+                return;
+            }
+        }
+        self.put_checked(feature, wanted.value_type, &values[start..end], at);
+    }
+
+    fn put_checked(&mut self, feature: usize, value_type: ValueType, value: &[u8], at: usize) {
+        if is_stored_null(value) || !is_of_type(value, value_type) {
+            self.put_null(feature, FieldStatus::NullValue, at);
+        } else {
+            self.put(feature, value);
+        }
+    }
+
+    fn put_null(&mut self, feature: usize, status: FieldStatus, at: usize) {
+        self.put(feature, &[]);
+        self.statuses[feature * self.rows + at] = status as u8;
+    }
+
+    fn put(&mut self, feature: usize, value: &[u8]) {
+        let head = 1 + encoded_len_varint(value.len() as u64);
+        let whole = head + value.len();
+        while (feature + 1) * self.stride - self.ends[feature] < whole {
+            self.grow();
+        }
+        let start = self.ends[feature];
+        let mut slot = &mut self.values[start..start + whole];
+        slot[0] = KEY;
+        slot = &mut slot[1..];
+        prost::encoding::encode_varint(value.len() as u64, &mut slot);
+        slot.copy_from_slice(value);
+        self.ends[feature] = start + whole;
+    }
+
+    /// Doubles the room of every block.
+    #[cold]
+    fn grow(&mut self) {
+        let stride = (self.stride * 2).max(STEP);
+        let mut values = vec![0; self.ends.len() * stride];
+        for (feature, end) in self.ends.iter_mut().enumerate() {
+            let block = &self.values[feature * self.stride..*end];
+            let start = feature * stride;
+            values[start..start + block.len()].copy_from_slice(block);
+            *end = start + block.len();
+        }
+        (self.values, self.stride) = (values, stride);
+    }
+}
+
+fn value_at<'a>(columns: &[[u8; 8]], values: &'a [u8], position: usize) -> &'a [u8] {
+    let start = if position == 0 { 0 } else { entry(columns[position - 1]).1 };
+    &values[start as usize..entry(columns[position]).1 as usize]
+}
+
+/// Feast's explicit null, as it is stored: `null_val` (field 19) and nothing else.
+fn is_stored_null(value: &[u8]) -> bool {
+    value.is_empty() || value == [0x98, 0x01, 0x00]
+}
+
+/// Whether a stored value is of this type: the fields of `Value` are numbered as the types are.
+fn is_of_type(value: &[u8], value_type: ValueType) -> bool {
+    let key = prost::encoding::decode_varint(&mut &*value).unwrap_or_default();
+    value_type == ValueType::Invalid || key >> 3 == value_type as u64
+}
