@@ -124,6 +124,7 @@ impl ViewAnswer {
     }
 
     /// The answer for other rows: row `i` of it is row `rows[i]` of this.
+    #[must_use]
     pub fn fanned_out(&self, rows: &[usize]) -> Self {
         let features = self.names.len();
         let mut out = Self {

@@ -107,7 +107,7 @@ impl Row {
         }
         let ends = || (0..row.len()).map(|i| row.end(i));
         let ordered = ends().zip(ends().skip(1)).all(|(a, b)| a <= b);
-        let whole = row.values_start() + ends().last().unwrap_or(0) == row.0.len();
+        let whole = row.values_start() + ends().next_back().unwrap_or(0) == row.0.len();
         let sorted = (1..row.len()).all(|i| row.id(i - 1) < row.id(i));
         (ordered && whole && sorted).then_some(Self(bytes))
     }

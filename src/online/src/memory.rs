@@ -88,7 +88,7 @@ impl OnlineStore for Store {
     fn read<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Row>>>>> {
         Box::pin(async move {
             let answer = look_up(&self.content().rows, reads);
-            self.traffic.rows_of(&answer);
+            self.traffic.rows(&answer);
             Ok(answer)
         })
     }

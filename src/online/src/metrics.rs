@@ -49,13 +49,13 @@ impl Traffic {
     }
 
     /// Rows were read.
-    pub(crate) fn rows(&self, found: usize, missing: usize) {
+    pub(crate) fn rows_counted(&self, found: usize, missing: usize) {
         self.rows_found.increment(found as u64);
         self.rows_missing.increment(missing as u64);
     }
 
     /// The same, counted here.
-    pub(crate) fn rows_of(&self, answer: &[Vec<Option<Row>>]) {
+    pub(crate) fn rows(&self, answer: &[Vec<Option<Row>>]) {
         count(answer, &self.rows_found, &self.rows_missing);
     }
 

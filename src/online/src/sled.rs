@@ -202,7 +202,7 @@ impl Shared {
     fn push_rows<'k>(
         &self,
         prefixes: &[Vec<u8>],
-        keys: impl Iterator<Item = &'k [u8]> + Clone,
+        keys: &(impl Iterator<Item = &'k [u8]> + Clone),
         sink: &mut dyn RowSink,
         found: &mut usize,
     ) -> Result<()> {
@@ -224,9 +224,9 @@ impl Shared {
             if start > 0 {
                 tokio::task::yield_now().await;
             }
-            self.push_rows(&prefixes, keys.iter().skip(start).take(chunk), sink, &mut found)?;
+            self.push_rows(&prefixes, &keys.iter().skip(start).take(chunk), sink, &mut found)?;
         }
-        self.traffic.rows(found, tables.len() * keys.len() - found);
+        self.traffic.rows_counted(found, tables.len() * keys.len() - found);
         Ok(())
     }
 
@@ -321,7 +321,7 @@ impl OnlineStore for Store {
                 if let Entry::Row(row) = entry { Some(row) } else { None }
             };
             let answer = self.shared.read_all(Kind::Row, reads, pick).await?;
-            self.shared.traffic.rows_of(&answer);
+            self.shared.traffic.rows(&answer);
             Ok(answer)
         })
     }

@@ -42,10 +42,10 @@ fn expected(row: Option<&Row>, id: u32, value_type: ValueType, ttl_us: i64) -> E
     }
     let value = Value::decode(bytes.clone()).expect("a value");
     let of_type = value_type == ValueType::Invalid || crate::value::type_of(&value) == value_type;
-    match crate::value::is_null(&value) || !of_type {
-        true => (Vec::new(), FieldStatus::NullValue, time),
-        false => (bytes.into(), FieldStatus::Present, time),
+    if crate::value::is_null(&value) || !of_type {
+        return (Vec::new(), FieldStatus::NullValue, time);
     }
+    (bytes.into(), FieldStatus::Present, time)
 }
 
 fn of_row(row: &Row, wanted: &[(u32, ValueType)], ttl_us: i64, now: Timestamp) -> ViewAnswer {

@@ -119,7 +119,7 @@ impl Fields {
             out.extend_from_slice(&(column.value.len() as u32).to_le_bytes());
             out.extend_from_slice(&column.value);
         }
-        let others: Vec<_> = self.features.iter().filter(|(id, _)| row.find(*id).is_none()).collect();
+        let others: Vec<_> = self.features.iter().filter(|(id, _)| row.borrowed().position(*id).is_none()).collect();
         out.extend_from_slice(&(others.len() as u32).to_le_bytes());
         for (_, field) in others {
             out.extend_from_slice(field);
