@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use proto::Raw;
 use proto::feast::serving::get_online_features_request::Kind;
 use proto::feast::serving::{GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest};
+use rpc::answer::OnlineFeatures;
 use rpc::stubs::feast::serving::serving_service_server::{ServingService, ServingServiceServer};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +74,7 @@ impl ServingService for Serving {
     async fn get_online_features(
         &self,
         request: Request<GetOnlineFeaturesRequest>,
-    ) -> std::result::Result<Response<Raw>, Status> {
+    ) -> std::result::Result<Response<OnlineFeatures>, Status> {
         let request = request.into_inner();
         let features = match &request.kind {
             Some(Kind::Features(list)) => list.val.len(),
@@ -81,7 +82,7 @@ impl ServingService for Serving {
         };
         let entities = request.entities.values().next().map_or(0, |column| column.val.len());
         let answer = self.0.grpc.get(&(entities, features)).ok_or_else(|| Status::not_found("no such shape"))?;
-        Ok(Response::new(Raw(answer.clone())))
+        Ok(Response::new(OnlineFeatures::Bytes(Raw(answer.clone()))))
     }
 }
 
