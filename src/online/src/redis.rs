@@ -1,10 +1,11 @@
 //! The online store in Redis, in Feast's layout ([`layout`]): Larder serves what Feast wrote, and Feast
 //! what Larder wrote. Knows no feature views and no configuration files.
 //!
-//! A read is one pipeline: one `HMGET` per entity key, with the fields of all its views. A write is one
-//! run of a script (`write.lua`) that compares times and writes column by column, so that it is atomic:
-//! rows, window states and positions together. In a Redis Cluster it is atomic per key only, rows and
-//! states before positions: after a crash in between, a stream's last batch is counted again.
+//! A read is one round trip: one `HMGET` per entity key, with the fields of all its views, in one
+//! pipeline. A write is one run of a script (`write.lua`) that compares times and writes column by
+//! column, so that it is atomic: rows, window states and positions together. In a Redis Cluster it is
+//! atomic per key only, rows and states before positions: after a crash in between, a stream's last
+//! batch is counted again.
 //!
 //! What the layout cannot hold: two features of one entity whose names have one 32-bit hash
 //! (1 in 4·10⁹ per pair). Where Feast writes over a row of ours, its time is the time of the whole row.

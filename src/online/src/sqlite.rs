@@ -3,7 +3,8 @@
 //!
 //! SQLite runs on blocking threads: reads on connections of their own (the file is in WAL mode, so that
 //! they do not wait for writes), writes on one, which commits what came in meanwhile in one transaction.
-//! A commit is on the disk (`synchronous=FULL`) when it is answered.
+//! A commit is on the disk (`synchronous=FULL`) when it is answered. A file that is deleted under us
+//! (`feast teardown`) is an error until the restart.
 //!
 //! What the layout cannot hold: a row without any column leaves nothing; tables whose `project_view` is
 //! the same but for upper and lower case are one table; of rows that Feast writes there are only whole
@@ -12,9 +13,10 @@
 mod database;
 mod layout;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,6 +63,8 @@ struct Shared {
     /// The same, for readers: they do not wait for a writer.
     is_closed: AtomicBool,
     waiting: Mutex<Vec<Waiting>>,
+    /// Which file was opened, once it was.
+    opened: OnceLock<Option<(u64, u64)>>,
     traffic: Traffic,
 }
 
@@ -82,6 +86,7 @@ impl Store {
             writer: Mutex::default(),
             is_closed: AtomicBool::new(false),
             waiting: Mutex::default(),
+            opened: OnceLock::new(),
             traffic: Traffic::new("sqlite"),
             settings,
         };
@@ -93,6 +98,7 @@ impl Store {
             .and_then(|()| writer.connection.execute_batch(layout::OURS));
         prepared.map_err(|e| shared.failed(e.into()))?;
         *lock(&shared.writer) = Some(writer);
+        shared.opened.get_or_init(|| shared.file());
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -123,11 +129,28 @@ impl Shared {
         Ok(Database { connection, known: Known::default() })
     }
 
-    /// Reads at one point in time: a batch is seen whole or not at all.
-    fn read<T>(&self, read: impl FnOnce(&Connection, &mut Known) -> Result<T, Failure>) -> Result<T> {
+    /// Which file is at the path now: device and inode.
+    fn file(&self) -> Option<(u64, u64)> {
+        std::fs::metadata(&self.settings.path).ok().map(|m| (m.dev(), m.ino()))
+    }
+
+    /// Whether reading and writing still makes sense. `feast teardown` deletes the file under us: what
+    /// would be written into what is left of it would be lost.
+    fn check(&self) -> Result<()> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(self.closed());
         }
+        if self.opened.get().is_some_and(|opened| *opened != self.file()) {
+            let path = self.settings.path.display();
+            let message = format!("{path} was deleted or replaced while Larder had it open: restart Larder");
+            return Err(Error::new(Kind::Unavailable, message));
+        }
+        Ok(())
+    }
+
+    /// Reads at one point in time: a batch is seen whole or not at all.
+    fn read<T>(&self, read: impl FnOnce(&Connection, &mut Known) -> Result<T, Failure>) -> Result<T> {
+        self.check()?;
         let idle = lock(&self.readers).pop();
         let mut database = idle.map_or_else(|| self.connect(), Ok)?;
         let Database { connection, known } = &mut database;
@@ -148,11 +171,14 @@ impl Shared {
     fn write_waiting(&self) {
         let mut writer = lock(&self.writer);
         let waiting = std::mem::take(&mut *lock(&self.waiting));
-        let Some(database) = writer.as_mut() else {
-            for w in waiting {
-                drop(w.reply.send(Err(self.closed())));
+        let database = match self.check().and_then(|()| writer.as_mut().ok_or_else(|| self.closed())) {
+            Ok(database) => database,
+            Err(error) => {
+                for w in waiting {
+                    drop(w.reply.send(Err(error.clone())));
+                }
+                return;
             }
-            return;
         };
         let (batches, replies): (Vec<_>, Vec<_>) = waiting.into_iter().map(|w| (w.batch, w.reply)).unzip();
         let results = database.write(&batches).map_err(|e| self.failed(e));
@@ -272,6 +298,7 @@ impl OnlineStore for Store {
         Box::pin(async move {
             let work = move |shared: &Shared| {
                 let mut writer = lock(&shared.writer);
+                shared.check()?;
                 let Database { connection, known } = writer.as_mut().ok_or_else(|| shared.closed())?;
                 let cleared = (|| {
                     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

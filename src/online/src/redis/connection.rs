@@ -97,21 +97,30 @@ impl Connection {
         matches!(self.link, Link::Cluster(_))
     }
 
-    /// Sends commands, and gives their answers in order.
+    /// Sends commands, and gives their answers in order: one pipeline, or in a cluster, where a pipeline
+    /// reaches one slot only, each on its own and all at once (they share each node's connection).
     pub(crate) async fn all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>> {
         let mut answers = Vec::with_capacity(commands.len());
         let mut commands = commands.into_iter().peekable();
         while commands.peek().is_some() {
-            let mut pipeline = Pipeline::new();
-            commands.by_ref().take(PIPELINE).for_each(|c| {
-                pipeline.add_command(c);
-            });
-            let some: Vec<Value> = match self.link.clone() {
-                Link::One(mut link) => pipeline.query_async(&mut link).await,
-                Link::Cluster(mut link) => pipeline.query_async(&mut link).await,
-            }
-            .map_err(|e| self.failed(e))?;
-            answers.extend(some);
+            let some = commands.by_ref().take(PIPELINE);
+            let some: Result<Vec<Value>, _> = match self.link.clone() {
+                Link::One(mut link) => {
+                    let mut pipeline = Pipeline::new();
+                    for command in some {
+                        pipeline.add_command(command);
+                    }
+                    pipeline.query_async(&mut link).await
+                }
+                Link::Cluster(link) => {
+                    let sent = some.map(|command| {
+                        let mut link = link.clone();
+                        async move { command.query_async(&mut link).await }
+                    });
+                    futures::future::join_all(sent).await.into_iter().collect()
+                }
+            };
+            answers.extend(some.map_err(|e| self.failed(e))?);
         }
         Ok(answers)
     }

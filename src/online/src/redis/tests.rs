@@ -137,6 +137,72 @@ fn keeps_the_contract() {
     block_on(run_all(|| Opened::new(&server)));
 }
 
+/// Three nodes, each with a third of the slots.
+fn cluster() -> Vec<Server> {
+    let buses: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
+    let servers: Vec<Server> =
+        buses.iter().map(|bus| Server::new(&["--cluster-enabled", "yes", "--cluster-port", bus])).collect();
+    for (node, range) in servers.iter().zip(["0 5460", "5461 10922", "10923 16383"]) {
+        let mut slots = command("CLUSTER", &[b"ADDSLOTSRANGE"]);
+        node.command::<()>(slots.arg(range.split(' ').collect::<Vec<_>>()));
+        for (other, bus) in servers.iter().zip(&buses) {
+            let mut meet = command("CLUSTER", &[b"MEET", b"127.0.0.1"]);
+            node.command::<()>(meet.arg(other.port).arg(bus));
+        }
+    }
+    let whole = |node: &Server| {
+        let info: String = node.command(&command("CLUSTER", &[b"INFO"]));
+        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+    };
+    for _ in 0..1000 {
+        if servers.iter().all(whole) {
+            return servers;
+        }
+        std::thread::sleep(Duration::from_millis(20)); // awaits the nodes' agreement: they tell nobody
+    }
+    panic!("the nodes do not become a cluster");
+}
+
+/// A store in a cluster that was emptied.
+struct InCluster<'a>(&'a [Server], Store);
+
+impl<'a> InCluster<'a> {
+    fn open(nodes: &'a [Server]) -> Self {
+        let settings = Settings { cluster: true, ..nodes[1].settings() };
+        Self(nodes, nodes[0].run(async { Store::open(&settings).await.expect("opens") }))
+    }
+}
+
+impl Subject for InCluster<'_> {
+    fn store(&self) -> &dyn OnlineStore {
+        &self.1
+    }
+
+    async fn reopen(self) -> Self {
+        Self::open(self.0)
+    }
+}
+
+#[test]
+fn keeps_the_contract_in_a_cluster() {
+    let nodes = cluster();
+    let make = || {
+        for node in &nodes {
+            node.command::<()>(&command("FLUSHALL", &[]));
+        }
+        InCluster::open(&nodes)
+    };
+    block_on(run_all(make));
+    let (subject, t) = (make(), table("shop", "users"));
+    let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    let one = row(5, 0, &[("f", b"x")]);
+    let writes: Vec<_> = names.iter().map(|name| (&t, name.as_str(), one.clone())).collect();
+    assert_eq!(block_on(subject.store().write(rows(&writes))).expect("writes").applied, 100);
+    for node in &nodes {
+        assert!(node.command::<usize>(&command("DBSIZE", &[])) > 10, "every node has its part");
+    }
+}
+
 #[test]
 fn a_row_of_one_time_is_feasts_byte_for_byte() {
     let server = Server::new(&[]);

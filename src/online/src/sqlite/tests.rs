@@ -161,6 +161,28 @@ async fn another_writer_is_waited_for_and_then_named() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_deleted_is_not_written() {
+    let (subject, t) = (InFile::new(), table("shop", "users"));
+    let one = || rows(&[(&t, "anna", row(5, 0, &[("f", b"x")]))]);
+    subject.store.write(one()).await.expect("writes");
+    // what `feast teardown` does
+    std::fs::remove_file(subject.dir.path().join("data/online.db")).expect("deletes");
+    let read = [Read { table: t.clone(), keys: vec![key("anna")] }];
+    let errors = [
+        subject.store.write(one()).await.expect_err("is gone"),
+        subject.store.read(&read).await.expect_err("is gone"),
+        subject.store.clear(&t).await.expect_err("is gone"),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.message().contains("online.db") && error.message().contains("restart Larder"), "{error}");
+    }
+    let again = Store::open(Settings::new(subject.dir.path().join("data/online.db"))).expect("opens");
+    assert_eq!(get(&again, &t, &["anna"]).await, [None]);
+    assert_eq!(again.write(one()).await.expect("writes").applied, 1);
+}
+
+#[tokio::test]
 async fn nothing_is_answered_after_closing() {
     let (subject, t) = (InFile::new(), table("shop", "users"));
     let one = row(5, 0, &[("f", b"x")]);
