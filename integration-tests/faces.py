@@ -163,7 +163,8 @@ class Http:
         answer = self._post("/get-online-features", body)
         assert isinstance(answer, dict)
         columns = [
-            [Cell(*cell) for cell in zip(r["values"], r["statuses"], map(micros, r["event_timestamps"]), strict=True)]
+            # like Feast, an answer without rows has no timestamps
+            [Cell(*c) for c in zip(r["values"], r["statuses"], map(micros, r.get("event_timestamps", [])), strict=True)]
             for r in answer["results"]
         ]
         return Answer(answer["metadata"]["feature_names"], columns)

@@ -1,59 +1,43 @@
-"""What the online store answers, whatever face one asks: statuses, times, keys, services, types; and Feast beside it.
+"""What the online store answers, whatever face one asks and whatever store is under it: one suite over all of them.
 
-Nothing here starts a second server: tests meet in one store, each with keys of its own.
+Statuses, times, last write wins, keys, services, pushing. Every store has one server, which all its tests share, each
+with keys of its own.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
-from feast import FeatureStore, FeatureView, Field, RepoConfig
-from feast.feature_server_utils import convert_response_to_dict
 from feast.protos.feast.serving.GrpcServer_pb2 import PushRequest
 from feast.protos.feast.serving.ServingService_pb2 import (
     FeatureList,
-    FieldStatus,
     GetFeastServingInfoRequest,
     GetOnlineFeaturesRequest,
 )
 from feast.protos.feast.types import Value_pb2 as values
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
-from feast.types import (
-    Array,
-    Bool,
-    Bytes,
-    Decimal,
-    FeastType,
-    Float32,
-    Float64,
-    Int32,
-    Int64,
-    Json,
-    Map,
-    Set,
-    String,
-    Struct,
-    TimeUuid,
-    UnixTimestamp,
-    Uuid,
-    ZonedTimestamp,
-)
+from feast.types import Float64, Int64
 
-import rides
 from conftest import StartLarder
-from faces import NEVER, Answer, Face, Grpc, Http, Row, Sdk, now
+from faces import NEVER, Answer, Face, Grpc, Http, Row, now
 from online import Cell, micros
 from rides import DAY, DRIVER, Rides, badge, fresh, pushed_view, stats
 
 MINUTE = timedelta(minutes=1)
 AT = now().replace(microsecond=123_456) - timedelta(hours=1)
 """An hour ago: the time of most rows here."""
+
+STORES = {
+    "sled": "",
+    "sled_untiered": "online_store: {type: sled, tier_bytes: 0}\n",
+    "memory": "online_store: {type: memory}\n",
+}
+"""What larder.yaml says of each store."""
+DURABLE = {"sled", "sled_untiered"}
+"""Stores whose rows outlive the server."""
 
 
 def us(at: datetime) -> int:
@@ -63,10 +47,16 @@ def us(at: datetime) -> int:
     return found
 
 
+@pytest.fixture(scope="module", params=STORES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every store in turn."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def served(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> Rides:
-    """The rides on a server that all tests of this file share."""
-    return Rides.start(tmp_path_factory.mktemp("rides") / "repo", module_larder)
+def served(kind: str, module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> Rides:
+    """The rides on a server on that store."""
+    return Rides.start(tmp_path_factory.mktemp(kind) / "repo", module_larder, STORES[kind])
 
 
 def assert_named(face: Face, answer: Answer, keys: list[str], features: list[str]) -> None:
@@ -403,21 +393,6 @@ def test_columns_that_no_view_has_are_left_out(http: Http) -> None:
     assert http.read(["driver_stats:trips"], {"driver_id": [driver]}).values("trips") == [1]
 
 
-@pytest.mark.parametrize(("to", "online"), [("offline", False), ("online_and_offline", True)])
-def test_a_push_may_go_to_the_batch_source(served: Rides, face: Face, to: str, online: bool) -> None:
-    one, two = fresh(), fresh()
-    face.push("driver_stats_push", [stats(one, 10, AT), stats(two, 20, AT + MINUTE, rating=None)], to=to)
-    table = pd.read_parquet(served.path / "data" / "driver_stats.parquet")
-    rows = table[table.driver_id.isin([one, two])].sort_values("driver_id")
-    assert rows.trips.tolist() == [10, 20]
-    assert rows.rating.tolist() == ["good", None]
-    assert [micros(at) for at in rows.event_timestamp] == [us(AT), us(AT + MINUTE)]
-    assert [micros(at) for at in rows.created] == [us(AT), us(AT + MINUTE)]
-    assert "first" in set(table.rating), "what was there before is still there"
-    status = "PRESENT" if online else "NOT_FOUND"
-    assert face.read(["driver_stats:trips"], {"driver_id": [one, two]}).statuses("trips") == [status] * 2
-
-
 def test_a_view_applied_later_is_served_at_once(served: Rides, face: Face) -> None:
     name, driver = f"late_{fresh()}", fresh()
     view = pushed_view(name, [DRIVER], DAY, {"height": Float64})
@@ -439,252 +414,6 @@ def test_what_a_model_server_gets_from_the_sdk(served: Rides) -> None:
     pd.testing.assert_frame_equal(response.to_df(), wanted)
 
 
-# --- types -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """A type, a value of it as JSON, and as the protobuf that must be stored."""
-
-    dtype: FeastType
-    sent: object
-    stored: Value
-    sdk: object = None
-    """What the SDK is given, where it can send the type."""
-
-
-UUID = "2f9a1c6e-3a5b-4d7e-8f90-123456789abc"
-NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
-NOON_S = int(NOON.timestamp())
-
-
-def a_map(**entries: Value) -> values.Map:
-    """A protobuf Map."""
-    return values.Map(val=entries)
-
-
-CASES = {
-    "bool": Case(Bool, True, Value(bool_val=True), True),
-    "int32": Case(Int32, -(2**31), Value(int32_val=-(2**31)), -(2**31)),
-    "int64": Case(Int64, 2**63 - 1, Value(int64_val=2**63 - 1), 2**63 - 1),
-    "float32": Case(Float32, 0.1, Value(float_val=0.1), 0.1),
-    "float64": Case(Float64, 0.1, Value(double_val=0.1), 0.1),
-    "not_a_number": Case(Float64, "NaN", Value(double_val=math.nan)),
-    "infinity": Case(Float64, "-Infinity", Value(double_val=-math.inf)),
-    "string": Case(String, 'Zürich "✈"\n', Value(string_val='Zürich "✈"\n'), 'Zürich "✈"\n'),
-    "empty_string": Case(String, "", Value(string_val=""), ""),
-    "bytes": Case(Bytes, "AP8=", Value(bytes_val=b"\x00\xff")),
-    "timestamp": Case(UnixTimestamp, "2026-01-02T12:00:00Z", Value(unix_timestamp_val=NOON_S), NOON),
-    "timestamp_epoch": Case(UnixTimestamp, NOON_S, Value(unix_timestamp_val=NOON_S)),
-    "zoned_timestamp": Case(
-        ZonedTimestamp,
-        "2026-01-02T14:00:00+02:00",
-        Value(zoned_timestamp_val=values.ZonedTimestamp(unix_timestamp=NOON_S, zone="+02:00")),
-    ),
-    "json": Case(Json, '{"a": [1, null]}', Value(json_val='{"a": [1, null]}'), '{"a": [1, null]}'),
-    "uuid": Case(Uuid, UUID, Value(uuid_val=UUID), UUID),
-    "time_uuid": Case(TimeUuid, UUID, Value(time_uuid_val=UUID), UUID),
-    "decimal": Case(Decimal, "1.50", Value(decimal_val="1.50")),
-    "map": Case(
-        Map,
-        {"a": 1, "b": {"c": ["x"]}},
-        Value(
-            map_val=a_map(
-                a=Value(int64_val=1),
-                b=Value(map_val=a_map(c=Value(string_list_val=values.StringList(val=["x"])))),
-            )
-        ),
-        {"a": 1, "b": {"c": ["x"]}},
-    ),
-    "struct": Case(
-        Struct({"a": Int64, "b": String}),
-        {"a": 1, "b": "x"},
-        Value(struct_val=a_map(a=Value(int64_val=1), b=Value(string_val="x"))),
-        {"a": 1, "b": "x"},
-    ),
-    "int32_list": Case(Array(Int32), [1, -2], Value(int32_list_val=values.Int32List(val=[1, -2])), [1, -2]),
-    "int64_list": Case(Array(Int64), [2**40], Value(int64_list_val=values.Int64List(val=[2**40])), [2**40]),
-    "float32_list": Case(Array(Float32), [0.5, 1], Value(float_list_val=values.FloatList(val=[0.5, 1])), [0.5, 1.0]),
-    "float64_list": Case(Array(Float64), [0.1, 1], Value(double_list_val=values.DoubleList(val=[0.1, 1])), [0.1, 1.0]),
-    "bool_list": Case(
-        Array(Bool), [True, False], Value(bool_list_val=values.BoolList(val=[True, False])), [True, False]
-    ),
-    "string_list": Case(Array(String), ["a", ""], Value(string_list_val=values.StringList(val=["a", ""])), ["a", ""]),
-    "bytes_list": Case(Array(Bytes), ["AP8="], Value(bytes_list_val=values.BytesList(val=[b"\x00\xff"]))),
-    "empty_list": Case(Array(Int64), [], Value(int64_list_val=values.Int64List(val=[]))),
-    "timestamp_list": Case(
-        Array(UnixTimestamp),
-        ["2026-01-02T12:00:00Z"],
-        Value(unix_timestamp_list_val=values.Int64List(val=[NOON_S])),
-        [NOON],
-    ),
-    "string_set": Case(Set(String), ["a", "b"], Value(string_set_val=values.StringSet(val=["a", "b"]))),
-    "map_list": Case(Array(Map), [{"a": 1}], Value(map_list_val=values.MapList(val=[a_map(a=Value(int64_val=1))]))),
-    "nested_list": Case(
-        Array(Array(Int64)),
-        [[1, 2], [3]],
-        Value(
-            list_val=RepeatedValue(
-                val=[Value(int64_list_val=values.Int64List(val=items)) for items in ([1, 2], [3])],
-            )
-        ),
-        [[1, 2], [3]],
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def typed_views(served: Rides) -> Rides:
-    """One view per case: a write of one type does not touch another."""
-    views = [
-        FeatureView(
-            name=f"typed_{name}",
-            entities=[DRIVER],
-            ttl=timedelta(0),
-            source=rides.batch_source(f"typed_{name}"),
-            schema=[Field(name="value", dtype=case.dtype)],
-        )
-        for name, case in CASES.items()
-    ]
-    served.store.apply([DRIVER, *views])
-    return served
-
-
-def stored_value(rpc: Grpc, name: str, driver: int) -> tuple[Value, object]:
-    """The value as gRPC gives it, and as HTTP does; they are one answer in Feast's own JSON."""
-    request = GetOnlineFeaturesRequest(
-        features=FeatureList(val=[f"typed_{name}:value"]),
-        entities={"driver_id": RepeatedValue(val=[Value(int64_val=driver)])},
-    )
-    response = rpc.serving.GetOnlineFeatures(request)
-    return response.results[1].values[0], convert_response_to_dict(response)
-
-
-def send_json(served: Rides, name: str, driver: int, case: Case) -> None:
-    Http(served.larder).write(f"typed_{name}", [{"driver_id": driver, "value": case.sent, "event_timestamp": AT}])
-
-
-def send_typed(served: Rides, name: str, driver: int, case: Case) -> None:
-    Grpc(served.larder).write(f"typed_{name}", [{"driver_id": driver, "value": case.stored, "event_timestamp": AT}])
-
-
-def send_sdk(served: Rides, name: str, driver: int, case: Case) -> None:
-    row = {"driver_id": driver, "value": case.sdk, "event_timestamp": AT, "created": AT}
-    Sdk(served.store).write(f"typed_{name}", [row])
-
-
-SENDERS: list[tuple[str, Callable[[Rides, str, int, Case], None]]] = [
-    *((name, sender) for sender in (send_json, send_typed) for name in CASES),
-    *((name, send_sdk) for name, case in CASES.items() if case.sdk is not None),
-]
-
-
-@pytest.mark.parametrize(("name", "send"), SENDERS, ids=[f"{send.__name__}-{name}" for name, send in SENDERS])
-def test_every_type_is_stored_and_read_as_itself(
-    typed_views: Rides, rpc: Grpc, name: str, send: Callable[[Rides, str, int, Case], None]
-) -> None:
-    driver, case = fresh(), CASES[name]
-    send(typed_views, name, driver, case)
-    value, in_feasts_json = stored_value(rpc, name, driver)
-    assert value.SerializeToString(deterministic=True) == case.stored.SerializeToString(deterministic=True)
-    body = {"features": [f"typed_{name}:value"], "entities": {"driver_id": [driver]}}
-    assert typed_views.larder.post("/get-online-features", body).json() == json.loads(json.dumps(in_feasts_json))
-
-
-# --- Feast beside us ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def feast_itself(served: Rides, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    """Feast 0.67 on its own local SQLite store, with the same objects."""
-    path = tmp_path_factory.mktemp("feast")
-    config = RepoConfig(
-        project=rides.PROJECT,
-        provider="local",
-        registry=str(path / "registry.db"),
-        online_store={"type": "sqlite", "path": str(path / "online.db")},
-        offline_store={"type": "file"},
-        entity_key_serialization_version=3,
-        repo_path=served.path,
-    )
-    local = FeatureStore(config=config)
-    local.apply(rides.objects())  # type: ignore[arg-type]
-    return local
-
-
-def test_answers_are_laid_out_as_feasts(served: Rides, feast_itself: FeatureStore) -> None:
-    """Where Feast is right, the SDK's answer is the same; the order of Feast's columns changes from run to run."""
-    one, two = fresh(), fresh()
-    for each in (served.store, feast_itself):
-        each.push("driver_stats_push", pd.DataFrame([stats(one, 1, AT), stats(two, 2, AT)]))
-        each.push("trip_stats_push", pd.DataFrame([trip(one, "ann", 1.5), trip(two, "bob", 2.5)]))
-    rows = [{"driver_id": one, "rider_id": "ann"}, {"driver_id": two, "rider_id": "ann"}]
-
-    def answers(store: FeatureStore) -> list[dict[str, list[object]]]:
-        service = store.get_feature_service("two_views")
-        ends = store.get_feature_service("both_ends")
-        asked: list[tuple[object, list[dict[str, object]], bool]] = [
-            (["driver_stats:rating", "trip_stats:fare", "driver_stats:trips"], rows, False),
-            (["driver_stats:trips", "driver_forever:trips"], rows, True),
-            (["driver_stats:trips"], [{"driver": one}], False),
-            (["trip_stats:fare"], [{"rider_id": "bob", "driver_id": str(two)}], False),
-            (service, rows, False),
-            (service, rows, True),
-            (ends, [{"origin_id": one, "destination_id": two}], True),
-        ]
-        return [
-            store.get_online_features(features, entities, full_feature_names=full).to_dict()  # type: ignore[arg-type]
-            for features, entities, full in asked
-        ]
-
-    assert answers(served.store) == answers(feast_itself)
-
-
-def test_better_than_feast_last_write_wins_by_event_time(served: Rides, feast_itself: FeatureStore) -> None:
-    driver = fresh()
-    got = {}
-    for name, store in (("larder", served.store), ("feast", feast_itself)):
-        store.push("driver_stats_push", pd.DataFrame([stats(driver, 2, AT)]))
-        store.push("driver_stats_push", pd.DataFrame([stats(driver, 1, AT - MINUTE)]))
-        got[name] = store.get_online_features(["driver_stats:trips"], [{"driver_id": driver}]).to_dict()["trips"]
-    assert got == {"larder": [2], "feast": [1]}, "Feast lets the late arrival of an old event win"
-
-
-def test_better_than_feast_ttl_has_a_status(served: Rides, feast_itself: FeatureStore) -> None:
-    driver, long_ago = fresh(), now() - 3 * DAY
-    got = {}
-    for name, store in (("larder", served.store), ("feast", feast_itself)):
-        store.push("driver_stats_push", pd.DataFrame([stats(driver, 2, long_ago, rating=None)]))
-        refs = ["driver_stats:trips", "driver_stats:rating"]
-        response = store.get_online_features(refs, [{"driver_id": driver}]).proto
-        vectors = zip(response.metadata.feature_names.val, response.results, strict=True)
-        got[name] = {feature: (v.values[0].int64_val, FieldStatus.Name(v.statuses[0])) for feature, v in vectors}
-        del got[name]["driver_id"]
-    assert got["larder"] == {"trips": (0, "OUTSIDE_MAX_AGE"), "rating": (0, "OUTSIDE_MAX_AGE")}
-    why = "Feast calls a value of three days ago PRESENT, and a null too"
-    assert got["feast"] == {"trips": (2, "PRESENT"), "rating": (0, "PRESENT")}, why
-
-
-def test_better_than_feast_event_timestamps_are_true(served: Rides, feast_itself: FeatureStore, wire: Face) -> None:
-    """Feast's SQLite store cuts the microseconds of the time that it gives back; ours is the row's."""
-    driver = fresh()
-    for store in (served.store, feast_itself):
-        store.push("driver_stats_push", pd.DataFrame([stats(driver, 2, AT)]))
-    theirs = feast_itself.get_online_features(["driver_stats:trips"], [{"driver_id": driver}]).proto
-    stamp = theirs.results[1].event_timestamps[0]
-    assert stamp.seconds * 1_000_000 + stamp.nanos // 1000 != us(AT)
-    assert wire.read(["driver_stats:trips"], {"driver_id": [driver]})["trips"] == [Cell(2, "PRESENT", us(AT))]
-
-
-def test_better_than_feast_a_write_may_carry_some_columns(wire: Face, feast_itself: FeatureStore) -> None:
-    driver = fresh()
-    row: Row = {"driver_id": driver, "trips": 3, "event_timestamp": AT, "created": AT}
-    wire.push("driver_stats_push", [row])
-    assert wire.read(["driver_stats:trips"], {"driver_id": [driver]}).values("trips") == [3]
-    with pytest.raises(KeyError, match="not in index"):
-        feast_itself.push("driver_stats_push", pd.DataFrame([row]))
-
-
 # --- many at once ------------------------------------------------------------------------------------------------
 
 
@@ -693,3 +422,93 @@ def test_a_large_request_is_one_answer(http: Http, wire: Face) -> None:
     http.push("driver_stats_push", [stats(driver, driver * 2, AT) for driver in drivers[::2]])
     answer = wire.read(["driver_stats:trips"], {"driver_id": drivers[::-1]})
     assert answer.values("trips")[::-1] == [d * 2 if i % 2 == 0 else None for i, d in enumerate(drivers)]
+
+
+def test_no_entities_is_an_answer_without_rows(wire: Face) -> None:
+    answer = wire.read(["driver_stats:trips"], {"driver_id": []})
+    assert answer == Answer(["driver_id", "trips"], [[], []])
+
+
+# --- the edge of a ttl -------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_too_old_when_it_is_older_than_its_ttl_and_not_before(served: Rides, http: Http, rpc: Grpc) -> None:
+    """The answer is the same up to event time + ttl, and another one after it."""
+    name, driver, ttl = f"brief_{fresh()}", fresh(), timedelta(milliseconds=400)
+    served.store.apply([DRIVER, pushed_view(name, [DRIVER], ttl, {"height": Int64})])
+    at = now() + timedelta(milliseconds=600)
+    http.push(f"{name}_push", [{"driver_id": driver, "height": 5, "event_timestamp": at, "created": at}])
+    seen = []
+    while "OUTSIDE_MAX_AGE" not in seen:
+        before = now()
+        (cell,) = http.read([f"{name}:height"], {"driver_id": [driver]})["height"]
+        after = now()
+        assert after - at < timedelta(seconds=60), "it should have been too old long ago"
+        if cell.status == "PRESENT":
+            assert (cell.value, before - at <= ttl) == (5, True)
+        else:
+            assert (cell.value, after - at > ttl) == (None, True)
+        assert cell.event_ts == us(at)
+        seen.append(cell.status)
+    assert seen[0] == "PRESENT"
+    assert rpc.read([f"{name}:height"], {"driver_id": [driver]})["height"] == [Cell(None, "OUTSIDE_MAX_AGE", us(at))]
+
+
+# --- at random ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_writes_merge_as_a_naive_oracle_does(wire: Face, seed: int) -> None:
+    """Whole rows and some of the columns, in any order of events; each column keeps its newest (event, created)."""
+    choose = random.Random(seed)
+    columns = ("trips", "rating", "conv_rate")
+    newest: dict[tuple[int, str], tuple[datetime, datetime, object]] = {}
+    drivers = [fresh() for _ in range(3)]
+    for step in range(40):
+        driver = choose.choice(drivers)
+        at, created = (AT + choose.randrange(4) * timedelta(milliseconds=choose.choice([1, 500])) for _ in range(2))
+        made: dict[str, object] = {"trips": step, "rating": f"r{step}", "conv_rate": step / 8}
+        sent = {c: choose.choice([made[c], made[c], None]) for c in choose.sample(columns, choose.randint(1, 3))}
+        wire.push("driver_stats_push", [{"driver_id": driver, "event_timestamp": at, "created": created} | sent])
+        for column, value in sent.items():
+            old = newest.get((driver, column))
+            if old is None or (at, created) >= old[:2]:
+                newest[driver, column] = (at, created, value)
+    answer = wire.read([f"driver_stats:{column}" for column in columns], {"driver_id": drivers})
+    for row, driver in enumerate(drivers):
+        latest = max((newest[driver, c][0] for c in columns if (driver, c) in newest), default=None)
+        for column in columns:
+            at_created_value = newest.get((driver, column))
+            if at_created_value is not None:
+                at, _, value = at_created_value
+                wanted = Cell(value, "NULL_VALUE" if value is None else "PRESENT", us(at))
+            elif latest is not None:
+                wanted = Cell(None, "NULL_VALUE", us(latest))
+            else:
+                wanted = Cell(None, "NOT_FOUND", NEVER)
+            assert answer[column][row] == wanted, (driver, column)
+
+
+# --- a restart ---------------------------------------------------------------------------------------------------
+
+
+def test_what_was_acknowledged_outlives_a_kill(served: Rides, kind: str) -> None:
+    """Rows, columns with times of their own, and the registry; in memory only the registry."""
+    face, driver, later = Http(served.larder), fresh(), AT + MINUTE
+    face.push("driver_stats_push", [stats(driver, 1, AT, rating=None)])
+    face.push("driver_stats_push", [{"driver_id": driver, "trips": 2, "event_timestamp": later, "created": later}])
+    refs = ["driver_stats:trips", "driver_stats:rating", "driver_stats:conv_rate"]
+    before = face.read(refs, {"driver_id": [driver]})
+    assert before.columns[1:] == [
+        [Cell(2, "PRESENT", us(later))],
+        [Cell(None, "NULL_VALUE", us(AT))],
+        before.columns[3],
+    ]
+    served.larder.kill()
+    served.larder.start()
+    for again in (Http(served.larder), Grpc(served.larder)):
+        after = again.read(refs, {"driver_id": [driver]})
+        if kind in DURABLE:
+            assert after == before
+        else:
+            assert after.statuses("trips") == ["NOT_FOUND"]
