@@ -55,7 +55,7 @@ class FeastServer:
 
     def post(self, path: str, body: object) -> requests.Response:
         """POST JSON; the response as it is, whatever its status."""
-        return requests.post(f"http://{HOST}:{self.port}{path}", json=body, timeout=60)
+        return requests.post(f"http://{HOST}:{self.port}{path}", json=body, timeout=60)  # type: ignore[arg-type]
 
     def _healthy(self) -> bool:
         try:
