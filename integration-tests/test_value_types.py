@@ -1,0 +1,244 @@
+"""Every value type of `feast.types.Value`, through every face, beside what Feast's own SQLite store makes of it.
+
+Written as JSON (push and write), as protobuf (push and write) and by the SDK; read as protobuf, as JSON and by the SDK.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from feast.feature_server_utils import convert_response_to_dict
+from feast.protos.feast.serving.ServingService_pb2 import FeatureList, FieldStatus, GetOnlineFeaturesRequest
+from feast.protos.feast.types import Value_pb2 as v
+from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    Decimal,
+    FeastType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    Json,
+    Map,
+    ScalarMap,
+    Set,
+    String,
+    Struct,
+    TimeUuid,
+    UnixTimestamp,
+    Uuid,
+    ZonedTimestamp,
+)
+
+from conftest import StartLarder
+from faces import Grpc, Http, Row, now
+from rides import DRIVER, Rides, fresh, pushed_view
+
+AT = now().replace(microsecond=0) - timedelta(hours=1)
+UUID, UUID2 = "2f9a1c6e-3a5b-4d7e-8f90-123456789abc", "00000000-0000-1000-8000-000000000000"
+NOON_S = int(datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC).timestamp())
+NOON = "2026-01-02T12:00:00Z"
+INTS32, INTS64 = [-(2**31), 0, 2**31 - 1], [-(2**63), 0, 2**63 - 1]
+DOUBLES = [0.1, -0.0, 1.5e300, -2.5]
+HUGE = "Zürich ✈ " * 20_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A type, a value of it as JSON, and as the protobuf that must be stored and read."""
+
+    dtype: FeastType
+    sent: object
+    stored: Value
+
+
+def a_map(**entries: Value) -> v.Map:
+    """A protobuf Map."""
+    return v.Map(val=entries)
+
+
+def nested(*lists: list[int]) -> RepeatedValue:
+    """A list of lists of INT64."""
+    return RepeatedValue(val=[Value(int64_list_val=v.Int64List(val=items)) for items in lists])
+
+
+A_MAP = {"a": 1, "b": {"c": ["x"]}, "d": 0.5, "é": True}
+A_MAP_STORED = a_map(
+    a=Value(int64_val=1),
+    b=Value(map_val=a_map(c=Value(string_list_val=v.StringList(val=["x"])))),
+    d=Value(double_val=0.5),
+    **{"é": Value(bool_val=True)},
+)
+A_STRUCT = Struct({"a": Int64, "b": String})
+A_STRUCT_STORED = a_map(a=Value(int64_val=1), b=Value(string_val="x"))
+
+CASES = {
+    "bytes": Case(Bytes, "AP8=", Value(bytes_val=b"\x00\xff")),
+    "bytes_empty": Case(Bytes, "", Value(bytes_val=b"")),
+    "bytes_list": Case(Array(Bytes), ["AP8=", ""], Value(bytes_list_val=v.BytesList(val=[b"\x00\xff", b""]))),
+    "bytes_set": Case(Set(Bytes), ["AP8="], Value(bytes_set_val=v.BytesSet(val=[b"\x00\xff"]))),
+    "string": Case(String, 'Zürich "✈"\n\x00', Value(string_val='Zürich "✈"\n\x00')),
+    "string_empty": Case(String, "", Value(string_val="")),
+    "string_huge": Case(String, HUGE, Value(string_val=HUGE)),
+    "string_list": Case(Array(String), ["a", ""], Value(string_list_val=v.StringList(val=["a", ""]))),
+    "string_set": Case(Set(String), ["a"], Value(string_set_val=v.StringSet(val=["a"]))),
+    "int32_min": Case(Int32, INTS32[0], Value(int32_val=INTS32[0])),
+    "int32_max": Case(Int32, INTS32[2], Value(int32_val=INTS32[2])),
+    "int32_zero": Case(Int32, 0, Value(int32_val=0)),
+    "int32_list": Case(Array(Int32), INTS32, Value(int32_list_val=v.Int32List(val=INTS32))),
+    "int32_set": Case(Set(Int32), [7], Value(int32_set_val=v.Int32Set(val=[7]))),
+    "int64_min": Case(Int64, INTS64[0], Value(int64_val=INTS64[0])),
+    "int64_max": Case(Int64, INTS64[2], Value(int64_val=INTS64[2])),
+    "int64_zero": Case(Int64, 0, Value(int64_val=0)),
+    "int64_list": Case(Array(Int64), INTS64, Value(int64_list_val=v.Int64List(val=INTS64))),
+    "int64_set": Case(Set(Int64), [2**40], Value(int64_set_val=v.Int64Set(val=[2**40]))),
+    "float64": Case(Float64, 0.1, Value(double_val=0.1)),
+    "float64_whole": Case(Float64, 3, Value(double_val=3.0)),
+    "float64_minus_zero": Case(Float64, -0.0, Value(double_val=-0.0)),
+    "float64_nan": Case(Float64, "NaN", Value(double_val=math.nan)),
+    "float64_inf": Case(Float64, "Infinity", Value(double_val=math.inf)),
+    "float64_minus_inf": Case(Float64, "-Infinity", Value(double_val=-math.inf)),
+    "float64_list": Case(Array(Float64), DOUBLES, Value(double_list_val=v.DoubleList(val=DOUBLES))),
+    "float64_list_nan": Case(
+        Array(Float64), ["NaN", 1.0, "-Infinity"], Value(double_list_val=v.DoubleList(val=[math.nan, 1.0, -math.inf]))
+    ),
+    "float64_set": Case(Set(Float64), [0.5], Value(double_set_val=v.DoubleSet(val=[0.5]))),
+    "float32": Case(Float32, 0.1, Value(float_val=0.1)),
+    "float32_nan": Case(Float32, "NaN", Value(float_val=math.nan)),
+    "float32_list": Case(Array(Float32), [0.5, 1, -0.0], Value(float_list_val=v.FloatList(val=[0.5, 1, -0.0]))),
+    "float32_set": Case(Set(Float32), [0.5], Value(float_set_val=v.FloatSet(val=[0.5]))),
+    "bool_true": Case(Bool, True, Value(bool_val=True)),
+    "bool_false": Case(Bool, False, Value(bool_val=False)),
+    "bool_list": Case(Array(Bool), [True, False], Value(bool_list_val=v.BoolList(val=[True, False]))),
+    "bool_set": Case(Set(Bool), [True], Value(bool_set_val=v.BoolSet(val=[True]))),
+    "timestamp": Case(UnixTimestamp, NOON, Value(unix_timestamp_val=NOON_S)),
+    "timestamp_epoch": Case(UnixTimestamp, NOON_S, Value(unix_timestamp_val=NOON_S)),
+    "timestamp_list": Case(Array(UnixTimestamp), [NOON], Value(unix_timestamp_list_val=v.Int64List(val=[NOON_S]))),
+    "timestamp_set": Case(Set(UnixTimestamp), [NOON], Value(unix_timestamp_set_val=v.Int64Set(val=[NOON_S]))),
+    "zoned_offset": Case(
+        ZonedTimestamp,
+        "2026-01-02T14:00:00+02:00",
+        Value(zoned_timestamp_val=v.ZonedTimestamp(unix_timestamp=NOON_S, zone="+02:00")),
+    ),
+    "zoned_utc": Case(
+        ZonedTimestamp, NOON, Value(zoned_timestamp_val=v.ZonedTimestamp(unix_timestamp=NOON_S, zone="UTC"))
+    ),
+    "map": Case(Map, A_MAP, Value(map_val=A_MAP_STORED)),
+    "map_empty": Case(Map, {}, Value(map_val=v.Map())),
+    "map_list": Case(Array(Map), [A_MAP, {}], Value(map_list_val=v.MapList(val=[A_MAP_STORED, v.Map()]))),
+    "struct": Case(A_STRUCT, {"a": 1, "b": "x"}, Value(struct_val=A_STRUCT_STORED)),
+    "struct_list": Case(Array(A_STRUCT), [{"a": 1, "b": "x"}], Value(struct_list_val=v.MapList(val=[A_STRUCT_STORED]))),
+    "json": Case(Json, '{"a": [1, null]}', Value(json_val='{"a": [1, null]}')),
+    "json_list": Case(Array(Json), ['{"a": 1}', "2"], Value(json_list_val=v.StringList(val=['{"a": 1}', "2"]))),
+    "uuid": Case(Uuid, UUID, Value(uuid_val=UUID)),
+    "uuid_list": Case(Array(Uuid), [UUID, UUID2], Value(uuid_list_val=v.StringList(val=[UUID, UUID2]))),
+    "uuid_set": Case(Set(Uuid), [UUID], Value(uuid_set_val=v.StringSet(val=[UUID]))),
+    "time_uuid": Case(TimeUuid, UUID2, Value(time_uuid_val=UUID2)),
+    "time_uuid_list": Case(Array(TimeUuid), [UUID2], Value(time_uuid_list_val=v.StringList(val=[UUID2]))),
+    "time_uuid_set": Case(Set(TimeUuid), [UUID2], Value(time_uuid_set_val=v.StringSet(val=[UUID2]))),
+    "decimal": Case(Decimal, "1.50", Value(decimal_val="1.50")),
+    "decimal_list": Case(Array(Decimal), ["1.50", "-2"], Value(decimal_list_val=v.StringList(val=["1.50", "-2"]))),
+    "decimal_set": Case(Set(Decimal), ["1.50"], Value(decimal_set_val=v.StringSet(val=["1.50"]))),
+    "list_of_lists": Case(Array(Array(Int64)), [[1, 2], [3]], Value(list_val=nested([1, 2], [3]))),
+    "set_of_lists": Case(Set(Array(Int64)), [[1, 2], [3]], Value(set_val=nested([1, 2], [3]))),
+}
+
+TYPED_ONLY = {
+    "scalar_map": Case(
+        ScalarMap,
+        None,
+        Value(
+            scalar_map_val=v.ScalarMap(
+                val=[v.ScalarMapEntry(key=v.MapKey(int64_key=7), value=Value(string_val="seven"))]
+            )
+        ),
+    ),
+}
+"""A scalar map has no JSON: neither here nor in Feast, whose JSON answer is null."""
+ALL = CASES | TYPED_ONLY
+COLLECTIONS = {name: case for name, case in CASES.items() if name.endswith(("_list", "_set")) and "json" not in name}
+
+
+@pytest.fixture(scope="module")
+def served(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> Rides:
+    """One view per case, each with a push source of its own."""
+    served = Rides.start(tmp_path_factory.mktemp("types") / "repo", module_larder)
+    served.store.apply(objects())  # type: ignore[arg-type]
+    return served
+
+
+def objects() -> list[object]:
+    """The views, fresh."""
+    return [DRIVER, *(pushed_view(f"typed_{n}", [DRIVER], timedelta(0), {"value": c.dtype}) for n, c in ALL.items())]
+
+
+def same(ours: Value, wanted: Value) -> bool:
+    """Equal byte by byte, maps in a fixed order."""
+    return ours.SerializeToString(deterministic=True) == wanted.SerializeToString(deterministic=True)
+
+
+def row(driver: int, value: object) -> Row:
+    """One row of a view."""
+    return {"driver_id": driver, "value": value, "event_timestamp": AT, "created": AT}
+
+
+def read(served: Rides, rpc: Grpc, name: str, driver: int) -> tuple[Value, str]:
+    """The value over gRPC, with its status; over HTTP it must be what Feast makes of that very message."""
+    request = GetOnlineFeaturesRequest(
+        features=FeatureList(val=[f"typed_{name}:value"]),
+        entities={"driver_id": RepeatedValue(val=[Value(int64_val=driver)])},
+    )
+    response = rpc.serving.GetOnlineFeatures(request)
+    body = {"features": [f"typed_{name}:value"], "entities": {"driver_id": [driver]}}
+    answer = served.larder.post("/get-online-features", body)
+    feasts = json.loads(json.dumps(convert_response_to_dict(response)))
+    assert json.dumps(answer.json(), sort_keys=True) == json.dumps(feasts, sort_keys=True)
+    return response.results[1].values[0], FieldStatus.Name(response.results[1].statuses[0])
+
+
+SENDERS: dict[str, Callable[[Rides, str, int, Case], None]] = {
+    "json_push": lambda s, name, d, case: Http(s.larder).push(f"typed_{name}_push", [row(d, case.sent)]),
+    "json_write": lambda s, name, d, case: Http(s.larder).write(f"typed_{name}", [row(d, case.sent)]),
+    "grpc_push": lambda s, name, d, case: Grpc(s.larder).push(f"typed_{name}_push", [row(d, case.stored)]),
+    "grpc_write": lambda s, name, d, case: Grpc(s.larder).write(f"typed_{name}", [row(d, case.stored)]),
+}
+SENT = [(how, name) for how in SENDERS for name in (ALL if how.startswith("grpc") else CASES)]
+
+
+@pytest.mark.parametrize(("how", "name"), SENT, ids=["-".join(each) for each in SENT])
+def test_every_type_is_stored_and_read_as_itself(served: Rides, rpc: Grpc, how: str, name: str) -> None:
+    driver, case = fresh(), ALL[name]
+    SENDERS[how](served, name, driver, case)
+    value, status = read(served, rpc, name, driver)
+    assert same(value, case.stored), value
+    assert status == "PRESENT"
+
+
+@pytest.mark.parametrize("how", ["json_push", "grpc_write"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_type_may_be_null(served: Rides, rpc: Grpc, how: str, name: str) -> None:
+    driver, case = fresh(), ALL[name]
+    SENDERS[how](served, name, driver, Case(case.dtype, None, Value()))
+    value, status = read(served, rpc, name, driver)
+    assert (value.WhichOneof("val"), status) == (None, "NULL_VALUE")
+
+
+@pytest.mark.parametrize("how", ["json_push", "grpc_write"])
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_an_empty_collection_is_not_null(served: Rides, rpc: Grpc, how: str, name: str) -> None:
+    driver, case = fresh(), ALL[name]
+    empty, field = Value(), case.stored.WhichOneof("val")
+    assert field is not None
+    getattr(empty, field).SetInParent()
+    SENDERS[how](served, name, driver, Case(case.dtype, [], empty))
+    value, status = read(served, rpc, name, driver)
+    assert (value.WhichOneof("val"), status) == (field, "PRESENT")
+    assert same(value, empty)
