@@ -45,7 +45,8 @@ test-integration: setup ## pytest against the debug binary; PYTEST_ARGS="-k word
 bench-online: setup ## online serving beside its peers, on a quiet machine; BENCH_ARGS="--only grpc-100x50 --seconds 2"
 	cargo build --locked --release -p app --no-default-features
 	cargo build --locked --release -p bench
-	$(TARGET)/release/larder-bench online --server $(TARGET)/release/larder $(BENCH_ARGS)
+	$(TARGET)/release/larder-bench online --server $(TARGET)/release/larder \
+	    --work $(TARGET)/bench-online --report docs/benchmarks/online.md $(BENCH_ARGS)
 
 lint: ## rustfmt, clippy, cargo-deny, typos, ruff, mypy
 	@scripts/setup.sh --lint

@@ -26,6 +26,24 @@ pub(crate) enum Command {
         #[arg(long)]
         port: u16,
     },
+    /// Read and assemble rows without a network (`online` starts it)
+    InProcess {
+        /// Feast's registry file
+        #[arg(long)]
+        registry: PathBuf,
+        /// An empty directory for the store
+        #[arg(long)]
+        data: PathBuf,
+        /// Users with rows
+        #[arg(long)]
+        keys: u64,
+        /// Seconds of each run
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// How many runs
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
 }
 
 /// Flags of `online`.
@@ -34,10 +52,10 @@ pub(crate) struct Online {
     /// The binary `larder`, built for release
     #[arg(long, default_value = "target/release/larder")]
     pub(crate) server: PathBuf,
-    /// Only these: grpc-100x50, http-1x50, …
+    /// Only these: grpc-100x50, http-1x50, … and latency, million, in-process, push
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub(crate) only: Vec<String>,
-    /// Whom to compare: null [default: all]
+    /// Whom to compare: null, feast-sqlite, feast-redis, redis [default: all, or null with --only]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub(crate) peers: Option<Vec<String>>,
     /// Seconds of each run
@@ -46,6 +64,9 @@ pub(crate) struct Online {
     /// How many runs; the table has their median and spread
     #[arg(long, default_value_t = 5)]
     pub(crate) runs: usize,
+    /// Users of the large data set
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) many: u64,
     /// Where data and logs go; used again by the next run
     #[arg(long, default_value = "target/bench-online")]
     pub(crate) work: PathBuf,
@@ -55,4 +76,7 @@ pub(crate) struct Online {
     /// The core for servers; the generator takes the next one
     #[arg(long, default_value_t = 0)]
     pub(crate) core: usize,
+    /// Where to write the report
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
 }

@@ -1,17 +1,18 @@
 //! The binary `larder-bench`: measures Larder beside what it is compared with, on this machine, in one run.
 //! May know everything; nothing knows it.
-#![allow(dead_code, reason = "latency, pushes and the peers use it, and come next")]
 
 mod answers;
 mod cli;
 mod error;
 mod figures;
+mod in_process;
 mod load;
 mod machine;
 mod null;
 mod online;
 mod peers;
 mod process;
+mod redis;
 mod wire;
 mod workload;
 
@@ -24,6 +25,9 @@ use crate::error::{Result, tried};
 fn main() -> ExitCode {
     let done = match cli::Cli::parse().command {
         cli::Command::Online(options) => online::run(&options),
+        cli::Command::InProcess { registry, data, keys, seconds, runs } => {
+            in_process::run(&registry, &data, keys, seconds, runs)
+        }
         cli::Command::Null { answers, port } => serve(|| null::run(&answers, port)),
     };
     match done {

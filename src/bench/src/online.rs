@@ -1,7 +1,12 @@
 //! `larder-bench online`: the sections of the comparison, one after the other. A section that fails is noted,
 //! and the next one starts. Knows no protocol's bytes.
 
+mod latency;
+mod many;
+mod peers;
+mod pushes;
 mod reads;
+mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::cli;
 use crate::error::{Error, Result, tried};
 use crate::figures::Figures;
+use crate::machine;
 use crate::peers::Setup;
 use crate::wire::Protocol;
 use crate::workload::{SHAPES, Shape};
@@ -39,10 +45,14 @@ pub(crate) struct Bench {
     pub(crate) peers: Vec<String>,
     pub(crate) seconds: f64,
     pub(crate) runs: usize,
+    /// Users of the large data set.
+    pub(crate) many: u64,
+    /// The machine's load before anything was started.
+    pub(crate) load: String,
     pub(crate) figures: Figures,
 }
 
-const SECTIONS: [&str; 0] = [];
+const SECTIONS: [&str; 4] = ["latency", "million", "in-process", "push"];
 
 impl Bench {
     pub(crate) fn time(&self) -> Duration {
@@ -58,7 +68,12 @@ impl Bench {
         self.peers.iter().any(|p| p == name)
     }
 
-    fn wants(&self, section: &str) -> bool {
+    /// How many views the data sets have: all, unless only requests of 50 features are asked for.
+    pub(crate) fn views(&self) -> usize {
+        self.items.iter().map(|i| i.shape.views()).max().unwrap_or(SHAPES[0].views())
+    }
+
+    pub(crate) fn wants(&self, section: &str) -> bool {
         self.sections.contains(&section)
     }
 }
@@ -93,7 +108,8 @@ fn chosen(only: &[String]) -> Result<(Vec<Item>, Vec<&'static str>)> {
 
 /// Runs what is asked for.
 pub(crate) fn run(options: &cli::Online) -> Result<()> {
-    let start = Instant::now();
+    let (start, load) = (Instant::now(), machine::load());
+    let elapsed = || println!("  ({:.0} s so far)", start.elapsed().as_secs_f64());
     let (items, sections) = chosen(&options.only)?;
     let all = ["null", "feast-sqlite", "feast-redis", "redis"].map(String::from).to_vec();
     let default = if options.only.is_empty() { all } else { vec!["null".to_owned()] };
@@ -119,10 +135,32 @@ pub(crate) fn run(options: &cli::Online) -> Result<()> {
         peers: options.peers.clone().unwrap_or(default),
         seconds: options.seconds,
         runs: options.runs.max(1),
+        many: options.many,
+        load,
         figures: Figures::default(),
     };
     reads::run(&mut bench);
-    println!("\n{:.0} s in all", start.elapsed().as_secs_f64());
+    elapsed();
+    peers::run(&mut bench);
+    elapsed();
+    for (name, section) in [("million", many::run as fn(&mut Bench) -> Result<()>), ("in-process", many::in_process)] {
+        if bench.wants(name) {
+            if let Err(error) = section(&mut bench) {
+                bench.figures.failed(name, error);
+            }
+            elapsed();
+        }
+    }
+    if bench.wants("push") {
+        pushes::run(&mut bench);
+        elapsed();
+    }
+    println!("\n{}", report::table(&bench.figures));
+    if let Some(path) = &options.report {
+        let command = std::env::args().collect::<Vec<_>>().join(" ");
+        std::fs::write(path, report::page(&bench, &command)).map_err(tried(path.display().to_string()))?;
+        println!("written to {}", path.display());
+    }
     if bench.figures.failures.is_empty() {
         Ok(())
     } else {

@@ -157,13 +157,19 @@ impl Setup {
         Ok(Server { name: "null", address, process })
     }
 
-    /// `feast serve`, one worker process per core, on a repo that was filled through the SDK.
+    /// `feast serve`, one worker process per core, on a repo that is filled through the SDK
+    /// (with no keys it is not).
     pub(crate) fn feast(&self, store: &str, keys: u64, views: usize) -> Result<Server> {
+        if store != "sqlite" {
+            self.redis_client()?;
+        }
         let dir = self.repo(store)?;
-        Self::once(&dir, &format!("filled-{keys}-{views}"), || {
-            let words = ["fill", &dir.display().to_string(), &keys.to_string(), &views.to_string()];
-            self.python("feast-fill", &words)
-        })?;
+        if keys > 0 {
+            Self::once(&dir, &format!("filled-{keys}-{views}"), || {
+                let words = ["fill", &dir.display().to_string(), &keys.to_string(), &views.to_string()];
+                self.python("feast-fill", &words)
+            })?;
+        }
         let address = process::free_address()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from).to_string();
         let port = address.port().to_string();
@@ -179,6 +185,17 @@ impl Setup {
         std::thread::sleep(Duration::from_secs(1));
         load::ask(server.target(Protocol::Http), &[workload::http(shape, &[1])])?;
         Ok(server)
+    }
+
+    /// Installs what Feast needs for Redis, beside the data.
+    fn redis_client(&self) -> Result<()> {
+        let target = self.work.join(process::PACKAGES);
+        Self::once(&self.work, "redis-client", || {
+            let list = self.script.with_file_name("requirements.txt").display().to_string();
+            let target = target.display().to_string();
+            let words = ["install", "-q", "--disable-pip-version-check", "--no-deps", "--target", &target, "-r", &list];
+            Process::spawn("pip", &command(&self.venv.join("bin/pip"), &words), &self.work, None)?.wait()
+        })
     }
 
     /// An empty `redis-server` that keeps nothing on disk.

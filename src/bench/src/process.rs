@@ -13,6 +13,9 @@ const START: Duration = Duration::from_mins(2);
 /// How long one may take to end after SIGTERM.
 const STOP: Duration = Duration::from_mins(1);
 
+/// Python packages beside the data that are not in the environment.
+pub(crate) const PACKAGES: &str = "python";
+
 /// A child process; dropping it kills it.
 pub(crate) struct Process {
     name: String,
@@ -44,10 +47,13 @@ impl Process {
             words.extend(["taskset", "-c", &core.to_string()].map(String::from));
         }
         words.extend_from_slice(command);
+        // what was installed beside the data, seen from the working directory or one below it
+        let packages = format!("{}:{}", dir.join(PACKAGES).display(), dir.join("..").join(PACKAGES).display());
         let child = Command::new(&words[0])
             .args(&words[1..])
             .current_dir(dir)
             .env("PYTHONWARNINGS", "ignore")
+            .env("PYTHONPATH", packages)
             .env("FEAST_USAGE", "False")
             .stdin(Stdio::null())
             .stdout(output)

@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 
 pub(crate) use http1::request as http1_request;
 pub(crate) use http2::frame as grpc_frame;
-#[allow(unused_imports, reason = "the raw Redis comparison comes next")]
 pub(crate) use resp::command as redis_command;
 
 /// What is spoken.

@@ -15,7 +15,6 @@ use serde_json::json;
 use crate::wire::{self, Prepared};
 
 pub(crate) const PROJECT: &str = "bench";
-pub(crate) const VIEWS: usize = 25;
 /// Features of a view.
 pub(crate) const WIDTH: usize = 10;
 /// The event time of every row, seconds: 2026-01-01 UTC.

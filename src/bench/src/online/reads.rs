@@ -59,21 +59,17 @@ fn line(server: &Server, item: Item, seen: Saturation) {
     );
 }
 
-/// The views that the items ask for.
-fn views(items: &[Item]) -> usize {
-    items.iter().map(|i| i.shape.views()).max().unwrap_or(0)
-}
-
 pub(super) fn run(bench: &mut Bench) {
-    if bench.items.is_empty() {
+    if bench.items.is_empty() && !bench.wants("latency") {
         return;
     }
     println!("\nReads, {KEYS} keys");
-    let larder = match bench.setup.filled_larder(KEYS, views(&bench.items)) {
+    let larder = match bench.setup.filled_larder(KEYS, bench.views()) {
         Ok(larder) => larder,
         Err(error) => return bench.figures.failed("larder", error),
     };
-    let mut shapes: Vec<Shape> = bench.items.iter().map(|i| i.shape).collect();
+    let latencies = super::latency::ITEMS.iter().filter(|_| bench.wants("latency"));
+    let mut shapes: Vec<Shape> = bench.items.iter().chain(latencies).map(|i| i.shape).collect();
     shapes.sort();
     shapes.dedup();
     let mut servers = vec![larder];
@@ -86,6 +82,9 @@ pub(super) fn run(bench: &mut Bench) {
     let servers: Vec<&Server> = servers.iter().collect();
     for item in bench.items.clone() {
         saturate(bench, item, &requests(item, KEYS), &servers, KEYS);
+    }
+    if bench.wants("latency") {
+        super::latency::run(bench, &servers);
     }
 }
 
