@@ -13,7 +13,7 @@ PROFILE ?= debug
 LARDER_CACHE ?= $(HOME)/.cache/larder
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROFILE_FLAG := $(if $(filter release,$(PROFILE)),--release)
-PYTHON_CODE := demo feature_repo integration-tests src/bench/python
+PYTHON_CODE := demo feature_repo integration-tests src/bench/python src/offline/src/transform/worker.py
 export LARDER_CACHE
 export PYTHONWARNINGS ?= ignore
 export PYTHONDONTWRITEBYTECODE := 1

@@ -35,6 +35,9 @@ pub(crate) struct Config {
     pub(crate) ingest: Ingest,
     pub(crate) telemetry: Telemetry,
     pub(crate) limits: Limits,
+    /// Where Python functions of on-demand feature views run; `None` runs none.
+    #[cfg_attr(not(feature = "offline"), allow(dead_code))]
+    pub(crate) transformations: Option<Transformations>,
     /// What the user should know of how the file was read; logged at the start.
     pub(crate) notes: Vec<String>,
 }
@@ -136,6 +139,23 @@ impl Default for Limits {
     }
 }
 
+/// How Python functions of on-demand feature views are run.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "offline"), allow(dead_code))]
+pub(crate) struct Transformations {
+    pub(crate) python: Python,
+    pub(crate) deadline_ms: u64,
+    pub(crate) queue: usize,
+}
+
+/// Where Python functions run.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "offline"), allow(dead_code))]
+pub(crate) enum Python {
+    Workers { interpreter: PathBuf, workers: usize, memory_mb: u64 },
+    Address(String),
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -215,6 +235,7 @@ impl Config {
                 otlp_endpoint: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|v| !v.is_empty()),
             },
             limits: Limits::default(),
+            transformations: None,
             notes: Vec::new(),
         }
     }

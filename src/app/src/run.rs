@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{Router, middleware};
 use model::Timestamp;
-use model::ports::{Clock, OfflineLog, OnlineStore, RegistryStore};
+use model::ports::{Clock, OfflineLog, OnlineStore, RegistryStore, Transformer};
 use service::catalog::{Catalog, CatalogSettings};
 use service::materialize::Materializer;
 use service::push::Pusher;
@@ -63,6 +63,7 @@ struct Shared {
     store: Arc<dyn OnlineStore>,
     clock: Arc<dyn Clock>,
     log: Option<Arc<dyn OfflineLog>>,
+    transformer: Option<Arc<dyn Transformer>>,
     #[cfg(feature = "offline")]
     offline: Option<offline::Offline>,
 }
@@ -157,6 +158,10 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         store,
         clock,
         #[cfg(feature = "offline")]
+        transformer: Some(Arc::new(offline::transform::Transformers::start(transformations(config))?)),
+        #[cfg(not(feature = "offline"))]
+        transformer: None,
+        #[cfg(feature = "offline")]
         log: offline.clone().map(|o| Arc::new(o) as Arc<dyn OfflineLog>),
         #[cfg(not(feature = "offline"))]
         log: None,
@@ -208,14 +213,14 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
     let project = || config.project.clone();
     let (catalog, store) = (|| shared.catalog.clone(), || shared.store.clone());
     server::Online {
-        retriever: Arc::new(Retriever::new(
-            catalog(),
-            store(),
-            shared.clock.clone(),
-            project(),
-            config.limits.max_entities,
-        )),
-        pusher: Arc::new(Pusher::new(catalog(), store(), shared.log.clone(), shared.clock.clone(), project())),
+        retriever: Arc::new(
+            Retriever::new(catalog(), store(), shared.clock.clone(), project(), config.limits.max_entities)
+                .with_transformer(shared.transformer.clone()),
+        ),
+        pusher: Arc::new(
+            Pusher::new(catalog(), store(), shared.log.clone(), shared.clock.clone(), project())
+                .with_transformer(shared.transformer.clone()),
+        ),
         materializer: shared
             .log
             .clone()
@@ -250,6 +255,23 @@ fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
         .map_err(|e| bad(cert, e.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+#[cfg(feature = "offline")]
+fn transformations(config: &Config) -> Option<offline::transform::Settings> {
+    let found = config.transformations.as_ref().filter(|_| config.services.contains(&Service::Online))?;
+    Some(offline::transform::Settings {
+        python: match &found.python {
+            config::Python::Workers { interpreter, workers, memory_mb } => offline::transform::Python::Workers {
+                interpreter: interpreter.clone(),
+                workers: *workers,
+                memory_bytes: memory_mb.saturating_mul(1 << 20),
+            },
+            config::Python::Address(address) => offline::transform::Python::Address(address.clone()),
+        },
+        deadline: Duration::from_millis(found.deadline_ms),
+        queue: found.queue,
+    })
 }
 
 #[cfg(feature = "kafka")]

@@ -103,6 +103,25 @@ impl ViewAnswer {
         gather.finish()
     }
 
+    /// What a function gave, as Feast answers it: every value is `PRESENT`, null too, and at the epoch. One
+    /// value per row in every column.
+    pub fn computed(columns: Vec<(String, Vec<Value>)>, rows: usize) -> Self {
+        let (names, values): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+        let mut answer = Self::of_columns(Arc::new(Names::new(names)), &values, &vec![Timestamp::default(); rows]);
+        answer.statuses.fill(FieldStatus::Present as u8);
+        answer
+    }
+
+    /// A feature's values, one per row of the request.
+    ///
+    /// Errors: stored bytes that are no value: the row is damaged.
+    pub fn column(&self, feature: usize) -> Result<Vec<Value>> {
+        self.feature(feature).map(|c| Value::decode(c.value)).collect::<Result<_, _>>().map_err(|e| {
+            let name = &self.names[feature];
+            Error::internal(format!("a stored value of {name} is damaged: write the row again"), e)
+        })
+    }
+
     /// The features' names in the answer.
     pub fn names(&self) -> &[String] {
         &self.names

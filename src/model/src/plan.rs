@@ -4,15 +4,19 @@
 //! Source: `_get_online_request_context` and `_prepare_entities_to_read_from_online_store` in
 //! `feast/utils.py`.
 
+pub mod on_demand;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+pub use on_demand::{OnDemandPlan, written_inputs};
 
 use crate::answer::{Names, Wanted};
 use crate::entity_key::{DUMMY_ENTITY_ID, EntityKey, EntityKeys};
 use crate::error::{Error, Kind, Result};
 use crate::ports::Table;
-use crate::registry::{FeatureRequest, Field, JoinKey, Project, Projection, View, ViewKind};
+use crate::registry::{FeatureRequest, Field, JoinKey, Project, Projection, View};
 use crate::row::column_id;
 use crate::value::{Value, ValueType, coerce, type_of};
 
@@ -27,6 +31,8 @@ pub struct Plan {
     columns: BTreeMap<String, String>,
     /// Types to coerce key columns to, by name in the answer.
     types: BTreeMap<String, ValueType>,
+    /// What is computed from what is read; `None` where nothing is.
+    pub on_demand: Option<Box<OnDemandPlan>>,
 }
 
 /// One view's part of a plan.
@@ -73,8 +79,7 @@ pub struct Bound {
 impl Plan {
     /// Plans a request.
     ///
-    /// Errors: what does not exist, output names that collide, views that are switched off or whose
-    /// features are not computed here.
+    /// Errors: what does not exist, output names that collide, views that are switched off.
     pub fn new(
         project: &Project,
         project_name: &str,
@@ -86,7 +91,21 @@ impl Plan {
             return Err(Error::invalid("No features specified for retrieval: name a feature_service or features"));
         }
         check_collisions(&projections, full_feature_names)?;
-        let mut plan = Self { views: Vec::new(), groups: Vec::new(), columns: BTreeMap::new(), types: BTreeMap::new() };
+        if projections.iter().any(|p| p.view.is_computed()) {
+            return OnDemandPlan::plan(project, project_name, projections, full_feature_names);
+        }
+        Self::of(project, projections, full_feature_names)
+    }
+
+    /// The plan of projections whose names were checked, or do not matter.
+    fn of(project: &Project, projections: Vec<Projection>, full_feature_names: bool) -> Result<Self> {
+        let mut plan = Self {
+            views: Vec::new(),
+            groups: Vec::new(),
+            columns: BTreeMap::new(),
+            types: BTreeMap::new(),
+            on_demand: None,
+        };
         for projection in projections {
             plan.add(projection, full_feature_names)?;
         }
@@ -106,16 +125,6 @@ impl Plan {
             return Err(Error::new(
                 Kind::Conflict,
                 format!("Feature view {} is disabled: enable it before reading its features", view.name),
-            ));
-        }
-        if view.kind == ViewKind::OnDemand {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "On demand feature view {} cannot be computed: this server runs no transformations yet; ask for \
-                     its source features instead",
-                    view.name
-                ),
             ));
         }
         let mut keys = Vec::new();

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::registry::View;
 use crate::row::{Row, RowRef, Version, column_id};
 use crate::time::Timestamp;
-use crate::value::Value;
+use crate::value::{Value, ValueType};
 
 /// A boxed future, so that ports are usable as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -372,10 +372,40 @@ pub struct AppendRows {
     pub versions: Vec<Version>,
 }
 
-/// Runs on-demand transformations outside this process (`feast.serving.TransformationService`).
+/// A column with its type, which its values alone do not say where all are null.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TypedColumn {
+    /// The name as the function knows it.
+    pub name: String,
+    /// The registered type; every value is of it, or null.
+    pub value_type: ValueType,
+    /// One value per row.
+    pub values: Vec<Value>,
+}
+
+/// One call of an on-demand view's function.
+#[derive(Clone, Debug)]
+pub struct Transformation {
+    /// The view ([`View::on_demand`] is set).
+    pub view: Arc<View>,
+    /// The number of rows.
+    pub rows: usize,
+    /// What the function takes.
+    pub columns: Vec<TypedColumn>,
+    /// Whether rows are written (else features are asked for): then the function may give more or
+    /// fewer rows than it takes, and join keys among its columns.
+    pub writing: bool,
+}
+
+/// Runs the functions of on-demand views.
 pub trait Transformer: Send + Sync {
-    /// Transforms Arrow IPC file bytes with the named view's function.
-    fn transform<'a>(&'a self, project: &'a str, view: &'a str, arrow: Bytes) -> BoxFuture<'a, Result<Bytes>>;
+    /// The features that the function gave, in their registered types: one value per row; and the join
+    /// keys with them where rows are written. A feature that the function did not give is missing.
+    ///
+    /// Errors: `InvalidArgument` where the function failed, gave what is not of the registered type,
+    /// took too long or brought its process down; `Unsupported` where nothing is configured that runs
+    /// it; `Unavailable` where it could not be run now.
+    fn transform(&self, call: Transformation) -> BoxFuture<'_, Result<Vec<NamedColumn>>>;
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! what serving needs worked out once. Knows no store: it is built from [`Object`]s.
 
 pub mod object;
+mod on_demand;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use prost::Message;
 use proto::feast::core;
 
+pub use on_demand::{Function, OnDemand, SourceView};
 pub use view::{Aggregation, Field, JoinKey, Projection, View, ViewKind};
 
 use crate::error::{Error, Result};
@@ -141,7 +143,9 @@ impl Project {
             };
             let view = match object.kind {
                 ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, &self.entities),
-                ObjectKind::OnDemandFeatureView => View::of_on_demand(project, decode(object)?, &self.entities),
+                ObjectKind::OnDemandFeatureView => {
+                    View::of_on_demand(project, decode(object)?, object.bytes.clone(), &self.entities)
+                }
                 ObjectKind::LabelView => View::of_label(project, decode(object)?, &self.entities),
                 _ => View::of_feature_view(project, decode(object)?, &self.entities),
             };

@@ -22,6 +22,7 @@ mod pull;
 mod request;
 mod scan;
 mod source;
+pub mod transform;
 mod verbs;
 mod window_fold;
 

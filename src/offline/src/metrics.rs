@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ::metrics::{counter, histogram};
+use ::metrics::{counter, gauge, histogram};
 use model::Error;
 
 /// Rows read from a view's source, after time filters.
@@ -77,4 +77,43 @@ impl Drop for Call {
         }
         tracing::info!(api = self.api, outcome = self.outcome, seconds, "flight call");
     }
+}
+
+/// One call of an on-demand view's function.
+#[derive(Debug)]
+pub(crate) struct Transformed {
+    runner: &'static str,
+    start: Instant,
+}
+
+impl Transformed {
+    /// A call that began now.
+    pub(crate) fn begin(runner: &'static str) -> Self {
+        Self { runner, start: Instant::now() }
+    }
+
+    /// It is done.
+    pub(crate) fn end<T>(self, result: &Result<T, Error>) {
+        let outcome = result.as_ref().map_or_else(|e| e.kind().as_str(), |_| "ok");
+        counter!("larder_transformations_total", "runner" => self.runner, "outcome" => outcome).increment(1);
+        let seconds = self.start.elapsed().as_secs_f64();
+        histogram!("larder_transformation_seconds", "runner" => self.runner).record(seconds);
+    }
+}
+
+/// A transformation worker that is ready.
+pub(crate) fn worker_started() {
+    counter!("larder_transformation_workers_started_total").increment(1);
+    tracing::info!("a transformation worker is ready");
+}
+
+/// A transformation worker that is of no more use, and why.
+pub(crate) fn worker_replaced(reason: &'static str) {
+    counter!("larder_transformation_workers_replaced_total", "reason" => reason).increment(1);
+    tracing::warn!(reason, "a transformation worker is replaced");
+}
+
+/// Calls that wait for a worker.
+pub(crate) fn waiting(calls: usize) {
+    gauge!("larder_transformation_calls_waiting").set(calls as f64);
 }

@@ -9,6 +9,11 @@ pub(crate) fn retrieved(rows: usize, features: usize) {
     counter!("larder_online_features_values_total").increment((rows * features) as u64);
 }
 
+/// One answered read with features that were computed for it, by so many functions.
+pub(crate) fn computed(rows: usize, functions: usize) {
+    counter!("larder_on_demand_rows_total").increment((rows * functions) as u64);
+}
+
 /// One accepted write: rows as the client sent them, and columns that no view uses.
 pub(crate) fn pushed(verb: &'static str, rows: usize, ignored_columns: usize) {
     counter!("larder_pushed_rows_total", "verb" => verb).increment(rows as u64);

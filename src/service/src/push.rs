@@ -6,11 +6,12 @@
 
 mod events;
 mod frame;
+mod on_demand;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use model::ports::{AppendRows, Clock, NamedColumn, OfflineLog, OnlineStore, RowWrite};
+use model::ports::{AppendRows, Clock, NamedColumn, OfflineLog, OnlineStore, RowWrite, Transformer};
 use model::registry::{Project, Registry, View};
 use model::row::{Version, column_id};
 use model::{EntityKey, Error, Kind, Result, Row, Timestamp, Value};
@@ -21,6 +22,7 @@ use crate::metrics;
 use events::{Folder, ViewEvents};
 use frame::Encoded;
 pub use frame::{Cell, Cells, Frame, Texts};
+use on_demand::Computer;
 
 /// Where a push goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,7 @@ pub struct Pusher {
     catalog: Arc<Catalog>,
     log: Option<Arc<dyn OfflineLog>>,
     folder: Folder,
+    computer: Computer,
     project: String,
 }
 
@@ -83,8 +86,16 @@ impl Pusher {
         clock: Arc<dyn Clock>,
         project: String,
     ) -> Self {
-        let folder = Folder::new(store, clock);
-        Self { catalog, log, folder, project }
+        let folder = Folder::new(store, clock.clone());
+        let computer = Computer { transformer: None, clock, project: project.clone() };
+        Self { catalog, log, folder, computer, project }
+    }
+
+    /// With what runs the functions of on-demand views.
+    #[must_use]
+    pub fn with_transformer(mut self, transformer: Option<Arc<dyn Transformer>>) -> Self {
+        self.computer.transformer = transformer;
+        self
     }
 
     /// Pushes to every view whose stream source is the push source: rows to plain views, raw events to
@@ -99,11 +110,19 @@ impl Pusher {
         let (windowed, plain): (Vec<_>, Vec<_>) = views.into_iter().partition(|v| v.is_windowed());
         let now = self.folder.now();
         let events = windowed.into_iter().map(|v| ViewEvents::read(v, frame, now)).collect::<Result<Vec<_>>>()?;
-        let batches = plain.into_iter().map(|v| read_rows(v, frame)).collect::<Result<Vec<_>>>()?;
+        let computable = self.computer.computable(project, &plain, frame)?;
+        let mut batches = plain.into_iter().map(|v| read_rows(v, frame)).collect::<Result<Vec<_>>>()?;
+        let mut computed = Vec::new();
+        for view in computable.into_iter().filter(|_| to.online) {
+            if let Some(frame) = self.computer.written(project, &view, frame).await? {
+                computed.push(read_rows(view, &frame)?);
+            }
+        }
         if to.offline {
             self.append(&batches, !events.is_empty()).await?;
         }
         if to.online {
+            batches.extend(computed);
             self.folder.write(writes(&batches), events).await?;
         }
         metrics::pushed("push", frame.rows, ignored_columns(frame, &batches));
@@ -113,7 +132,8 @@ impl Pusher {
     /// Writes one view's rows to the online store.
     pub async fn write_to_online_store(&self, view: &str, frame: &Frame, allow_cache: bool) -> Result<()> {
         let registry = self.registry(allow_cache).await?;
-        let view = self.view(registry.project(&self.project)?, view)?;
+        let project = registry.project(&self.project)?;
+        let view = self.view(project, view)?;
         if view.is_windowed() {
             return Err(Error::invalid(format!(
                 "Feature view {} is computed from its stream: push its raw events to the stream source instead of \
@@ -121,7 +141,8 @@ impl Pusher {
                 view.name
             )));
         }
-        let batches = [read_rows(view, frame)?];
+        let computed = self.computer.written(project, &view, frame).await?;
+        let batches = [read_rows(view, computed.as_ref().unwrap_or(frame))?];
         self.folder.write(writes(&batches), Vec::new()).await?;
         metrics::pushed("write_to_online_store", frame.rows, ignored_columns(frame, &batches));
         Ok(())

@@ -3,13 +3,16 @@
 //! Knows no protocol: both faces of the server give the same answer because this is the one place
 //! that makes it. Source: `_populate_response_from_feature_data` in `feast/utils.py`.
 
+mod on_demand;
 mod plans;
+
+pub(crate) use on_demand::not_built_in;
 
 use std::sync::Arc;
 
 use model::answer::{Answer, Gather, ViewAnswer};
 use model::plan::{Bound, Group, ViewPlan};
-use model::ports::{Clock, OnlineStore, Read, RowSink};
+use model::ports::{Clock, OnlineStore, Read, RowSink, Transformer};
 use model::registry::FeatureRequest;
 use model::row::RowRef;
 use model::{EntityKeys, Error, Result, Timestamp, Value, value};
@@ -39,6 +42,7 @@ pub struct Retriever {
     project: String,
     max_entities: usize,
     plans: Plans,
+    transformer: Option<Arc<dyn Transformer>>,
 }
 
 impl Retriever {
@@ -50,7 +54,14 @@ impl Retriever {
         project: String,
         max_entities: usize,
     ) -> Self {
-        Self { catalog, store, clock, project, max_entities, plans: Plans::default() }
+        Self { catalog, store, clock, project, max_entities, plans: Plans::default(), transformer: None }
+    }
+
+    /// With what runs the functions of on-demand views.
+    #[must_use]
+    pub fn with_transformer(mut self, transformer: Option<Arc<dyn Transformer>>) -> Self {
+        self.transformer = transformer;
+        self
     }
 
     /// Answers one request.
@@ -59,7 +70,6 @@ impl Retriever {
     pub async fn get_online_features(&self, request: Request) -> Result<Answer> {
         let registry = self.catalog.snapshot();
         let planned = self.plans.get(&registry, &self.project, request.features, request.full_feature_names)?;
-        let plan = &planned.plan;
         let rows = request.entities.first().map_or(0, |(_, values)| values.len());
         if rows > self.max_entities {
             return Err(Error::new(
@@ -70,14 +80,29 @@ impl Retriever {
                 ),
             ));
         }
-        let bound = plan.bind(request.entities)?;
-        let views = self.read(&planned, &bound, self.clock.now()).await?;
+        let with_versions = request.include_feature_view_version_metadata;
+        match &planned.plan.on_demand {
+            None => self.read_plan(&planned, request.entities, with_versions).await,
+            Some(part) => self.compute(&planned, part, request.entities, with_versions).await,
+        }
+    }
+
+    /// Reads all views of a plan.
+    async fn read_plan(
+        &self,
+        planned: &Planned,
+        entities: Vec<(String, Vec<Value>)>,
+        with_versions: bool,
+    ) -> Result<Answer> {
+        let plan = &planned.plan;
+        let bound = plan.bind(entities)?;
+        let views = self.read(planned, &bound, self.clock.now()).await?;
         metrics::retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
         let versions = plan.views.iter().map(|v| (v.view.name.clone(), v.view.version));
         Ok(Answer {
             columns: bound.columns,
             views,
-            versions: if request.include_feature_view_version_metadata { versions.collect() } else { Vec::new() },
+            versions: if with_versions { versions.collect() } else { Vec::new() },
         })
     }
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{Config, Durability, Error, Ingest, Limits, OnlineStore, Registry, Start, Yaml, online};
+use super::{
+    Config, Durability, Error, Ingest, Limits, OnlineStore, Python, Registry, Start, Transformations, Yaml, online,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +28,7 @@ struct File {
     ingest: Option<IngestFile>,
     telemetry: Option<TelemetryFile>,
     limits: Option<LimitsFile>,
+    transformations: Option<Spanned<TransformationsFile>>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +93,17 @@ struct LimitsFile {
     max_entities: Option<usize>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransformationsFile {
+    python: Option<PathBuf>,
+    workers: Option<usize>,
+    memory_mb: Option<u64>,
+    address: Option<String>,
+    deadline_ms: Option<u64>,
+    queue: Option<usize>,
+}
+
 /// Reads `larder.yaml`.
 pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
     let yaml = Yaml::open(path)?;
@@ -144,7 +158,42 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
             max_entities: limits.max_entities.unwrap_or(default.max_entities),
         };
     }
+    config.transformations = file.transformations.as_ref().map(|t| read_transformations(&yaml, dir, t)).transpose()?;
     Ok(config)
+}
+
+fn read_transformations(
+    yaml: &Yaml,
+    dir: &Path,
+    file: &Spanned<TransformationsFile>,
+) -> Result<Transformations, Error> {
+    let bad = |message: &str| Err(yaml.bad(file, format!("transformations: {message}")));
+    let of = &file.value;
+    if of.workers == Some(0) || of.deadline_ms == Some(0) || of.queue == Some(0) || of.memory_mb == Some(0) {
+        return bad("workers, deadline_ms, queue and memory_mb are at least 1");
+    }
+    let python = match (&of.python, &of.address) {
+        (Some(path), None) => {
+            // a bare name is looked up in PATH; a path is relative to this file
+            let interpreter = if path.components().count() > 1 { dir.join(path) } else { path.clone() };
+            if interpreter.is_absolute() && !interpreter.is_file() {
+                return bad(&format!("python: there is no interpreter {}", interpreter.display()));
+            }
+            let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+            Python::Workers {
+                interpreter,
+                workers: of.workers.unwrap_or(cores),
+                memory_mb: of.memory_mb.unwrap_or(2048),
+            }
+        }
+        (None, Some(address)) if of.workers.is_none() && of.memory_mb.is_none() => Python::Address(address.clone()),
+        (None, Some(_)) => {
+            return bad("workers and memory_mb are settings of python, a server at an address has its own");
+        }
+        (Some(_), Some(_)) => return bad("name python or address, not both"),
+        (None, None) => return bad("name python (an interpreter with feast[grpcio]) or address (host:port)"),
+    };
+    Ok(Transformations { python, deadline_ms: of.deadline_ms.unwrap_or(5000), queue: of.queue.unwrap_or(256) })
 }
 
 fn read_registry(yaml: &Yaml, dir: &Path, file: RegistryFile) -> Result<Registry, Error> {

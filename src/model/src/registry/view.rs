@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::feast::core;
 
-use super::Project;
+use super::{OnDemand, Project, SourceView};
 use crate::entity_key::{DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME};
 use crate::error::{Error, Kind, Result};
 use crate::feature_ref::FeatureRef;
@@ -101,6 +102,8 @@ pub struct View {
     pub table: Arc<Table>,
     /// The materialization intervals so far, µs, oldest first.
     pub materialized: Vec<(i64, i64)>,
+    /// What an on-demand view computes; `None` for every other kind.
+    pub on_demand: Option<Arc<OnDemand>>,
 }
 
 impl View {
@@ -170,15 +173,19 @@ impl View {
         out
     }
 
-    /// From an `OnDemandFeatureView`.
+    /// From an `OnDemandFeatureView`, decoded and as it is stored.
     pub fn of_on_demand(
         project: &str,
         view: core::OnDemandFeatureView,
+        message: Bytes,
         entities: &BTreeMap<String, Arc<core::Entity>>,
     ) -> Self {
         let spec = view.spec.unwrap_or_default();
         let mut out = Self::empty(project, &spec.name, ViewKind::OnDemand);
         out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
+        out.disabled = spec.disabled;
+        out.version = view.meta.unwrap_or_default().current_version_number;
+        out.on_demand = Some(Arc::new(OnDemand::new(&spec, message)));
         out
     }
 
@@ -202,6 +209,7 @@ impl View {
             version: 0,
             table: Arc::new(Table::new(project, name)),
             materialized: Vec::new(),
+            on_demand: None,
         }
     }
 
@@ -256,6 +264,11 @@ impl View {
         !self.aggregations.is_empty()
     }
 
+    /// Whether its features are computed when they are asked for, and stand in no store.
+    pub fn is_computed(&self) -> bool {
+        self.on_demand.as_ref().is_some_and(|o| !o.write_to_online_store)
+    }
+
     /// Whether it has no entities.
     pub fn is_entityless(&self) -> bool {
         self.join_keys.iter().all(|k| k.name == DUMMY_ENTITY_ID)
@@ -289,7 +302,7 @@ impl View {
     }
 }
 
-fn field(spec: &core::FeatureSpecV2) -> Field {
+pub(super) fn field(spec: &core::FeatureSpecV2) -> Field {
     Field { name: spec.name.clone(), value_type: spec.value_type() }
 }
 
@@ -318,6 +331,16 @@ pub struct Projection {
 }
 
 impl Projection {
+    /// A source of an on-demand view.
+    ///
+    /// Errors: a view or feature that does not exist.
+    pub fn of_source(project: &Project, project_name: &str, source: &SourceView) -> Result<Self> {
+        let view = project.view(&source.view, project_name)?;
+        let features = source.features.iter().map(|name| feature_of(view, name)).collect::<Result<_>>()?;
+        let (name, join_key_map) = (view.name.clone(), source.join_key_map.clone());
+        Ok(Self { view: view.clone(), name, features, join_key_map })
+    }
+
     pub(super) fn of_service(
         project: &Project,
         project_name: &str,
