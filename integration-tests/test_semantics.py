@@ -7,6 +7,7 @@ with keys of its own.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -23,6 +24,7 @@ from feast.types import Float64, Int64
 
 from conftest import StartLarder
 from faces import NEVER, Answer, Face, Grpc, Http, Row, now
+from larder_env.redis import Redis
 from online import Cell, micros
 from rides import DAY, DRIVER, Rides, badge, fresh, pushed_view, stats
 
@@ -34,9 +36,11 @@ STORES = {
     "sled": "",
     "sled_untiered": "online_store: {type: sled, tier_bytes: 0}\n",
     "memory": "online_store: {type: memory}\n",
+    "sqlite": "online_store: {type: sqlite, path: data/online.db}\n",
+    "redis": "online_store: {type: redis, connection_string: REDIS}\n",
 }
 """What larder.yaml says of each store."""
-DURABLE = {"sled", "sled_untiered"}
+DURABLE = {"sled", "sled_untiered", "sqlite", "redis"}
 """Stores whose rows outlive the server."""
 
 
@@ -54,9 +58,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def served(kind: str, module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> Rides:
+def settings(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The store's settings, with a Redis behind them where it is one."""
+    if kind != "redis":
+        yield STORES[kind]
+        return
+    redis = Redis(tmp_path_factory.mktemp("redis")).start()
+    yield STORES[kind].replace("REDIS", f"'{redis.connection_string}'")
+    redis.stop()
+
+
+@pytest.fixture(scope="module")
+def served(settings: str, module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> Rides:
     """The rides on a server on that store."""
-    return Rides.start(tmp_path_factory.mktemp(kind) / "repo", module_larder, STORES[kind])
+    return Rides.start(tmp_path_factory.mktemp("semantics") / "repo", module_larder, settings)
 
 
 def assert_named(face: Face, answer: Answer, keys: list[str], features: list[str]) -> None:
