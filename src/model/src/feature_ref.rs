@@ -9,7 +9,7 @@ pub struct FeatureRef {
     /// The view's name, or its alias in a projection.
     pub view: String,
     /// The version asked for (`@v2` is 2); `None` is the latest.
-    pub version: Option<u32>,
+    pub version: Option<i32>,
     /// The feature's name.
     pub feature: String,
 }
@@ -23,10 +23,10 @@ impl FeatureRef {
             })?;
         let (view, version) = match view.rsplit_once('@') {
             None => (view, None),
-            Some((view, "latest" | "")) => (view, None),
-            Some((name, tag)) => match tag.strip_prefix(['v', 'V']).unwrap_or(tag).parse() {
-                Ok(version) => (name, Some(version)),
-                Err(_) => {
+            Some((view, tag)) if tag.is_empty() || tag.eq_ignore_ascii_case("latest") => (view, None),
+            Some((name, tag)) => match tag.strip_prefix(['v', 'V']).and_then(number) {
+                Some(version) => (name, Some(version)),
+                None => {
                     return Err(Error::invalid(format!(
                         "Invalid version '{tag}' in feature reference '{text}'. Write it as view@v2:feature or \
                          view@latest:feature"
@@ -38,6 +38,11 @@ impl FeatureRef {
     }
 }
 
+/// Digits and nothing else, as a version number.
+fn number(digits: &str) -> Option<i32> {
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,7 +52,8 @@ mod tests {
         let parsed = FeatureRef::parse("stats@v2:trips").expect("valid");
         assert_eq!((parsed.view.as_str(), parsed.version, parsed.feature.as_str()), ("stats", Some(2), "trips"));
         assert_eq!(FeatureRef::parse("stats@latest:trips").expect("valid").version, None);
-        for bad in ["stats", ":trips", "stats:", "stats@two:trips", ""] {
+        assert_eq!(FeatureRef::parse("stats@LATEST:trips").expect("valid").version, None);
+        for bad in ["stats", ":trips", "stats:", "stats@two:trips", "stats@2:trips", "stats@v-2:trips", "s@v:t", ""] {
             let error = FeatureRef::parse(bad).expect_err(bad);
             assert!(error.message().contains(bad), "{}", error.message());
         }

@@ -40,6 +40,8 @@ pub struct Plan {
 pub struct ViewPlan {
     /// The view.
     pub view: Arc<View>,
+    /// The alias, else the view's name, under which its version is told.
+    pub plain_name: String,
     /// The features asked for.
     pub features: Vec<Field>,
     /// What to take of a row for them.
@@ -154,6 +156,7 @@ impl Plan {
             Wanted::new(id, f.value_type, ids.binary_search(&id).unwrap_or_default())
         });
         self.views.push(ViewPlan {
+            plain_name: projection.plain_name,
             view,
             wanted: wanted.collect(),
             features: projection.features,
@@ -187,6 +190,13 @@ impl Plan {
                 view: view.name.clone(),
             });
         }
+    }
+
+    /// Each view's version once, under its plain name (`feature_view_metadata`).
+    pub fn versions(&self) -> Vec<(String, i32)> {
+        let mut seen = std::collections::BTreeSet::new();
+        let first = self.views.iter().filter(|v| seen.insert(&v.plain_name));
+        first.map(|v| (v.plain_name.clone(), v.view.version)).collect()
     }
 
     /// Checks a request's columns and works out the keys to read.

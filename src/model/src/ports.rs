@@ -266,6 +266,12 @@ pub enum ObjectKind {
     Infra,
     /// `feast.core.ProjectMetadata` (deprecated in Feast): only what an older registry holds.
     ProjectMetadata,
+    /// `feast.core.FeatureViewVersionRecord`: a view's definition under a version; named `view@v2`.
+    FeatureViewVersion,
+    /// Larder's own: an online table whose rows are still to be removed, named as the table is.
+    ClearedTable,
+    /// Larder's own: a dataset job, named by its id.
+    DatasetJob,
 }
 
 /// A registered object: its bytes are kept as they came, unknown fields included.

@@ -24,6 +24,9 @@ pub struct Registry {
     pub revision: u64,
     /// Projects by name.
     pub projects: BTreeMap<String, Project>,
+    /// Whether every version of a view has a table of its own and can be asked for as `view@v2`
+    /// (Feast's `enable_online_feature_view_versioning`).
+    pub online_versions: bool,
 }
 
 /// The objects of one project, each by name.
@@ -37,8 +40,12 @@ pub struct Project {
     pub data_sources: BTreeMap<String, Arc<core::DataSource>>,
     /// Feature views, stream feature views, label views and on-demand feature views: one namespace.
     pub views: BTreeMap<String, Arc<View>>,
+    /// Every kept version of a view, by name and number; only with online versions.
+    pub versions: BTreeMap<(String, i32), Arc<View>>,
     /// Feature services.
     pub feature_services: BTreeMap<String, Arc<core::FeatureService>>,
+    /// Whether versions of views can be asked for.
+    pub online_versions: bool,
     /// Every object as it was stored.
     pub objects: BTreeMap<(ObjectKind, String), Object>,
 }
@@ -58,6 +65,18 @@ impl Registry {
     /// Errors: an object whose bytes are not the message of its kind.
     pub fn resolve(revision: u64, objects: impl IntoIterator<Item = Object>) -> Result<Self> {
         Self::default().with(revision, objects.into_iter().map(Change::Put))
+    }
+
+    /// [`resolve`](Self::resolve), with a table for every version of a view where `online_versions`.
+    ///
+    /// Errors: as there.
+    pub fn resolve_versions(
+        revision: u64,
+        online_versions: bool,
+        objects: impl IntoIterator<Item = Object>,
+    ) -> Result<Self> {
+        let empty = Self { online_versions, ..Self::default() };
+        empty.with(revision, objects.into_iter().map(Change::Put))
     }
 
     /// This registry after `changes`, with the next revision. Only what the changes touch is worked
@@ -91,11 +110,11 @@ impl Registry {
         }
         for (name, touched) in touched {
             if let Some(project) = projects.get_mut(&name) {
-                project.index(&name, touched)?;
+                project.index(&name, touched, self.online_versions)?;
             }
         }
         projects.retain(|_, project| !project.objects.is_empty());
-        Ok(Self { revision, projects })
+        Ok(Self { revision, projects, online_versions: self.online_versions })
     }
 
     /// A project by name.
@@ -116,8 +135,10 @@ impl Registry {
 
 impl Project {
     /// Works out the typed maps again for what was touched.
-    fn index(&mut self, project: &str, touched: BTreeSet<(ObjectKind, String)>) -> Result<()> {
+    fn index(&mut self, project: &str, touched: BTreeSet<(ObjectKind, String)>, online_versions: bool) -> Result<()> {
         let mut views = BTreeSet::new();
+        let mut versions = BTreeSet::new();
+        self.online_versions = online_versions;
         for key in touched {
             let object = self.objects.get(&key);
             let (kind, name) = key;
@@ -126,9 +147,13 @@ impl Project {
                 ObjectKind::Entity => {
                     set(&mut self.entities, &name, object)?;
                     views.extend(self.views.keys().cloned());
+                    versions.extend(self.versions.keys().map(|(view, number)| object::version_name(view, *number)));
                 }
                 ObjectKind::DataSource => set(&mut self.data_sources, &name, object)?,
                 ObjectKind::FeatureService => set(&mut self.feature_services, &name, object)?,
+                ObjectKind::FeatureViewVersion if online_versions => {
+                    versions.insert(name);
+                }
                 kind if kind.is_view() => {
                     views.insert(name);
                 }
@@ -141,17 +166,34 @@ impl Project {
                 self.views.remove(&name);
                 continue;
             };
-            let view = match object.kind {
-                ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, &self.entities),
-                ObjectKind::OnDemandFeatureView => {
-                    View::of_on_demand(project, decode(object)?, object.bytes.clone(), &self.entities)
-                }
-                ObjectKind::LabelView => View::of_label(project, decode(object)?, &self.entities),
-                _ => View::of_feature_view(project, decode(object)?, &self.entities),
-            };
+            let mut view = resolve_view(project, object, &self.entities)?;
+            if online_versions {
+                view = view.in_table_of_version();
+            }
             self.views.insert(name, Arc::new(view));
         }
+        for name in versions {
+            let Some(object) = self.objects.get(&(ObjectKind::FeatureViewVersion, name.clone())) else {
+                self.versions.retain(|(view, number), _| object::version_name(view, *number) != name);
+                continue;
+            };
+            let record: core::FeatureViewVersionRecord = decode(object)?;
+            let (view, number) = (record.feature_view_name.clone(), record.version_number);
+            let mut version = resolve_view(project, &object::of_version(record)?, &self.entities)?;
+            version.version = number;
+            self.versions.insert((view, number), Arc::new(version.in_table_of_version()));
+        }
         Ok(())
+    }
+
+    /// A version of a view. `project` is for the error.
+    ///
+    /// Errors: `FeatureViewVersionNotFound`.
+    pub fn version(&self, view: &str, number: i32, project: &str) -> Result<&Arc<View>> {
+        self.versions.get(&(view.to_owned(), number)).ok_or_else(|| {
+            let name = object::version_name(view, number);
+            ObjectKind::FeatureViewVersion.not_found(&name, project)
+        })
     }
 
     /// A view by name. `project` is for the error.
@@ -174,6 +216,17 @@ impl Project {
             FeatureRequest::Refs(refs) => Projection::of_refs(self, project, refs),
         }
     }
+}
+
+fn resolve_view(project: &str, object: &Object, entities: &BTreeMap<String, Arc<core::Entity>>) -> Result<View> {
+    Ok(match object.kind {
+        ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, entities),
+        ObjectKind::OnDemandFeatureView => {
+            View::of_on_demand(project, decode(object)?, object.bytes.clone(), entities)
+        }
+        ObjectKind::LabelView => View::of_label(project, decode(object)?, entities),
+        _ => View::of_feature_view(project, decode(object)?, entities),
+    })
 }
 
 /// Puts the decoded object into `map`, or takes it out where there is none any more.

@@ -9,17 +9,19 @@
 
 mod apply;
 pub mod features;
+pub mod gone;
 mod known;
 pub mod lineage;
 pub mod list;
 mod same;
+pub mod versions;
 pub mod whole;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::ports::{Change, Clock, Object, ObjectKind, RegistryStore};
+use model::ports::{Change, Clock, Object, ObjectKind, RegistryStore, Table};
 use model::registry::Registry;
 use model::{Error, Kind, Result, Timestamp};
 use proto::feast::core;
@@ -30,6 +32,12 @@ use tokio::sync::watch;
 pub struct CatalogSettings {
     /// How often the store is looked at for changes behind our back; zero is never.
     pub cache_ttl: Duration,
+    /// Whether every version of a view has an online table of its own
+    /// (`enable_online_feature_view_versioning`).
+    pub online_versions: bool,
+    /// Whether the rows of deleted views are noted for removal: somebody must then remove them
+    /// ([`crate::clear`]), and views come back only when that is done.
+    pub clear_online_rows: bool,
 }
 
 /// The registry of all projects.
@@ -45,7 +53,13 @@ struct Inner {
     /// The store's stamp that belongs to the picture; `None` where a write failed half-way.
     stamp: Mutex<Option<u64>>,
     writing: tokio::sync::Mutex<()>,
+    clear_online_rows: bool,
+    /// Held to read by who writes online rows, from the look at the registry to the write.
+    rows: Arc<tokio::sync::RwLock<()>>,
 }
+
+/// How long an apply waits for the rows of a deleted view of its name to be removed.
+const CLEARING: Duration = Duration::from_secs(60);
 
 impl Catalog {
     /// Reads the store. Where `cache_ttl` is not zero, looks for changes that often until the catalog
@@ -54,13 +68,15 @@ impl Catalog {
     /// Errors: the store's.
     pub async fn open(store: Arc<dyn RegistryStore>, clock: Arc<dyn Clock>, settings: CatalogSettings) -> Result<Self> {
         let stamp = store.stamp().await?;
-        let registry = Registry::resolve(1, store.load().await?)?;
+        let registry = Registry::resolve_versions(1, settings.online_versions, store.load().await?)?;
         let inner = Arc::new(Inner {
             store,
             clock,
             picture: watch::Sender::new(Arc::new(registry)),
             stamp: Mutex::new(Some(stamp)),
             writing: tokio::sync::Mutex::default(),
+            clear_online_rows: settings.clear_online_rows,
+            rows: Arc::default(),
         });
         if !settings.cache_ttl.is_zero() {
             tokio::spawn(keep_fresh(Arc::downgrade(&inner), settings.cache_ttl));
@@ -100,20 +116,56 @@ impl Catalog {
     /// that cannot be computed; `Conflict` for a name that a view of another kind has.
     pub async fn apply(&self, kind: ObjectKind, project: &str, bytes: Bytes) -> Result<()> {
         let project = project.to_owned();
+        if kind.is_view() {
+            let view = Object::read(kind, bytes.clone())?.name;
+            self.await_cleared(&project, &view).await?;
+        }
         self.change(move |registry, now| apply::apply(registry, kind, &project, bytes, now)).await
     }
 
-    /// Removes an object; a project goes with all that is in it.
+    /// Waits until no rows of a deleted view of this name are left to be removed.
+    ///
+    /// Errors: `Unavailable` where that takes too long.
+    async fn await_cleared(&self, project: &str, view: &str) -> Result<()> {
+        let mut changes = self.subscribe();
+        let cleared = changes.wait_for(|registry| !gone::is_pending(registry, project, view));
+        match tokio::time::timeout(CLEARING, cleared).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(gone::still_pending(view)),
+        }
+    }
+
+    /// To be held by who writes online rows, from before the look at the registry until the rows are
+    /// written: rows of a deleted view are removed when all who hold it have let go.
+    pub async fn writing_rows(&self) -> tokio::sync::OwnedRwLockReadGuard<()> {
+        self.inner.rows.clone().read_owned().await
+    }
+
+    /// Waits until everybody has let go who is [writing rows](Self::writing_rows) now.
+    pub(crate) async fn writers_ended(&self) -> tokio::sync::OwnedRwLockWriteGuard<()> {
+        self.inner.rows.clone().write_owned().await
+    }
+
+    /// Takes the note away that a table's rows are to be removed.
+    pub(crate) async fn cleared(&self, table: &Table) -> Result<()> {
+        let (project, name) = (table.project.clone(), table.view.clone());
+        self.change(move |_, _| Ok(vec![Change::Delete { kind: ObjectKind::ClearedTable, project, name }])).await
+    }
+
+    /// Removes an object; a project goes with all that is in it, and of views the online rows, a little
+    /// later ([`crate::clear`]).
     ///
     /// Errors: the kind's own "does not exist".
     pub async fn delete(&self, kind: ObjectKind, project: &str, name: &str) -> Result<()> {
         let (project, name) = (project.to_owned(), name.to_owned());
+        let note = self.inner.clear_online_rows;
         self.change(move |registry, _| {
-            registry.object(kind, &project, &name)?;
-            Ok(match kind {
-                ObjectKind::Project => everything_in(registry, &project),
-                _ => vec![Change::Delete { kind, project, name }],
-            })
+            let object = registry.object(kind, &project, &name)?;
+            match kind {
+                ObjectKind::Project => gone::project(registry, &project, note),
+                kind if kind.is_view() => gone::view(registry, object, note),
+                _ => Ok(vec![Change::Delete { kind, project, name }]),
+            }
         })
         .await
     }
@@ -123,10 +175,8 @@ impl Catalog {
     /// Errors: `FeatureViewNotFoundException`.
     pub async fn delete_view(&self, project: &str, name: &str) -> Result<()> {
         let (project, name) = (project.to_owned(), name.to_owned());
-        self.change(move |registry, _| {
-            let kind = view_object(registry, &project, &name)?.kind;
-            Ok(vec![Change::Delete { kind, project, name }])
-        })
+        let note = self.inner.clear_online_rows;
+        self.change(move |registry, _| gone::view(registry, view_object(registry, &project, &name)?, note))
         .await
     }
 
@@ -191,7 +241,8 @@ impl Inner {
             return Ok(());
         }
         let objects = self.store.load().await?;
-        let registry = Registry::resolve(self.snapshot().revision + 1, objects)?;
+        let current = self.snapshot();
+        let registry = Registry::resolve_versions(current.revision + 1, current.online_versions, objects)?;
         tracing::info!(revision = registry.revision, projects = registry.projects.len(), "read the registry again");
         self.set_known(Some(stamp));
         self.picture.send_replace(Arc::new(registry));
@@ -254,18 +305,13 @@ pub fn infra(registry: &Registry, project: &str) -> Bytes {
     registry.object(ObjectKind::Infra, project, "").map(|o| o.bytes.clone()).unwrap_or_default()
 }
 
-fn everything_in(registry: &Registry, project: &str) -> Vec<Change> {
-    let objects = registry.projects.get(project).into_iter().flat_map(|p| p.objects.keys());
-    objects
-        .map(|(kind, name)| Change::Delete { kind: *kind, project: project.to_owned(), name: name.clone() })
-        .collect()
-}
-
 /// One log line and one count per change.
 fn tell(changes: &[Change]) {
     for change in changes {
         let (verb, kind, project, name) = match change {
+            Change::Put(o) if o.kind.is_own() || o.kind == ObjectKind::FeatureViewVersion => continue,
             Change::Put(o) => ("apply", o.kind, &o.project, &o.name),
+            Change::Delete { kind, .. } if kind.is_own() || *kind == ObjectKind::FeatureViewVersion => continue,
             Change::Delete { kind, project, name } => ("delete", *kind, project, name),
         };
         crate::metrics::registry_changed(verb, kind.class(), project, name);

@@ -2,6 +2,7 @@
 //! a protocol, a store or a file format.
 
 pub mod catalog;
+pub mod clear;
 pub mod materialize;
 mod metrics;
 pub mod push;

@@ -1,6 +1,8 @@
 //! What the verbs count. Knows no exporter: the binary installs one.
 
-use ::metrics::{counter, histogram};
+use ::metrics::{counter, gauge, histogram};
+use model::Error;
+use model::ports::Table;
 
 /// One answered read: rows are entity rows, features are columns.
 pub(crate) fn retrieved(rows: usize, features: usize) {
@@ -43,4 +45,26 @@ pub(crate) fn events_pushed(view: &str, events: usize, late_dropped: usize) {
 pub(crate) fn registry_changed(verb: &'static str, kind: &'static str, project: &str, name: &str) {
     counter!("larder_registry_changes_total", "verb" => verb, "kind" => kind).increment(1);
     tracing::info!(verb, kind, project, name, "registry changed");
+}
+
+/// How many tables of deleted views still have rows.
+pub(crate) fn clears_pending(tables: usize) {
+    gauge!("larder_online_clears_pending").set(tables as f64);
+}
+
+/// A deleted view's rows and states are gone.
+pub(crate) fn cleared(table: &Table, removed: u64) {
+    counter!("larder_online_cleared_rows_total").increment(removed);
+    tracing::info!(project = table.project, table = table.view, removed, "removed the rows of a deleted view");
+}
+
+/// A deleted view was registered again before its rows were removed: they are its own now.
+pub(crate) fn clear_dropped(table: &Table) {
+    tracing::info!(project = table.project, table = table.view, "the deleted view is there again: keeping its rows");
+}
+
+/// A deleted view's rows could not be removed; it is tried again.
+pub(crate) fn clear_failed(table: &Table, error: &Error) {
+    counter!("larder_online_clear_failures_total").increment(1);
+    tracing::warn!(project = table.project, table = table.view, %error, "a deleted view's rows could not be removed");
 }

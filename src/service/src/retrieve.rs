@@ -98,11 +98,10 @@ impl Retriever {
         let bound = plan.bind(entities)?;
         let views = self.read(planned, &bound, self.clock.now()).await?;
         metrics::retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
-        let versions = plan.views.iter().map(|v| (v.view.name.clone(), v.view.version));
         Ok(Answer {
             columns: bound.columns,
             views,
-            versions: if with_versions { versions.collect() } else { Vec::new() },
+            versions: if with_versions { plan.versions() } else { Vec::new() },
         })
     }
 

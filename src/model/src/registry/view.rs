@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::feast::core;
 
+use super::object::version_name;
 use super::{OnDemand, Project, SourceView};
 use crate::entity_key::{DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME};
 use crate::error::{Error, Kind, Result};
@@ -259,6 +260,17 @@ impl View {
             meta.materialization_intervals.iter().map(|i| (micros(&i.start_time), micros(&i.end_time))).collect();
     }
 
+    /// The view in the table of its version: `view_v2`, as Feast names it (`compute_versioned_name`);
+    /// version 0 has the plain name.
+    pub(super) fn in_table_of_version(mut self) -> Self {
+        if self.version > 0 {
+            let name = format!("{}_v{}", self.name, self.version);
+            let features = self.features.iter().map(|f| f.name.as_str());
+            self.table = Arc::new(Table::with_features(&self.project, name, features));
+        }
+        self
+    }
+
     /// Whether its features are windows over a stream.
     pub fn is_windowed(&self) -> bool {
         !self.aggregations.is_empty()
@@ -322,8 +334,11 @@ fn aggregated_name(a: &core::Aggregation, window_us: i64, features: &[Field]) ->
 pub struct Projection {
     /// The view.
     pub view: Arc<View>,
-    /// The name before `__` in full feature names: the alias if there is one.
+    /// The name before `__` in full feature names: the alias if there is one, with `@v2` behind it
+    /// where a version is asked for.
     pub name: String,
+    /// The alias, else the view's name: under it the view's version is told.
+    pub plain_name: String,
     /// The features asked for, in order.
     pub features: Vec<Field>,
     /// Join key → the request's column that carries it, where they differ.
@@ -338,7 +353,7 @@ impl Projection {
         let view = project.view(&source.view, project_name)?;
         let features = source.features.iter().map(|name| feature_of(view, name)).collect::<Result<_>>()?;
         let (name, join_key_map) = (view.name.clone(), source.join_key_map.clone());
-        Ok(Self { view: view.clone(), name, features, join_key_map })
+        Ok(Self { view: view.clone(), plain_name: name.clone(), name, features, join_key_map })
     }
 
     pub(super) fn of_service(
@@ -346,43 +361,34 @@ impl Projection {
         project_name: &str,
         projection: &core::FeatureViewProjection,
     ) -> Result<Self> {
-        let view = project.view(&projection.feature_view_name, project_name)?;
-        let name = match projection.feature_view_name_alias.as_str() {
+        let view = view_of(project, project_name, &projection.feature_view_name, projection.version_tag)?;
+        let plain_name = match projection.feature_view_name_alias.as_str() {
             "" => view.name.clone(),
             alias => alias.to_owned(),
         };
+        let name = projection.version_tag.map_or_else(|| plain_name.clone(), |v| version_name(&plain_name, v));
         let features = projection
             .feature_columns
             .iter()
             .filter(|c| !view.join_keys.iter().any(|k| k.name == c.name))
             .map(|c| feature_of(view, &c.name))
             .collect::<Result<_>>()?;
-        Ok(Self { view: view.clone(), name, features, join_key_map: projection.join_key_map.clone() })
+        Ok(Self { view: view.clone(), name, plain_name, features, join_key_map: projection.join_key_map.clone() })
     }
 
     pub(super) fn of_refs(project: &Project, project_name: &str, refs: &[String]) -> Result<Vec<Self>> {
         let mut out: Vec<Self> = Vec::new();
         for text in refs {
             let reference = FeatureRef::parse(text)?;
-            let view = project.view(&reference.view, project_name)?;
-            if let Some(version) = reference.version
-                && i64::from(version) != i64::from(view.version)
-            {
-                return Err(Error::of_class(
-                    Kind::NotFound,
-                    "FeatureViewVersionNotFound",
-                    format!(
-                        "Version v{version} of feature view {} does not exist in project {project_name}",
-                        reference.view
-                    ),
-                ));
-            }
+            let view = view_of(project, project_name, &reference.view, reference.version)?;
             let feature = feature_of(view, &reference.feature)?;
-            match out.iter_mut().find(|p| p.view.name == view.name) {
+            let name = reference.version.map_or_else(|| view.name.clone(), |v| version_name(&view.name, v));
+            match out.iter_mut().find(|p| p.name == name) {
                 Some(projection) => projection.features.push(feature),
                 None => out.push(Self {
                     view: view.clone(),
-                    name: view.name.clone(),
+                    name,
+                    plain_name: view.name.clone(),
                     features: vec![feature],
                     join_key_map: BTreeMap::new(),
                 }),
@@ -390,6 +396,18 @@ impl Projection {
         }
         Ok(out)
     }
+}
+
+/// A view as it is now, or one of its versions.
+fn view_of<'a>(project: &'a Project, project_name: &str, name: &str, version: Option<i32>) -> Result<&'a Arc<View>> {
+    let Some(version) = version else { return project.view(name, project_name) };
+    if !project.online_versions {
+        return Err(Error::invalid(format!(
+            "Version-qualified ref '{name}@v{version}' not supported: online versioning is disabled. Set \
+             'enable_online_feature_view_versioning: true' under 'registry' in feature_store.yaml."
+        )));
+    }
+    project.version(name, version, project_name)
 }
 
 fn feature_of(view: &View, name: &str) -> Result<Field> {

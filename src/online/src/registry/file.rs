@@ -23,6 +23,8 @@ use super::{blocking, unavailable};
 const SCHEMA_VERSION: u32 = 3;
 const VERSION_ID: u32 = 4;
 const LAST_UPDATED: u32 = 5;
+/// In `FeatureViewVersionHistory`.
+const RECORDS: u32 = 1;
 
 /// Feast empties the file before it writes it: a file that is empty or broken is looked at again
 /// this often, at this distance.
@@ -162,8 +164,8 @@ fn split(bytes: &[u8]) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     for kind in ObjectKind::ALL {
         if kind != ObjectKind::Infra {
-            for item in raw::get(bytes, kind.layout().registry).map_err(damaged)? {
-                objects.push(Object::read(kind, Bytes::copy_from_slice(item))?);
+            for item in items(bytes, kind)? {
+                objects.push(Object::read(kind, item)?);
             }
         }
     }
@@ -189,8 +191,8 @@ fn split(bytes: &[u8]) -> Result<Vec<Object>> {
 fn edit<'a>(bytes: &[u8], kind: ObjectKind, changes: impl Iterator<Item = &'a Change>) -> Result<Vec<u8>> {
     let number = kind.layout().registry;
     let mut items: Vec<(String, String, Bytes)> = Vec::new();
-    for item in raw::get(bytes, number).map_err(damaged)? {
-        let object = Object::read(kind, Bytes::copy_from_slice(item))?;
+    for item in self::items(bytes, kind)? {
+        let object = Object::read(kind, item)?;
         items.push((object.project, object.name, object.bytes));
     }
     for change in changes {
@@ -209,10 +211,29 @@ fn edit<'a>(bytes: &[u8], kind: ObjectKind, changes: impl Iterator<Item = &'a Ch
         }
     }
     let mut out = raw::set(bytes, number, None).map_err(damaged)?;
+    if kind == ObjectKind::FeatureViewVersion {
+        let mut history = Vec::new();
+        for (_, _, item) in &items {
+            raw::push(&mut history, RECORDS, item);
+        }
+        raw::push(&mut out, number, &history);
+        return Ok(out);
+    }
     for (_, _, item) in &items {
         raw::push(&mut out, number, item);
     }
     Ok(out)
+}
+
+/// The messages of a kind in a registry's bytes. Versions of views stand together in one message.
+fn items(bytes: &[u8], kind: ObjectKind) -> Result<Vec<Bytes>> {
+    let found = raw::get(bytes, kind.layout().registry).map_err(damaged)?;
+    if kind == ObjectKind::FeatureViewVersion {
+        let history = found.concat();
+        let records = raw::get(&history, RECORDS).map_err(damaged)?;
+        return Ok(records.into_iter().map(Bytes::copy_from_slice).collect());
+    }
+    Ok(found.into_iter().map(Bytes::copy_from_slice).collect())
 }
 
 fn damaged(cause: prost::DecodeError) -> Error {

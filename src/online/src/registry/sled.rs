@@ -129,6 +129,9 @@ fn code(kind: ObjectKind) -> u8 {
         ObjectKind::Permission => 11,
         ObjectKind::Infra => 12,
         ObjectKind::ProjectMetadata => 13,
+        ObjectKind::FeatureViewVersion => 14,
+        ObjectKind::ClearedTable => 15,
+        ObjectKind::DatasetJob => 16,
     }
 }
 

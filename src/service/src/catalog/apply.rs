@@ -1,9 +1,9 @@
 //! What an apply makes of the object that is sent and the one that is registered. Decides from values
 //! alone; edits on the wire level, so that fields that we do not know survive.
 //!
-//! Source: `apply_*` of `feast/infra/registry/registry.py`. Two differences, both wanted: an object that
-//! says what is registered already changes nothing at all (Feast touches its timestamp), and a change
-//! of description or tags does not set a view's version number back to 0.
+//! Source: `apply_*` of `feast/infra/registry/registry.py`. One difference, wanted: an object that
+//! says what is registered already changes nothing at all (Feast touches its timestamp); for versions
+//! see [`super::versions`].
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use bytes::Bytes;
 use model::ports::{Change, Object, ObjectKind};
 use model::registry::Registry;
 use model::row::column_id;
-use model::{Error, Kind, Result, Timestamp};
+use model::{Error, Result, Timestamp};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use proto::feast::core::{self, FeatureViewState};
 use proto::raw;
 
-use super::conflict;
 use super::same::{self, Difference};
+use super::{conflict, gone, versions};
 
 /// Field numbers in the meta message of views; an on-demand view's differ.
 struct ViewMeta {
@@ -62,19 +62,49 @@ pub(super) fn apply(
     if kind.is_view() && existing.is_none() {
         check_conflict(registry, &object)?;
     }
+    let mut version = None;
+    if kind.is_view() {
+        if gone::is_pending(registry, project, &object.name) {
+            return Err(gone::still_pending(&object.name));
+        }
+        let old = existing.map(|old| Ok::<_, Error>((old, number_of(old)?))).transpose()?;
+        let found = versions::version(registry, object, old)?;
+        object = found.object.clone();
+        version = Some(found);
+    }
     let difference = existing.map_or(Ok(Difference::Schema), |old| same::compare(old, &object))?;
-    let object = with_meta(object, existing, difference, now)?;
+    let mut object = with_meta(object, existing, difference, now)?;
+    if let Some(version) = &version {
+        object = numbered(object, version.number)?;
+        // another version, another table: nothing of it was materialized
+        if registry.online_versions
+            && let Some(old) = existing
+            && number_of(old)? != version.number
+            && let Some(ViewMeta { intervals: Some(number), .. }) = view_meta(kind)
+        {
+            object = object.clone().with_meta(&put_intervals(&object.meta()?, number, Vec::new())?)?;
+        }
+    }
     if let Some(old) = existing
         && difference == Difference::None
         && same::same_meta(old, &object)?
     {
         return Ok(Vec::new());
     }
+    object = touched(object, now)?;
     let mut changes = Vec::new();
+    if let Some(version) = &version {
+        if let Some((old, number)) = existing.zip(version.replaced) {
+            changes.push(versions::record(old, number, now));
+        }
+        if version.keep {
+            changes.push(versions::record(&object, version.number, now));
+        }
+    }
     if registry.object(ObjectKind::Project, project, project).is_err() && kind != ObjectKind::Project {
         changes.push(Change::Put(new_project(project, now)));
     }
-    changes.push(Change::Put(touched(object, now)?));
+    changes.push(Change::Put(object));
     Ok(changes)
 }
 
@@ -140,8 +170,6 @@ fn with_meta(object: Object, existing: Option<&Object>, difference: Difference, 
         if number_in(&meta, fields.state)? == 0 {
             meta = put_number(&meta, fields.state, number_in(&old, fields.state)?)?;
         }
-        let counted = existing.map(|_| number_in(&old, fields.version)).transpose()?;
-        meta = put_number(&meta, fields.version, version(&object, counted, difference)?)?;
     }
     if object.kind == ObjectKind::SavedDataset {
         for number in DATASET_RANGE {
@@ -155,46 +183,17 @@ fn with_meta(object: Object, existing: Option<&Object>, difference: Difference, 
     object.with_meta(&meta)
 }
 
-/// The version number of a view. It counts the changes of its schema or function from 0; `vN` in the
-/// definition says it outright. Earlier definitions are not kept (yet), so going back is refused.
-fn version(object: &Object, counted: Option<u64>, difference: Difference) -> Result<u64> {
-    let name = &object.name;
-    let number = match object.kind {
-        ObjectKind::FeatureView => 18,
-        ObjectKind::StreamFeatureView => 21,
-        _ => 17,
-    };
-    let text = object.text(number)?;
-    let lower = text.to_lowercase();
-    if lower.is_empty() || lower == "latest" {
-        return Ok(match (counted, difference) {
-            (None, _) => 0,
-            (Some(counted), Difference::Schema) => counted + 1,
-            (Some(counted), _) => counted,
-        });
-    }
-    let digits = lower.strip_prefix("version").or_else(|| lower.strip_prefix('v')).unwrap_or_default();
-    let pinned: u64 = digits.parse::<u32>().map(u64::from).map_err(|_| {
-        Error::invalid(format!("the version '{text}' of feature view '{name}' is not 'latest', 'vN' or 'versionN'"))
-    })?;
-    match counted {
-        Some(counted) if pinned < counted => Err(Error::new(
-            Kind::Unsupported,
-            format!(
-                "feature view '{name}' is at version v{counted} and earlier definitions are not kept: apply the \
-                 definition of v{pinned} again without a version"
-            ),
-        )),
-        Some(counted) if pinned == counted && difference == Difference::Schema => Err(conflict(
-            "FeatureViewPinConflict",
-            format!(
-                "Cannot pin feature view '{name}' to v{pinned} because the definition has also been modified. To pin \
-                 to an older version, only change the 'version' parameter — do not modify other fields. To apply a \
-                 new definition, use version='latest' or omit the version parameter."
-            ),
-        )),
-        _ => Ok(pinned),
-    }
+/// A view's object with its version number in it.
+pub(super) fn numbered(object: Object, number: i32) -> Result<Object> {
+    let Some(fields) = view_meta(object.kind) else { return Ok(object) };
+    let meta = put_number(&object.meta()?, fields.version, u64::try_from(number).unwrap_or(0))?;
+    object.with_meta(&meta)
+}
+
+/// A view's version number; 0 where it says none.
+fn number_of(object: &Object) -> Result<i32> {
+    let Some(fields) = view_meta(object.kind) else { return Ok(0) };
+    Ok(i32::try_from(number_in(&object.meta()?, fields.version)?).unwrap_or(0))
 }
 
 /// A service whose projections name no features means all features of the view.
@@ -375,6 +374,6 @@ fn read(bytes: &[u8], number: u32) -> Result<Vec<&[u8]>> {
     raw::get(bytes, number).map_err(malformed)
 }
 
-fn malformed(cause: prost::DecodeError) -> Error {
+pub(super) fn malformed(cause: prost::DecodeError) -> Error {
     Error::invalid(format!("the object is no valid message: {cause}")).with_cause(cause)
 }

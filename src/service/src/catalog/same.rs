@@ -42,6 +42,8 @@ pub(super) fn check_message(kind: ObjectKind, bytes: &Bytes) -> Result<()> {
         ObjectKind::Permission => of::<core::Permission>(bytes),
         ObjectKind::Infra => of::<core::Infra>(bytes),
         ObjectKind::ProjectMetadata => of::<core::ProjectMetadata>(bytes),
+        ObjectKind::FeatureViewVersion => of::<core::FeatureViewVersionRecord>(bytes),
+        ObjectKind::ClearedTable | ObjectKind::DatasetJob => Ok(()),
     };
     checked.map_err(|e| Error::invalid(format!("these bytes are no feast.core.{}: {e}", kind.class())).with_cause(e))
 }
@@ -161,7 +163,11 @@ impl Canonical {
             ObjectKind::ValidationReference => {
                 Self::view(bytes, |_: &mut core::ValidationReference| (), |v| *v = core::ValidationReference::default())
             }
-            ObjectKind::Infra | ObjectKind::ProjectMetadata => Ok(Self { whole: bytes.to_vec(), schema: Vec::new() }),
+            ObjectKind::Infra
+            | ObjectKind::ProjectMetadata
+            | ObjectKind::FeatureViewVersion
+            | ObjectKind::ClearedTable
+            | ObjectKind::DatasetJob => Ok(Self { whole: bytes.to_vec(), schema: Vec::new() }),
         }
     }
 

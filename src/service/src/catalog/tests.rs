@@ -77,7 +77,7 @@ struct World {
 async fn world() -> World {
     let store = Arc::new(Memory::default());
     let clock = Arc::new(Ticking(AtomicI64::new(1_000)));
-    let settings = CatalogSettings { cache_ttl: Duration::ZERO };
+    let settings = CatalogSettings { cache_ttl: Duration::ZERO, online_versions: false, clear_online_rows: false };
     let catalog = Catalog::open(store.clone(), clock, settings).await.expect("opens");
     World { store, catalog }
 }
@@ -412,7 +412,7 @@ async fn a_change_behind_our_back_is_seen_when_asked_for_and_before_a_write() {
 #[tokio::test]
 async fn the_snapshot_follows_the_store_by_itself() {
     let store = Arc::new(Memory::default());
-    let settings = CatalogSettings { cache_ttl: Duration::from_millis(2) };
+    let settings = CatalogSettings { cache_ttl: Duration::from_millis(2), online_versions: false, clear_online_rows: false };
     let clock = Arc::new(Ticking(AtomicI64::new(0)));
     let catalog = Catalog::open(store.clone(), clock, settings).await.expect("opens");
     let mut told = catalog.subscribe();

@@ -18,8 +18,19 @@ pub fn whole(registry: &Registry) -> Result<Bytes> {
     let mut latest = None;
     for project in registry.projects.values() {
         for object in project.objects.values() {
-            // the one infra of the message is all of them merged: protobuf's rule for repetition
-            raw::push(&mut out, object.kind.layout().registry, &object.bytes);
+            if object.kind.is_own() {
+                continue;
+            }
+            // the one infra of the message is all of them merged, and so is the one history of
+            // versions: protobuf's rule for repetition
+            let mut record = Vec::new();
+            let bytes: &[u8] = if object.kind == ObjectKind::FeatureViewVersion {
+                raw::push(&mut record, 1, &object.bytes);
+                &record
+            } else {
+                &object.bytes
+            };
+            raw::push(&mut out, object.kind.layout().registry, bytes);
             if object.kind != ObjectKind::Infra {
                 latest = latest.max(object.updated()?);
             }

@@ -1,0 +1,105 @@
+//! What the delete of a view or a project removes besides: kept versions at once, and online rows by a
+//! note of every table that held them, which stays until they are removed. Decides from values alone.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use model::ports::{Change, Object, ObjectKind, Table};
+use model::registry::Registry;
+use model::{Error, Kind, Result};
+
+use super::versions;
+
+/// In the note of a table: its name and its project.
+const NAME: u32 = 1;
+const PROJECT: u32 = 2;
+
+/// The changes that delete a view with all that is kept of it. `note` is whether its online rows are
+/// noted for removal.
+///
+/// Errors: a kept version that is damaged.
+pub(super) fn view(registry: &Registry, view: &Object, note: bool) -> Result<Vec<Change>> {
+    let Object { kind, project, name, .. } = view.clone();
+    let mut changes = Vec::new();
+    let mut tables = BTreeSet::from([name.clone()]);
+    if let Some(view) = registry.projects.get(&project).and_then(|p| p.views.get(&name)) {
+        tables.insert(view.table.view.clone());
+    }
+    for record in versions::history(registry, &project, &name)? {
+        let number = record.version_number;
+        let kept = model::registry::object::version_name(&name, number);
+        changes.push(Change::Delete { kind: ObjectKind::FeatureViewVersion, project: project.clone(), name: kept });
+        if number > 0 {
+            tables.insert(format!("{name}_v{number}"));
+        }
+    }
+    if note {
+        changes.extend(tables.into_iter().map(|table| Change::Put(noted(&project, &table))));
+    }
+    changes.push(Change::Delete { kind, project, name });
+    Ok(changes)
+}
+
+/// The changes that delete a project with all that is in it.
+///
+/// Errors: a kept version that is damaged.
+pub(super) fn project(registry: &Registry, project: &str, note: bool) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for ((kind, name), object) in registry.projects.get(project).into_iter().flat_map(|p| &p.objects) {
+        match kind {
+            kind if kind.is_view() => changes.extend(view(registry, object, note)?),
+            // a note stays until its rows are removed
+            ObjectKind::ClearedTable => {}
+            kind => changes.push(Change::Delete { kind: *kind, project: project.to_owned(), name: name.clone() }),
+        }
+    }
+    Ok(changes)
+}
+
+/// The tables whose rows are still to be removed.
+pub fn pending(registry: &Registry) -> Vec<Table> {
+    let objects = registry.projects.iter().flat_map(|(project, p)| p.objects.keys().map(move |key| (project, key)));
+    objects
+        .filter(|(_, (kind, _))| *kind == ObjectKind::ClearedTable)
+        .map(|(project, (_, name))| Table::new(project, name))
+        .collect()
+}
+
+/// Whether a registered view, or a version that can be asked for, has its rows in this table.
+pub fn in_use(registry: &Registry, table: &Table) -> bool {
+    let project = registry.projects.get(&table.project);
+    project.is_some_and(|p| p.views.values().chain(p.versions.values()).any(|v| *v.table == *table))
+}
+
+/// Whether rows of a deleted view of this name are still to be removed.
+pub(super) fn is_pending(registry: &Registry, project: &str, view: &str) -> bool {
+    let of_view = |table: &str| {
+        let rest = table.strip_prefix(view);
+        rest.is_some_and(|rest| {
+            rest.is_empty()
+                || rest.strip_prefix("_v").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        })
+    };
+    let objects = registry.projects.get(project).into_iter().flat_map(|p| p.objects.keys());
+    objects.into_iter().any(|(kind, name)| *kind == ObjectKind::ClearedTable && of_view(name))
+}
+
+/// What an apply says that comes before the rows are gone.
+pub(super) fn still_pending(view: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!("the online rows of the deleted feature view '{view}' are still being removed: apply it again later"),
+    )
+}
+
+fn noted(project: &str, table: &str) -> Object {
+    let mut bytes = Vec::new();
+    proto::raw::push(&mut bytes, NAME, table.as_bytes());
+    proto::raw::push(&mut bytes, PROJECT, project.as_bytes());
+    Object {
+        kind: ObjectKind::ClearedTable,
+        project: project.to_owned(),
+        name: table.to_owned(),
+        bytes: Bytes::from(bytes),
+    }
+}
