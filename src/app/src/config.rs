@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) ports: Ports,
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) registry: Registry,
+    /// Feast's `enable_online_feature_view_versioning`.
+    pub(crate) online_versions: bool,
     pub(crate) online: OnlineStore,
     #[cfg_attr(not(feature = "offline"), allow(dead_code))]
     pub(crate) offline_memory_bytes: u64,
@@ -226,6 +228,7 @@ impl Config {
             ports: Ports::default(),
             tls: None,
             registry: Registry::Embedded,
+            online_versions: false,
             online: OnlineStore::default(),
             offline_memory_bytes: 1 << 30,
             ingest: Ingest::default(),

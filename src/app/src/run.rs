@@ -80,21 +80,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     listen(&config, &shared, telemetry.router(), &shutdown, &mut tasks).await?;
-    #[cfg(feature = "kafka")]
-    if config.services.contains(&Service::Ingest) {
-        let deps = ingest::Deps {
-            registry: shared.catalog.subscribe(),
-            store: shared.store.clone(),
-            clock: shared.clock.clone(),
-            settings: ingest_settings(&config.ingest),
-        };
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            if let Err(error) = ingest::run(deps, shutdown).await {
-                tracing::error!(%error, "ingestion stopped");
-            }
-        });
-    }
+    let streams = streams(&config, &shared, &shutdown, &mut tasks);
+    tasks.spawn(service::clear::run(shared.catalog.clone(), shared.store.clone(), streams, shutdown.clone()));
     tracing::info!(project = config.project, version = env!("CARGO_PKG_VERSION"), "ready");
 
     let signal = signals.wait().await;
@@ -105,6 +92,44 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     tracing::info!("stopped");
     telemetry.close();
     Ok(())
+}
+
+/// Starts the consumers, and gives what removes what they leave when their views are deleted.
+#[cfg(feature = "kafka")]
+fn streams(
+    config: &Config,
+    shared: &Shared,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Option<Arc<dyn service::clear::Streams>> {
+    let gate = ingest::gate::Gate::default();
+    if config.services.contains(&Service::Ingest) {
+        let deps = ingest::Deps {
+            registry: shared.catalog.subscribe(),
+            store: shared.store.clone(),
+            clock: shared.clock.clone(),
+            settings: ingest_settings(&config.ingest),
+            gate: gate.clone(),
+        };
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = ingest::run(deps, shutdown).await {
+                tracing::error!(%error, "ingestion stopped");
+            }
+        });
+    }
+    let group_prefix = config.ingest.group_prefix.clone();
+    Some(Arc::new(ingest::gate::Leftovers { gate, store: shared.store.clone(), group_prefix }))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn streams(
+    _: &Config,
+    _: &Shared,
+    _: &CancellationToken,
+    _: &mut JoinSet<()>,
+) -> Option<Arc<dyn service::clear::Streams>> {
+    None
 }
 
 async fn open(config: &Config) -> Result<Shared, Error> {
@@ -118,7 +143,8 @@ async fn open(config: &Config) -> Result<Shared, Error> {
             Arc::new(online::registry::file::Store::new(path.clone()))
         }
     };
-    let catalog = Arc::new(Catalog::open(registry, clock.clone(), CatalogSettings { cache_ttl }).await?);
+    let settings = CatalogSettings { cache_ttl, online_versions: config.online_versions, clear_online_rows: true };
+    let catalog = Arc::new(Catalog::open(registry, clock.clone(), settings).await?);
     let store: Arc<dyn OnlineStore> = match &config.online {
         config::OnlineStore::Memory => Arc::new(online::memory::Store::new()),
         config::OnlineStore::Redis(settings) => Arc::new(online::redis::Store::open(settings).await?),

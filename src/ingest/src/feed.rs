@@ -129,7 +129,7 @@ impl Feed {
         };
         let mut feed = Self {
             view: Arc::clone(view),
-            group: group(group_prefix, &view.project, &view.name),
+            group: group(group_prefix, &view.project, &view.table.view),
             time: columns.time(&[&view.timestamp_field, &source.timestamp_field, view.event_time_column()])?,
             created: columns.find(&source.created_timestamp_column).cloned(),
             keys: view.join_keys.iter().map(|k| columns.key(k)).collect::<Result<_>>()?,
@@ -159,7 +159,15 @@ impl Feed {
     fn describe(&self) -> String {
         let mut text = format!(
             "{:?}",
-            (&self.bootstrap_servers, &self.topic, &self.time, &self.created, &self.keys, self.watermark_delay_us)
+            (
+                &self.group,
+                &self.bootstrap_servers,
+                &self.topic,
+                &self.time,
+                &self.created,
+                &self.keys,
+                self.watermark_delay_us
+            )
         );
         let _ = match &self.content {
             Content::Rows(features) => write!(text, "{features:?}"),
@@ -171,7 +179,8 @@ impl Feed {
     }
 }
 
-/// The consumer group of a view: `<prefix>.<project>.<view>`.
+/// The consumer group of a view: `<prefix>.<project>.<view>`, with `_v2` behind it for a version that has a
+/// table of its own.
 pub fn group(prefix: &str, project: &str, view: &str) -> String {
     format!("{prefix}.{project}.{view}")
 }

@@ -13,11 +13,12 @@
 //!   dead letter twice, never lose it.
 //! - A windowed view whose definition changed is not continued on the old state: its consumer stops
 //!   and says what to do.
-//! - A deleted view's positions and window states are removed, so that the view applied again is
-//!   built again from the stream.
+//! - A deleted view's positions are removed with its rows and window states ([`gate`]), so that the view
+//!   applied again is built again from the stream.
 
 pub mod decode;
 pub mod feed;
+pub mod gate;
 pub mod pipeline;
 
 mod consumer;

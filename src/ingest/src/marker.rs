@@ -1,8 +1,8 @@
 //! Which definition a windowed view's state was built under: kept beside the state, checked before
 //! any message is applied. Knows no Kafka client.
 //!
-//! The marker is a state row in the reserved table [`TABLE`] of the view's project, under the
-//! view's name.
+//! The marker is a state row in the reserved table [`TABLE`] of the view's project, under the name of
+//! the view's own table.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) async fn check(feed: &Feed, store: &dyn OnlineStore) -> Result<(), St
     let Some(definition) = feed.definition() else { return Ok(()) };
     let view = &feed.view;
     let failed = |e: model::Error| Stop::Restart(format!("the online store, at the start of the consumer: {e}"));
-    let (table, key) = place(&view.project, &view.name).map_err(failed)?;
+    let (table, key) = place(&view.table).map_err(failed)?;
     let reads = [Read { table: Arc::clone(&table), keys: vec![key.clone()] }];
     let found = store.read_states(&reads).await.map_err(failed)?;
     match found.into_iter().flatten().next().flatten() {
@@ -51,23 +51,20 @@ pub(crate) async fn check(feed: &Feed, store: &dyn OnlineStore) -> Result<(), St
     }
 }
 
-/// Removes what a deleted view leaves: its group's positions and its marker together, then, of a
-/// windowed view, its states. (A plain view's rows are left to whoever deleted it.)
-pub(crate) async fn forget(store: &dyn OnlineStore, table: &Table, group: &str, windowed: bool) -> Result<()> {
-    let (markers, key) = place(&table.project, &table.view)?;
+/// Removes what a deleted view leaves beside its rows and states, which are left to whoever deleted it:
+/// its group's positions and its marker, together.
+pub(crate) async fn forget(store: &dyn OnlineStore, table: &Table, group: &str) -> Result<()> {
+    let (markers, key) = place(table)?;
     let positions = store.positions(group).await?;
     let positions: Vec<Position> =
         positions.into_iter().map(|p| Position { offset: FORGOTTEN, max_event: Timestamp::MIN, ..p }).collect();
     let states = vec![StateWrite { table: markers, key, state: None }];
     store.write(WriteBatch { positions, states, ..WriteBatch::default() }).await?;
-    if windowed {
-        store.clear(table).await?;
-    }
     Ok(())
 }
 
-fn place(project: &str, view: &str) -> Result<(Arc<Table>, EntityKey)> {
-    let name = Value { val: Some(Val::StringVal(view.to_owned())) };
-    let table = Table::new(project, TABLE);
+fn place(of: &Table) -> Result<(Arc<Table>, EntityKey)> {
+    let name = Value { val: Some(Val::StringVal(of.view.clone())) };
+    let table = Table::new(&of.project, TABLE);
     Ok((Arc::new(table), EntityKey::encode(&[("view", &name)])?))
 }

@@ -110,13 +110,9 @@ pub(crate) fn closing_late(project: &str, view: &str, waited: std::time::Duratio
     tracing::warn!(project, view, seconds, "the Kafka client takes long to close: the broker does not answer");
 }
 
-pub(crate) fn forgotten(project: &str, view: &str, windowed: bool) {
+pub(crate) fn gone(project: &str, view: &str) {
     status(project, view, Status::Stopped);
-    tracing::info!(project, view, windowed, "the view is deleted: its positions and window state are removed");
-}
-
-pub(crate) fn forget_failed(project: &str, view: &str, error: &model::Error) {
-    tracing::error!(project, view, %error, "the deleted view's positions and window state could not be removed");
+    tracing::info!(project, view, "the view is gone: its consumer has stopped");
 }
 
 /// A feature that nothing fills.

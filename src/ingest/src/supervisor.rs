@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::ports::{Clock, OnlineStore, Table};
+use model::ports::{Clock, OnlineStore};
 use model::registry::{Registry, View};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consumer;
 use crate::error::{Error, Stop};
-use crate::feed::{Content, Feed, group};
+use crate::feed::{Content, Feed};
+use crate::gate::Gate;
+use crate::metrics;
 use crate::settings::Settings;
-use crate::{marker, metrics};
 
 /// How long a consumer may take to leave its group: longer, and it is left to do so by itself.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -31,6 +32,8 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// What can be set.
     pub settings: Settings,
+    /// Through which consumers go that write.
+    pub gate: Gate,
 }
 
 /// What should become of a view's stream.
@@ -40,8 +43,9 @@ enum Want {
     Run(Arc<Feed>),
     /// Do not, and keep what is there: it is switched off, or refused for a reason.
     Rest(Option<String>),
-    /// The view is gone.
-    Forget { windowed: bool },
+    /// Nothing: the view is gone. What it leaves is removed by who deleted it ([`crate::gate`]); a
+    /// registry file that vanished deletes nothing.
+    Nothing,
 }
 
 impl Want {
@@ -49,7 +53,7 @@ impl Want {
         match (self, other) {
             (Self::Run(a), Self::Run(b)) => a.identity == b.identity,
             (Self::Rest(a), Self::Rest(b)) => a == b,
-            (Self::Forget { .. }, Self::Forget { .. }) => true,
+            (Self::Nothing, Self::Nothing) => true,
             _ => false,
         }
     }
@@ -57,7 +61,6 @@ impl Want {
 
 struct Actor {
     want: watch::Sender<Want>,
-    windowed: bool,
     task: JoinHandle<()>,
 }
 
@@ -70,12 +73,12 @@ type Name = (String, String);
 /// Must run on a multi-threaded tokio runtime. Errors: a setting that cannot be.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
     deps.settings.check()?;
-    let Deps { mut registry, store, clock, settings } = deps;
+    let Deps { mut registry, store, clock, settings, gate } = deps;
     let deps = consumer::Deps { store, clock, settings: Arc::new(settings) };
     let mut actors: BTreeMap<Name, Actor> = BTreeMap::new();
     loop {
         let snapshot = registry.borrow_and_update().clone();
-        reconcile(&snapshot, &mut actors, &deps, &shutdown);
+        reconcile(&snapshot, &mut actors, &deps, &gate, &shutdown);
         tokio::select! {
             () = shutdown.cancelled() => break,
             changed = registry.changed() => if changed.is_err() {
@@ -98,6 +101,7 @@ fn reconcile(
     registry: &Registry,
     actors: &mut BTreeMap<Name, Actor>,
     deps: &consumer::Deps,
+    gate: &Gate,
     shutdown: &CancellationToken,
 ) {
     let views = || registry.projects.values().flat_map(|p| p.views.values());
@@ -110,7 +114,6 @@ fn reconcile(
         };
         match actors.get_mut(&name(view)) {
             Some(actor) => {
-                actor.windowed = view.is_windowed();
                 actor.want.send_if_modified(|now| {
                     let change = !now.same(&want);
                     if change {
@@ -122,20 +125,15 @@ fn reconcile(
             None if matches!(want, Want::Rest(None)) => {}
             None => {
                 let (sender, receiver) = watch::channel(want);
-                let task = tokio::spawn(drive(name(view), receiver, deps.clone(), shutdown.clone()));
-                actors.insert(name(view), Actor { want: sender, windowed: view.is_windowed(), task });
+                let task = tokio::spawn(drive(name(view), receiver, deps.clone(), gate.clone(), shutdown.clone()));
+                actors.insert(name(view), Actor { want: sender, task });
             }
         }
     }
     for ((project, view), actor) in actors.iter() {
         let gone = registry.projects.get(project).is_none_or(|p| !p.views.contains_key(view));
         if gone {
-            let windowed = actor.windowed;
-            actor.want.send_if_modified(|now| {
-                let change = !matches!(now, Want::Forget { .. });
-                *now = Want::Forget { windowed };
-                change
-            });
+            actor.want.send_if_modified(|now| !matches!(std::mem::replace(now, Want::Nothing), Want::Nothing));
         }
     }
 }
@@ -145,6 +143,7 @@ async fn drive(
     (project, view): Name,
     mut want: watch::Receiver<Want>,
     deps: consumer::Deps,
+    gate: Gate,
     shutdown: CancellationToken,
 ) {
     let mut pause = Duration::ZERO;
@@ -153,7 +152,17 @@ async fn drive(
         let wait = match wanted {
             Want::Run(feed) => {
                 report_unfilled(&feed);
-                match consume(&feed, &deps, &mut want, &shutdown).await {
+                let running = tokio::select! {
+                    running = gate.enter(&feed.view.table) => running,
+                    _ = want.changed() => {
+                        want.mark_changed();
+                        continue;
+                    }
+                    () = shutdown.cancelled() => return,
+                };
+                let ended = consume(&feed, &deps, &mut want, &shutdown).await;
+                drop(running);
+                match ended {
                     Ok(()) => {
                         pause = Duration::ZERO;
                         metrics::stopped(&project, &view, if shutdown.is_cancelled() { "shutdown" } else { "changed" });
@@ -176,19 +185,9 @@ async fn drive(
                 }
                 Duration::MAX
             }
-            Want::Forget { windowed } => {
-                let table = Table::new(&project, &view);
-                let group = group(&deps.settings.group_prefix, &project, &view);
-                match marker::forget(&*deps.store, &table, &group, windowed).await {
-                    Ok(()) => {
-                        metrics::forgotten(&project, &view, windowed);
-                        Duration::MAX
-                    }
-                    Err(error) => {
-                        metrics::forget_failed(&project, &view, &error);
-                        deps.settings.max_backoff
-                    }
-                }
+            Want::Nothing => {
+                metrics::gone(&project, &view);
+                Duration::MAX
             }
         };
         tokio::select! {

@@ -176,8 +176,7 @@ impl Catalog {
     pub async fn delete_view(&self, project: &str, name: &str) -> Result<()> {
         let (project, name) = (project.to_owned(), name.to_owned());
         let note = self.inner.clear_online_rows;
-        self.change(move |registry, _| gone::view(registry, view_object(registry, &project, &name)?, note))
-        .await
+        self.change(move |registry, _| gone::view(registry, view_object(registry, &project, &name)?, note)).await
     }
 
     /// Records that a view was materialized over `[start, end)`, joined with the intervals that it

@@ -62,12 +62,7 @@ async fn wait(changes: &mut watch::Receiver<Arc<Registry>>, failed: bool, shutdo
     }
 }
 
-async fn clear(
-    catalog: &Catalog,
-    store: &dyn OnlineStore,
-    streams: Option<&dyn Streams>,
-    table: &Table,
-) -> Result<()> {
+async fn clear(catalog: &Catalog, store: &dyn OnlineStore, streams: Option<&dyn Streams>, table: &Table) -> Result<()> {
     // Feast itself may have registered the view again in a registry file that it shares with us
     if !gone::in_use(&*catalog.refreshed().await?, table) {
         let _stopped = match streams {

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::ports::{Clock, OfflineLog, OnlineStore, RowWrite, WriteBatch};
-use model::registry::{View, ViewKind};
+use model::registry::{Registry, View, ViewKind};
 use model::{Error, Kind, Result, Timestamp};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, gone, versions};
 use crate::metrics;
 
 /// From when to materialize.
@@ -76,13 +76,19 @@ impl Materializer {
         self.clock.now()
     }
 
-    /// Reserves the views named (all that can be materialized where none are).
+    /// Reserves the views named (all that can be materialized where none are), or one view's `version`.
     ///
     /// Errors: an unknown view, one that is not online or has no batch source, and `Conflict` where
     /// one of them is being materialized.
-    pub async fn reserve(&self, names: Option<&[String]>) -> Result<Job> {
+    pub async fn reserve(&self, names: Option<&[String]>, version: Option<&str>) -> Result<Job> {
         let registry = self.catalog.refreshed().await?;
         let project = registry.project(&self.project)?;
+        if let Some(number) = version.map(|v| versioned(&registry, names, v)).transpose()?.flatten() {
+            let name = names.and_then(<[_]>::first).map_or("", String::as_str);
+            project.view(name, &self.project)?;
+            let view = project.version(name, number, &self.project)?;
+            return refusal(view).map_or_else(|| self.take(vec![view.clone()]), Err);
+        }
         let views = match names {
             None => project.views.values().filter(|v| refusal(v).is_none()).cloned().collect(),
             Some(names) => names
@@ -93,6 +99,10 @@ impl Materializer {
                 })
                 .collect::<Result<Vec<_>>>()?,
         };
+        self.take(views)
+    }
+
+    fn take(&self, views: Vec<Arc<View>>) -> Result<Job> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let busy: Vec<_> = views.iter().map(|v| v.name.as_str()).filter(|n| running.contains(*n)).collect();
         if !busy.is_empty() {
@@ -120,7 +130,12 @@ impl Materializer {
                 return Err(Error::invalid(format!("start_ts ({start}) must be before end_ts ({end})")));
             }
             self.materialize(view, start, end).await?;
-            self.catalog.materialized(&self.project, &view.name, start, end).await?;
+            let registry = self.catalog.snapshot();
+            let now = registry.projects.get(&self.project).and_then(|p| p.views.get(&view.name));
+            // the intervals are those of the version that is the view now
+            if now.is_some_and(|now| now.table == view.table) {
+                self.catalog.materialized(&self.project, &view.name, start, end).await?;
+            }
         }
         Ok(())
     }
@@ -132,6 +147,15 @@ impl Materializer {
         })
     }
 
+    /// A view that was deleted meanwhile gets no more rows.
+    fn check_registered(&self, view: &View) -> Result<()> {
+        let registry = self.catalog.snapshot();
+        if gone::in_use(&registry, &view.table) {
+            return Ok(());
+        }
+        Err(Error::feature_view_not_found(&view.name, &self.project))
+    }
+
     async fn materialize(&self, view: &Arc<View>, start: Timestamp, end: Timestamp) -> Result<()> {
         let began = self.clock.now();
         let (mut rows, mut applied) = (0, 0);
@@ -139,6 +163,8 @@ impl Materializer {
         while let Some(batch) = batches.next().await? {
             rows += batch.len() as u64;
             let writes = batch.into_iter().map(|(key, row)| RowWrite { table: view.table.clone(), key, row }).collect();
+            let _until_written = self.catalog.writing_rows().await;
+            self.check_registered(view)?;
             let written = self.store.write(WriteBatch { rows: writes, ..WriteBatch::default() }).await?;
             applied += written.applied as u64;
         }
@@ -146,6 +172,25 @@ impl Materializer {
         metrics::materialized(&view.name, rows, applied, seconds);
         Ok(())
     }
+}
+
+/// The number of the one view's version that is asked for; `None` is the latest.
+/// Source: `_validate_materialize_version` in `feast/feature_store.py`.
+fn versioned(registry: &Registry, names: Option<&[String]>, version: &str) -> Result<Option<i32>> {
+    if names.is_none_or(|names| names.len() != 1) {
+        return Err(Error::invalid("--version requires --views with exactly one feature view."));
+    }
+    if !registry.online_versions {
+        return Err(Error::invalid(
+            "Version-aware materialization requires 'enable_online_feature_view_versioning: true' under 'registry' in \
+             feature_store.yaml.",
+        ));
+    }
+    versions::parse(version).ok_or_else(|| {
+        Error::invalid(format!(
+            "Invalid version string '{version}'. Expected 'latest', 'vN', or 'versionN' (e.g. 'v2', 'version3')."
+        ))
+    })
 }
 
 /// The end of the view's latest materialization.

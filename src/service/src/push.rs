@@ -101,6 +101,7 @@ impl Pusher {
     /// Pushes to every view whose stream source is the push source: rows to plain views, raw events to
     /// windowed ones. All or nothing: a value that does not fit refuses the whole request.
     pub async fn push(&self, source: &str, frame: &Frame, to: Destination, allow_cache: bool) -> Result<()> {
+        let _until_written = self.catalog.writing_rows().await;
         let registry = self.registry(allow_cache).await?;
         let project = registry.project(&self.project)?;
         let views: Vec<_> = project.views.values().filter(|v| is_push_source(v, source)).cloned().collect();
@@ -131,6 +132,7 @@ impl Pusher {
 
     /// Writes one view's rows to the online store.
     pub async fn write_to_online_store(&self, view: &str, frame: &Frame, allow_cache: bool) -> Result<()> {
+        let _until_written = self.catalog.writing_rows().await;
         let registry = self.registry(allow_cache).await?;
         let project = registry.project(&self.project)?;
         let view = self.view(project, view)?;

@@ -26,7 +26,13 @@ struct File {
 #[serde(untagged)]
 enum RegistryEntry {
     Path(String),
-    Options { registry_type: Option<String>, path: Option<String>, cache_ttl_seconds: Option<u64> },
+    Options {
+        registry_type: Option<String>,
+        path: Option<String>,
+        cache_ttl_seconds: Option<u64>,
+        #[serde(default)]
+        enable_online_feature_view_versioning: bool,
+    },
 }
 
 /// A type's name, or a mapping with `type`.
@@ -63,6 +69,8 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         return Err(yaml.bad(version, message));
     }
     if let Some(registry) = &file.registry {
+        config.online_versions =
+            matches!(registry.value, RegistryEntry::Options { enable_online_feature_view_versioning: true, .. });
         config.registry = match read_registry(&registry.value, dir) {
             Ok((registry, note)) => {
                 config.notes.extend(note);
@@ -91,7 +99,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
 fn read_registry(entry: &RegistryEntry, dir: &Path) -> Result<(Registry, Option<String>), String> {
     let (kind, path, ttl) = match entry {
         RegistryEntry::Path(path) => ("file", Some(path), None),
-        RegistryEntry::Options { registry_type, path, cache_ttl_seconds } => {
+        RegistryEntry::Options { registry_type, path, cache_ttl_seconds, .. } => {
             (registry_type.as_deref().unwrap_or("file"), path.as_ref(), *cache_ttl_seconds)
         }
     };

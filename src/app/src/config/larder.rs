@@ -45,6 +45,8 @@ struct RegistryFile {
     r#type: Spanned<String>,
     path: Option<PathBuf>,
     cache_ttl_seconds: Option<u64>,
+    #[serde(default)]
+    enable_online_feature_view_versioning: bool,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +125,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
     ports.metrics = file.metrics_port.unwrap_or(ports.metrics);
     config.tls = file.tls.map(|tls| (dir.join(tls.cert), dir.join(tls.key)));
     if let Some(registry) = file.registry {
+        config.online_versions = registry.enable_online_feature_view_versioning;
         config.registry = read_registry(&yaml, dir, registry)?;
     }
     if let Some(store) = file.online_store {

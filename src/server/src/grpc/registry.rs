@@ -1,5 +1,8 @@
 //! `feast.registry.RegistryServer`: every call unpacks, calls one verb of the catalog, packs.
 //!
+//! A view may be asked for as `view@v2`, which is that version as it was kept; all kept versions are in
+//! what `Proto` gives (Feast has no call of its own for them).
+//!
 //! Objects go in and come out as their bytes: a field that a newer SDK added is kept. Every write is
 //! durable when its call returns; `commit: false` and `Commit` therefore make no difference
 //! ([`service::catalog`]). Source: `feast/registry_server.py`. One difference: `ListAllFeatureViews`
@@ -111,8 +114,8 @@ impl RegistryServer for Service {
     ) -> Answer<pb::GetAnyFeatureViewResponse> {
         let r = request.into_inner();
         let registry = self.registry(r.allow_cache).await?;
-        let object = catalog::view_object(&registry, &r.project, &r.name).map_err(|e| to_grpc(&e))?;
-        let any_feature_view = Some(pack::any_view(object));
+        let object = catalog::versions::any_object(&registry, &r.project, &r.name).map_err(|e| to_grpc(&e))?;
+        let any_feature_view = Some(pack::any_view(&object));
         Ok(Response::new(pb::GetAnyFeatureViewResponse { any_feature_view }))
     }
 

@@ -49,7 +49,7 @@ pub(super) async fn materialize(
     Query(mode): Query<Mode>,
     Body(request): Body<Materialize>,
 ) -> Result<Response, Failure> {
-    let materializer = materializer(&online, request.version.as_deref())?;
+    let materializer = materializer(&online)?;
     let (start, end) = if request.disable_event_timestamp {
         (Timestamp(0), materializer.now())
     } else {
@@ -61,7 +61,7 @@ pub(super) async fn materialize(
     if start >= end {
         return Err(Error::invalid(format!("start_ts ({start}) must be before end_ts ({end})")).into());
     }
-    run(materializer, mode, request.feature_views, Start::At(start), end).await
+    run(materializer, mode, request.feature_views, request.version, Start::At(start), end).await
 }
 
 pub(super) async fn materialize_incremental(
@@ -69,16 +69,12 @@ pub(super) async fn materialize_incremental(
     Query(mode): Query<Mode>,
     Body(request): Body<MaterializeIncremental>,
 ) -> Result<Response, Failure> {
-    let materializer = materializer(&online, request.version.as_deref())?;
+    let materializer = materializer(&online)?;
     let end = Timestamp::parse(&request.end_ts)?;
-    run(materializer, mode, request.feature_views, Start::Incremental, end).await
+    run(materializer, mode, request.feature_views, request.version, Start::Incremental, end).await
 }
 
-fn materializer(online: &Online, version: Option<&str>) -> Result<Arc<Materializer>, Failure> {
-    if let Some(version) = version {
-        let message = format!("version '{version}' cannot be materialized: only the latest version of a view can");
-        return Err(Error::new(Kind::Unsupported, message).into());
-    }
+fn materializer(online: &Online) -> Result<Arc<Materializer>, Failure> {
     online.materializer.clone().ok_or_else(|| {
         Failure(Error::new(
             Kind::Unsupported,
@@ -91,10 +87,11 @@ async fn run(
     materializer: Arc<Materializer>,
     mode: Mode,
     views: Option<Vec<String>>,
+    version: Option<String>,
     start: Start,
     end: Timestamp,
 ) -> Result<Response, Failure> {
-    let job: Job = match materializer.reserve(views.as_deref()).await {
+    let job: Job = match materializer.reserve(views.as_deref(), version.as_deref()).await {
         Ok(job) => job,
         // The SDK reads `error` from this body.
         Err(e) if e.kind() == Kind::Conflict => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use model::ports::BoxFuture;
+use model::registry::{FeatureRequest, Projection};
 use proptest::prelude::*;
 use prost::Message;
 use proto::raw;
@@ -75,9 +76,12 @@ struct World {
 }
 
 async fn world() -> World {
+    world_with(CatalogSettings { cache_ttl: Duration::ZERO, online_versions: false, clear_online_rows: false }).await
+}
+
+async fn world_with(settings: CatalogSettings) -> World {
     let store = Arc::new(Memory::default());
     let clock = Arc::new(Ticking(AtomicI64::new(1_000)));
-    let settings = CatalogSettings { cache_ttl: Duration::ZERO, online_versions: false, clear_online_rows: false };
     let catalog = Catalog::open(store.clone(), clock, settings).await.expect("opens");
     World { store, catalog }
 }
@@ -272,9 +276,69 @@ async fn versions_count_changes_of_the_schema() {
     };
     assert_eq!(apply(pinned(&["c"], "v2")).await.expect("where it is"), 2);
     assert_eq!(apply(pinned(&["d"], "v2")).await.expect_err("modified").class(), "FeatureViewPinConflict");
-    assert_eq!(apply(pinned(&["c"], "v1")).await.expect_err("not kept").kind(), Kind::Unsupported);
+    assert_eq!(apply(pinned(&["c"], "v1")).await.expect("goes back"), 1);
+    let back = core::FeatureView::decode(w.object(ObjectKind::FeatureView, "v").bytes).expect("a view");
+    let back = back.spec.expect("a spec");
+    assert_eq!((back.version.as_str(), back.features), ("v1", features(&["a"])));
+    let commits = w.commits();
+    assert_eq!(apply(pinned(&["c"], "v1")).await.expect("again, as before"), 1);
+    assert_eq!(w.commits(), commits, "nothing changed");
+    assert_eq!(apply(pinned(&["c"], "v2")).await.expect("and forth"), 2);
     assert_eq!(apply(pinned(&["c"], "two")).await.expect_err("no version").kind(), Kind::InvalidArgument);
     assert_eq!(apply(pinned(&["d"], "Version7")).await.expect("declared ahead"), 7);
+    assert_eq!(apply(view("v", &["e"])).await.expect("goes on from there"), 8);
+    let kept = || versions::history(&w.catalog.snapshot(), "p", "v").expect("a history");
+    assert_eq!(kept().iter().map(|r| r.version_number).collect::<Vec<_>>(), [0, 1, 2, 7, 8]);
+    assert_eq!(kept()[1].feature_view_type, "feature_view");
+    w.catalog.delete_view("p", "v").await.expect("deletes");
+    assert_eq!(kept(), []);
+    assert_eq!(apply(view("v", &["f"])).await.expect("anew"), 0);
+}
+
+/// The features that a request may ask of `v`, by version.
+fn asked(registry: &Registry, refs: &[&str]) -> Result<Vec<(String, Vec<String>)>> {
+    let request = FeatureRequest::Refs(refs.iter().map(|r| (*r).to_owned()).collect());
+    let projections = registry.project("p")?.projections("p", &request)?;
+    let names = |p: &Projection| p.features.iter().map(|f| f.name.clone()).collect();
+    Ok(projections.iter().map(|p| (p.view.table.view.clone(), names(p))).collect())
+}
+
+#[tokio::test]
+async fn versions_are_asked_for_where_each_has_a_table() {
+    let settings = CatalogSettings { cache_ttl: Duration::ZERO, online_versions: true, clear_online_rows: true };
+    let w = world_with(settings).await;
+    for features in [&["a"], &["b"], &["c"]] {
+        w.apply(ObjectKind::FeatureView, &view("v", features)).await.expect("applies");
+    }
+    let registry = w.catalog.snapshot();
+    let found = asked(&registry, &["v@v0:a", "v@v1:b", "v:c", "v@v2:c"]).expect("all are kept");
+    let tables: Vec<_> = found.iter().map(|(table, _)| table.as_str()).collect();
+    assert_eq!(tables, ["v", "v_v1", "v_v2", "v_v2"]);
+    let error = asked(&registry, &["v@v3:c"]).expect_err("there is none");
+    assert_eq!(error.message(), "Version v3 of feature view v does not exist in project p");
+    assert!(asked(&registry, &["v@v0:b"]).expect_err("not in that version").message().contains('b'));
+
+    // a catalog of the same store that opens later resolves the same
+    let opened = Registry::resolve_versions(1, true, w.store.load().await.expect("loads")).expect("resolves");
+    assert_eq!(asked(&opened, &["v@v0:a", "v@v1:b"]).expect("all are kept").len(), 2);
+    let off = Registry::resolve(1, w.store.load().await.expect("loads")).expect("resolves");
+    assert!(asked(&off, &["v@v0:a"]).expect_err("off").message().contains("online versioning is disabled"));
+
+    // the rows of every version are noted for removal, and nothing comes back before they are gone
+    w.catalog.delete_view("p", "v").await.expect("deletes");
+    let pending = gone::pending(&w.catalog.snapshot());
+    assert_eq!(pending.iter().map(|t| t.view.as_str()).collect::<Vec<_>>(), ["v", "v_v1", "v_v2"]);
+    let other = view("v", &["d"]);
+    let mut again = Box::pin(w.apply(ObjectKind::FeatureView, &other));
+    for table in &pending {
+        tokio::select! {
+            biased;
+            _ = &mut again => panic!("{table:?} is not cleared yet"),
+            cleared = w.catalog.cleared(table) => cleared.expect("is taken away"),
+        }
+    }
+    again.await.expect("applies");
+    assert_eq!(gone::pending(&w.catalog.snapshot()), []);
 }
 
 #[tokio::test]
@@ -412,7 +476,8 @@ async fn a_change_behind_our_back_is_seen_when_asked_for_and_before_a_write() {
 #[tokio::test]
 async fn the_snapshot_follows_the_store_by_itself() {
     let store = Arc::new(Memory::default());
-    let settings = CatalogSettings { cache_ttl: Duration::from_millis(2), online_versions: false, clear_online_rows: false };
+    let settings =
+        CatalogSettings { cache_ttl: Duration::from_millis(2), online_versions: false, clear_online_rows: false };
     let clock = Arc::new(Ticking(AtomicI64::new(0)));
     let catalog = Catalog::open(store.clone(), clock, settings).await.expect("opens");
     let mut told = catalog.subscribe();

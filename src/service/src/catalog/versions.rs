@@ -117,6 +117,16 @@ pub fn history(registry: &Registry, project: &str, view: &str) -> Result<Vec<cor
     Ok(records)
 }
 
+/// A view of whatever kind, as it is now or, as `view@v2`, as that version was kept.
+///
+/// Errors: `FeatureViewNotFoundException`, `FeatureViewVersionNotFound`; a record that is damaged.
+pub fn any_object(registry: &Registry, project: &str, name: &str) -> Result<Object> {
+    if name.contains('@') {
+        return version_object(registry, project, name);
+    }
+    super::view_object(registry, project, name).cloned()
+}
+
 /// A kept version's view, its number set in it.
 ///
 /// Errors: `FeatureViewVersionNotFound`; a record that is damaged.
@@ -131,19 +141,23 @@ pub fn version_object(registry: &Registry, project: &str, name: &str) -> Result<
 /// The number that a view's definition holds on to; `None` is the latest.
 fn pin(object: &Object) -> Result<Option<i32>> {
     let text = object.text(version_field(object.kind))?;
-    let lower = text.to_lowercase();
-    if lower.is_empty() || lower == "latest" {
-        return Ok(None);
-    }
-    let digits = lower.strip_prefix("version").or_else(|| lower.strip_prefix('v')).unwrap_or_default();
-    let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
-    number.map(Some).ok_or_else(|| {
+    parse(&text).ok_or_else(|| {
         Error::invalid(format!(
             "Invalid version string '{text}' of feature view '{}'. Expected 'latest', 'vN', or 'versionN' (e.g. 'v2', \
              'version3').",
             object.name
         ))
     })
+}
+
+/// Reads a version: `Some(None)` is the latest, `None` is no version (`parse_version` of Feast).
+pub fn parse(text: &str) -> Option<Option<i32>> {
+    let lower = text.to_lowercase();
+    if lower.is_empty() || lower == "latest" {
+        return Some(None);
+    }
+    let digits = lower.strip_prefix("version").or_else(|| lower.strip_prefix('v'))?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok().map(Some)).flatten()
 }
 
 /// The view without what it holds on to.

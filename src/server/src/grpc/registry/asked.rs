@@ -10,7 +10,7 @@ use proto::Raw;
 use proto::registry as pb;
 use rpc::status::to_grpc;
 use service::catalog::list::Page;
-use service::catalog::{features, lineage, list};
+use service::catalog::{features, lineage, list, versions};
 use tonic::{Response, Status};
 
 use super::pack::{self, Listing, listing, message, messages, paging, position};
@@ -45,6 +45,11 @@ impl Service {
 
     pub(super) async fn get(&self, kind: ObjectKind, project: &str, name: &str, allow_cache: bool) -> Answer<Raw> {
         let registry = self.registry(allow_cache).await?;
+        if kind.is_view() && name.contains('@') {
+            let version = versions::version_object(&registry, project, name).map_err(|e| to_grpc(&e))?;
+            let found = if version.kind == kind { Ok(version) } else { Err(kind.not_found(name, project)) };
+            return Ok(Response::new(message(&found.map_err(|e| to_grpc(&e))?.bytes)));
+        }
         let object = registry.object(kind, project, name).map_err(|e| to_grpc(&e))?;
         Ok(Response::new(message(&object.bytes)))
     }
