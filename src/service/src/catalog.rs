@@ -59,7 +59,7 @@ struct Inner {
 }
 
 /// How long an apply waits for the rows of a deleted view of its name to be removed.
-const CLEARING: Duration = Duration::from_secs(60);
+const CLEARING: Duration = Duration::from_mins(1);
 
 impl Catalog {
     /// Reads the store. Where `cache_ttl` is not zero, looks for changes that often until the catalog
