@@ -96,6 +96,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
 
 /// Starts the consumers, and gives what removes what they leave when their views are deleted.
 #[cfg(feature = "kafka")]
+#[allow(clippy::unnecessary_wraps)] // without Kafka there are none
 fn streams(
     config: &Config,
     shared: &Shared,
