@@ -30,6 +30,7 @@ TIMES = {"createdTimestamp", "lastUpdatedTimestamp"}
 PROJECTS = {"project"}
 # a pickle differs from one Python process to the next, and says nothing beside the text
 PICKLES = {"body"}
+EMPTY: list[object] = [{}, [], "", None]
 
 
 @dataclass
@@ -60,7 +61,7 @@ def plain(value: object) -> object:
     """Without times and pickles, and without what is empty (Feast writes some defaults out)."""
     if isinstance(value, dict):
         kept = {name: plain(inner) for name, inner in value.items() if name not in TIMES | PICKLES | PROJECTS}
-        return {name: inner for name, inner in kept.items() if inner not in ({}, [], "", None)}
+        return {name: inner for name, inner in kept.items() if inner not in EMPTY}
     if isinstance(value, list):
         inner = [plain(inner) for inner in value]
         # a definition's features and a dataset's references come in any order from the SDK
@@ -103,7 +104,14 @@ def pair(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -
     local = {"project": PROJECT, "provider": "local", "registry": str(work / "feast.db")}
     (served / "feature_store.yaml").write_text(yaml.safe_dump(local | {"entity_key_serialization_version": 3}))
     process = Process("feast", work / "feast.log")
-    command = [Path(sys.executable).parent / "feast", "--chdir", served, "serve_registry", "--port", str(port)]
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "feast",
+        "--chdir",
+        served,
+        "serve_registry",
+        "--port",
+        str(port),
+    ]
     process.spawn(command, cwd=served)
 
     def ready() -> bool:
@@ -196,29 +204,35 @@ def test_what_is_narrowed(pair: Pair, call: str, request_: Message) -> None:
 
 
 VIEWS = [
-    {},
-    {"tags": {"team": "x"}},
-    {"entity": "driver"},
-    {"feature": "trips"},
-    {"feature_service": "activity"},
-    {"data_source": "stats_file"},
-    {"data_source": "push"},
-    {"entity": "nobody"},
+    pb.ListAllFeatureViewsRequest(project=PROJECT),
+    pb.ListAllFeatureViewsRequest(project=PROJECT, tags={"team": "x"}),
+    pb.ListAllFeatureViewsRequest(project=PROJECT, entity="driver"),
+    pb.ListAllFeatureViewsRequest(project=PROJECT, feature="trips"),
+    pb.ListAllFeatureViewsRequest(project=PROJECT, feature_service="activity"),
+    pb.ListAllFeatureViewsRequest(project=PROJECT, data_source="stats_file"),
+    pb.ListAllFeatureViewsRequest(project=PROJECT, data_source="push"),
+    pb.ListAllFeatureViewsRequest(project=PROJECT, entity="nobody"),
 ]
 
 
-@pytest.mark.parametrize("narrowed", VIEWS, ids=repr)
-def test_all_views_are_feasts_and_the_label_views(pair: Pair, narrowed: dict[str, object]) -> None:
-    request = pb.ListAllFeatureViewsRequest(project=PROJECT, **narrowed)
-    ours, feasts = ([plain(MessageToDict(v)) for v in stub.ListAllFeatureViews(request).feature_views] for stub in pair)
-    assert unordered([v for v in ours if "labelView" not in v]) == unordered(feasts)
+@pytest.mark.parametrize("asked", VIEWS, ids=repr)
+def test_all_views_are_feasts_and_the_label_views(pair: Pair, asked: pb.ListAllFeatureViewsRequest) -> None:
+    ours, feasts = (stub.ListAllFeatureViews(asked).feature_views for stub in pair)
+    views = [plain(MessageToDict(view)) for view in ours if not view.HasField("label_view")]
+    assert unordered(views) == unordered([plain(MessageToDict(view)) for view in feasts])
 
 
-@pytest.mark.parametrize("narrowed", [{}, {"feature_view": "stats"}, {"name": "trips"}], ids=repr)
-def test_features_are_feasts_without_keys(pair: Pair, narrowed: dict[str, str]) -> None:
-    request = pb.ListFeaturesRequest(project=PROJECT, **narrowed)
+FEATURES = [
+    pb.ListFeaturesRequest(project=PROJECT),
+    pb.ListFeaturesRequest(project=PROJECT, feature_view="stats"),
+    pb.ListFeaturesRequest(project=PROJECT, name="trips"),
+]
+
+
+@pytest.mark.parametrize("asked", FEATURES, ids=repr)
+def test_features_are_feasts_without_keys(pair: Pair, asked: pb.ListFeaturesRequest) -> None:
     ours, feasts = (
-        [plain(MessageToDict(f)) for f in stub.ListFeatures(request).features if f.name != "driver_id"] for stub in pair
+        [plain(MessageToDict(f)) for f in stub.ListFeatures(asked).features if f.name != "driver_id"] for stub in pair
     )
     assert [f.pop("owner", None) for f in feasts if isinstance(f, dict)] == [None] * len(feasts)
     for feature in ours:
