@@ -30,7 +30,7 @@ TIMES = {"createdTimestamp", "lastUpdatedTimestamp"}
 PROJECTS = {"project"}
 # a pickle differs from one Python process to the next, and says nothing beside the text
 PICKLES = {"body"}
-EMPTY: list[object] = [{}, [], "", None]
+EMPTY: tuple[object, ...] = ({}, [], "", None)
 
 
 @dataclass
