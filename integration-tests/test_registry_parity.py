@@ -63,9 +63,10 @@ def plain(value: object) -> object:
         kept = {name: plain(inner) for name, inner in value.items() if name not in TIMES | PICKLES | PROJECTS}
         return {name: inner for name, inner in kept.items() if inner not in EMPTY}
     if isinstance(value, list):
-        inner = [plain(inner) for inner in value]
+        items = [plain(inner) for inner in value]
         # a definition's features and a dataset's references come in any order from the SDK
-        return inner if any(not isinstance(i, str) and "valueType" not in i for i in inner) else sorted(inner, key=repr)
+        named = all(isinstance(item, str) or (isinstance(item, dict) and "valueType" in item) for item in items)
+        return sorted(items, key=repr) if named else items
     return value
 
 
