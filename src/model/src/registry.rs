@@ -221,9 +221,7 @@ impl Project {
 fn resolve_view(project: &str, object: &Object, entities: &BTreeMap<String, Arc<core::Entity>>) -> Result<View> {
     Ok(match object.kind {
         ObjectKind::StreamFeatureView => View::of_stream(project, decode(object)?, entities),
-        ObjectKind::OnDemandFeatureView => {
-            View::of_on_demand(project, decode(object)?, object.bytes.clone(), entities)
-        }
+        ObjectKind::OnDemandFeatureView => View::of_on_demand(project, decode(object)?, object.bytes.clone(), entities),
         ObjectKind::LabelView => View::of_label(project, decode(object)?, entities),
         _ => View::of_feature_view(project, decode(object)?, entities),
     })

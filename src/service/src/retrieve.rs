@@ -98,11 +98,7 @@ impl Retriever {
         let bound = plan.bind(entities)?;
         let views = self.read(planned, &bound, self.clock.now()).await?;
         metrics::retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
-        Ok(Answer {
-            columns: bound.columns,
-            views,
-            versions: if with_versions { plan.versions() } else { Vec::new() },
-        })
+        Ok(Answer { columns: bound.columns, views, versions: if with_versions { plan.versions() } else { Vec::new() } })
     }
 
     /// Every view's part of the answer.
