@@ -22,6 +22,10 @@ use clap::Parser as _;
 
 use crate::error::{Result, tried};
 
+/// The allocator of `larder`: the null server and the in-process measures are to differ from it in nothing else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let done = match cli::Cli::parse().command {
         cli::Command::Online(options) => online::run(&options),
