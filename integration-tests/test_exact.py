@@ -257,11 +257,11 @@ def test_several_views_are_one_pass_over_the_store(both: Beside) -> None:
     both.push("trip_stats_push", [trip(driver, "ann", 2.5)])
     both.push("driver_forever_push", [badge(driver, 9, AT, "gold")])
     refs = ["driver_stats:trips", "trip_stats:fare", "driver_forever:badge"]
-    keys: dict[str, list[object]] = {"driver_id": [driver] * 3, "rider_id": ["ann", "bob", "ann"]}
+    keys: dict[str, list[object]] = {"driver_id": [driver], "rider_id": ["ann"]}
     before = rows_read(larder)
     feasts, ours = both.read(refs, keys)
     assert_alike(ours, feasts)
-    assert rows_read(larder) - before == 1 + 2 + 1
+    assert rows_read(larder) - before == len(refs)
     read = SqliteOnlineStore.online_read
     with mock.patch.object(SqliteOnlineStore, "online_read", autospec=True, side_effect=read) as reads:
         both.feast.store.get_online_features(refs, keys)
