@@ -97,7 +97,7 @@ fn scalar(value: &Value, target: ValueType) -> Option<Val> {
             Val::StringVal(v) => Some(Val::BytesVal(v.as_bytes().to_vec())),
             _ => None,
         },
-        T::Json => text(val).map(Val::JsonVal),
+        T::Json => text(val).and_then(|text| json(&text).ok()).map(Val::JsonVal),
         T::Uuid => text(val).map(Val::UuidVal),
         T::TimeUuid => text(val).map(Val::TimeUuidVal),
         T::Decimal => match val {
@@ -137,6 +137,13 @@ fn text(val: &Val) -> Option<String> {
         Val::StringVal(v) | Val::JsonVal(v) | Val::UuidVal(v) | Val::TimeUuidVal(v) => Some(v.clone()),
         _ => None,
     }
+}
+
+/// Text that is JSON, as it stands. Errors: where it stops being JSON.
+pub(super) fn json(text: &str) -> Result<String> {
+    serde_json::from_str::<serde_json::Value>(text)
+        .map(|_| text.to_owned())
+        .map_err(|e| Error::invalid(format!("a JSON value must be JSON: {e}")))
 }
 
 fn is_decimal(text: &str) -> bool {

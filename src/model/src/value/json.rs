@@ -1,7 +1,10 @@
 //! Plain JSON to values: of a registered type ([`from_json`]), or of the type that the JSON itself
 //! suggests ([`guess_json`], as Feast does for entity columns of unknown type).
 
+use std::collections::HashSet;
+
 use base64::Engine as _;
+use prost::Message as _;
 use serde_json::Value as Json;
 
 use super::{Value, ValueType, coerce, collect, element_type, proto_value::Val};
@@ -37,7 +40,7 @@ pub fn from_json(json: &Json, target: ValueType) -> Result<Value> {
         };
         let Json::Array(items) = json else { return refuse() };
         let items = items.iter().map(|j| from_json(j, element)).collect::<Result<Vec<_>>>()?;
-        return collect(target, items).map_or_else(refuse, Ok);
+        return collect(target, distinct(target, items)).map_or_else(refuse, Ok);
     }
     match (target, json) {
         (ValueType::Map | ValueType::Struct, Json::String(text)) => match serde_json::from_str(text) {
@@ -49,11 +52,13 @@ pub fn from_json(json: &Json, target: ValueType) -> Result<Value> {
             let map = proto::feast::types::Map { val };
             some(if target == ValueType::Map { Val::MapVal(map) } else { Val::StructVal(map) })
         }
-        (ValueType::Json, Json::String(text)) => some(Val::JsonVal(text.clone())),
+        (ValueType::Json, Json::String(text)) => {
+            super::coerce::json(text).map(|text| Value { val: Some(Val::JsonVal(text)) })
+        }
         (ValueType::Json, other) => some(Val::JsonVal(other.to_string())),
         (ValueType::ValueList | ValueType::ValueSet, Json::Array(items)) => {
             let items = items.iter().map(guess_json).collect::<Result<Vec<_>>>()?;
-            collect(target, items).map_or_else(refuse, Ok)
+            collect(target, distinct(target, items)).map_or_else(refuse, Ok)
         }
         (ValueType::Bytes, Json::String(text)) => {
             match base64::engine::general_purpose::STANDARD.decode(text.as_bytes()) {
@@ -62,9 +67,7 @@ pub fn from_json(json: &Json, target: ValueType) -> Result<Value> {
             }
         }
         (ValueType::String, Json::String(text)) => some(Val::StringVal(text.clone())),
-        (ValueType::UnixTimestamp, Json::String(text)) => {
-            some(Val::UnixTimestampVal(Timestamp::parse(text)?.micros().div_euclid(1_000_000)))
-        }
+        (ValueType::UnixTimestamp, Json::String(text)) => some(Val::UnixTimestampVal(whole_seconds(text)?)),
         (ValueType::ZonedTimestamp, Json::String(text)) => zoned(text),
         (ValueType::Int32 | ValueType::Int64, Json::String(text)) if text.trim().is_empty() => refuse(),
         (_, Json::Array(_) | Json::Object(_)) => refuse(),
@@ -124,8 +127,27 @@ fn list(items: Vec<Value>) -> Value {
         .unwrap_or(fallback)
 }
 
+/// Seconds since 1970. Errors: no time, or one with a fraction, which the types of seconds cannot hold.
+fn whole_seconds(text: &str) -> Result<i64> {
+    let micros = Timestamp::parse(text)?.micros();
+    if micros % 1_000_000 != 0 {
+        let message = format!("{text:?} has a fraction of a second, which a timestamp feature cannot hold: round it");
+        return Err(Error::invalid(message));
+    }
+    Ok(micros / 1_000_000)
+}
+
+/// Each element once, where it came first, if the type is a set.
+fn distinct(target: ValueType, mut items: Vec<Value>) -> Vec<Value> {
+    if target.as_str_name().ends_with("_SET") {
+        let mut seen = HashSet::new();
+        items.retain(|item| seen.insert(item.encode_to_vec()));
+    }
+    items
+}
+
 fn zoned(text: &str) -> Result<Value> {
-    let seconds = Timestamp::parse(text)?.micros().div_euclid(1_000_000);
+    let seconds = whole_seconds(text)?;
     let zone = chrono::DateTime::parse_from_rfc3339(text.trim())
         .ok()
         .filter(|t| t.offset().local_minus_utc() != 0)
@@ -147,6 +169,11 @@ mod tests {
             (json!(5), ValueType::Double, Val::DoubleVal(5.0)),
             (json!("aGk="), ValueType::Bytes, Val::BytesVal(b"hi".to_vec())),
             (json!("x"), ValueType::String, text("x")),
+            (
+                json!([1, 2, 1]),
+                ValueType::Int64Set,
+                Val::Int64SetVal(proto::feast::types::Int64Set { val: vec![1, 2] }),
+            ),
             (json!({"a": 1}), ValueType::Json, Val::JsonVal("{\"a\":1}".into())),
             (
                 json!([1, 2]),
@@ -163,6 +190,10 @@ mod tests {
             (json!([1, null]), ValueType::Int64List),
             (json!({}), ValueType::String),
             (json!("!"), ValueType::Bytes),
+            (json!("{nope"), ValueType::Json),
+            (json!(["{}", "{nope"]), ValueType::JsonList),
+            (json!("2026-01-02T12:00:00.5Z"), ValueType::UnixTimestamp),
+            (json!("2026-01-02T12:00:00.5Z"), ValueType::ZonedTimestamp),
         ] {
             assert!(from_json(&from, to).is_err(), "{from} as {to:?}");
         }
