@@ -70,7 +70,7 @@ pub(crate) enum OnlineStore {
     Memory,
     Redis(Box<::online::redis::Settings>),
     Sqlite { path: PathBuf },
-    Sled { cache_bytes: u64, tier_bytes: u64, durability: Durability },
+    Sled { cache_bytes: u64, tier_bytes: u64, log_bytes: u64, durability: Durability },
 }
 
 /// How safe a write is before it is acknowledged.
@@ -85,7 +85,7 @@ pub(crate) enum Durability {
 
 impl Default for OnlineStore {
     fn default() -> Self {
-        Self::Sled { cache_bytes: 1 << 30, tier_bytes: 512 << 20, durability: Durability::default() }
+        Self::Sled { cache_bytes: 1 << 30, tier_bytes: 512 << 20, log_bytes: 64 << 20, durability: Durability::default() }
     }
 }
 

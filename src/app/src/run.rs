@@ -152,10 +152,11 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         config::OnlineStore::Sqlite { path } => {
             Arc::new(online::sqlite::Store::open(online::sqlite::Settings::new(path))?)
         }
-        config::OnlineStore::Sled { cache_bytes, tier_bytes, durability } => {
+        config::OnlineStore::Sled { cache_bytes, tier_bytes, log_bytes, durability } => {
             let mut settings = online::sled::Settings::new(config.data.join("online"));
             settings.cache_bytes = *cache_bytes;
             settings.tier_bytes = *tier_bytes;
+            settings.log_bytes = *log_bytes;
             settings.durability = match durability {
                 config::Durability::Memory => online::sled::Durability::Memory,
                 config::Durability::Flush => online::sled::Durability::Flush,

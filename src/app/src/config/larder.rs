@@ -55,6 +55,7 @@ struct Store {
     r#type: Spanned<String>,
     cache_bytes: Option<u64>,
     tier_bytes: Option<u64>,
+    log_bytes: Option<u64>,
     durability: Option<Durability>,
     path: Option<PathBuf>,
     connection_string: Option<String>,
@@ -224,6 +225,7 @@ fn read_store(yaml: &Yaml, dir: &Path, file: &Store) -> Result<online::Chosen, E
     let owners = [
         ("cache_bytes", "sled", file.cache_bytes.is_some()),
         ("tier_bytes", "sled", file.tier_bytes.is_some()),
+        ("log_bytes", "sled", file.log_bytes.is_some()),
         ("durability", "sled", file.durability.is_some()),
         ("path", "sqlite", file.path.is_some()),
         ("connection_string", "redis", file.connection_string.is_some()),
@@ -232,9 +234,10 @@ fn read_store(yaml: &Yaml, dir: &Path, file: &Store) -> Result<online::Chosen, E
     ];
     let mut notes = Vec::new();
     let store = match (kind, OnlineStore::default()) {
-        ("sled", OnlineStore::Sled { cache_bytes, tier_bytes, durability }) => OnlineStore::Sled {
+        ("sled", OnlineStore::Sled { cache_bytes, tier_bytes, log_bytes, durability }) => OnlineStore::Sled {
             cache_bytes: file.cache_bytes.unwrap_or(cache_bytes),
             tier_bytes: file.tier_bytes.unwrap_or(tier_bytes),
+            log_bytes: file.log_bytes.unwrap_or(log_bytes),
             durability: file.durability.unwrap_or(durability),
         },
         ("memory", _) => OnlineStore::Memory,

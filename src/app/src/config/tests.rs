@@ -32,6 +32,7 @@ fn a_bad_key_is_named_with_file_and_line() {
         ("project: demo\nonline_store:\n  type: redis\n  path: x\n", ["DIR/larder.yaml:3", "redis has no path"]),
         ("project: p\nonline_store:\n  type: redis\n  connection_string: a:b\n", ["DIR/larder.yaml:3", "'a:b'"]),
         ("project: demo\nonline_store:\n  type: memory\n  tier_bytes: 1\n", ["DIR/larder.yaml:3", "tier_bytes"]),
+        ("project: demo\nonline_store:\n  type: redis\n  log_bytes: 1\n", ["DIR/larder.yaml:3", "log_bytes"]),
         (
             "project: demo\nonline_store:\n  type: sled\n  durability: maybe\n",
             ["DIR/larder.yaml:4", "online_store.durability"],
