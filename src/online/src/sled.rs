@@ -230,7 +230,7 @@ impl Shared {
         let ticket = self.tier.ticket(key);
         let entry = self.fetch(db, kind, key)?;
         if let Some(ticket) = ticket {
-            self.tier.fill(ticket, key, entry.clone());
+            self.tier.fill(ticket, key, &entry);
         }
         Ok(entry)
     }

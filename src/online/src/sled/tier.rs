@@ -219,7 +219,7 @@ impl Tier {
     }
 
     /// Keeps what was fetched, unless a write came between. Gives whether it is kept.
-    pub(crate) fn fill(&self, ticket: Ticket, key: &[u8], entry: Entry) -> bool {
+    pub(crate) fn fill(&self, ticket: Ticket, key: &[u8], entry: &Entry) -> bool {
         let stripe = &self.stripes[ticket.stripe];
         // Somebody else is at this stripe: keeping an entry is not worth waiting.
         let Ok(mut clock) = stripe.clock.try_lock() else {
@@ -229,7 +229,7 @@ impl Tier {
         if !quiet || stripe.generation.load(Ordering::Acquire) != ticket.generation {
             return false;
         }
-        self.put(&mut clock, key, &entry);
+        self.put(&mut clock, key, entry);
         true
     }
 
@@ -279,15 +279,12 @@ impl Tier {
                 if !slot.block.tables().any(goes) {
                     return true;
                 }
-                match slot.block.without(goes) {
-                    Some(left) => {
-                        self.replace(&mut clock, *hash, left);
-                        true
-                    }
-                    None => {
-                        self.remove(&mut clock, *hash);
-                        false
-                    }
+                if let Some(left) = slot.block.without(goes) {
+                    self.replace(&mut clock, *hash, left);
+                    true
+                } else {
+                    self.remove(&mut clock, *hash);
+                    false
                 }
             });
             clock.queue = queue;

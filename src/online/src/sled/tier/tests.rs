@@ -38,18 +38,18 @@ fn a_fill_fetched_before_a_write_is_not_kept() {
     let key = key(1);
     let before = tier.ticket(&key).expect("on");
     write(&tier, &key, state(2));
-    assert!(!tier.fill(before, &key, state(1)), "fetched before the write");
+    assert!(!tier.fill(before, &key, &state(1)), "fetched before the write");
     assert_eq!(tier.get(&key), Some(state(2)));
 
     let begun = tier.begin(std::iter::once(&key));
     let during = tier.ticket(&key).expect("on");
-    assert!(!tier.fill(during, &key, state(2)), "fetched while the write was under way");
+    assert!(!tier.fill(during, &key, &state(2)), "fetched while the write was under way");
     tier.end_forgetting(begun, |k| k == &*key);
-    assert!(!tier.fill(during, &key, state(2)), "the same, after it");
+    assert!(!tier.fill(during, &key, &state(2)), "the same, after it");
     assert_eq!(tier.get(&key), None);
 
     let after = tier.ticket(&key).expect("on");
-    assert!(tier.fill(after, &key, state(3)));
+    assert!(tier.fill(after, &key, &state(3)));
     assert_eq!(tier.get(&key), Some(state(3)));
 }
 
@@ -104,7 +104,7 @@ fn a_reader_never_sees_less_than_a_finished_write() {
                             let ticket = tier.ticket(&key).expect("on");
                             let fetched = disk[at].load(Ordering::Acquire);
                             std::thread::yield_now(); // where a write may come between
-                            fills.fetch_add(u64::from(tier.fill(ticket, &key, state(fetched))), Ordering::Relaxed);
+                            fills.fetch_add(u64::from(tier.fill(ticket, &key, &state(fetched))), Ordering::Relaxed);
                             fetched
                         },
                         |entry| number(&entry),
@@ -160,7 +160,7 @@ proptest! {
                 Step::Write(k, len) => write(&tier, &key(k), Entry::State(vec![0; len].into())),
                 Step::Fill(k, len) => {
                     if let Some(ticket) = tier.ticket(&key(k)) {
-                        tier.fill(ticket, &key(k), Entry::State(vec![0; len].into()));
+                        tier.fill(ticket, &key(k), &Entry::State(vec![0; len].into()));
                     }
                 }
                 Step::Get(k) => drop(tier.get(&key(k))),
