@@ -160,14 +160,16 @@ impl Row {
 pub struct RowRef<'a>(&'a [u8]);
 
 impl<'a> RowRef<'a> {
-    /// The bytes of a row that was checked before ([`Row::open`]); reading others may panic.
+    /// The bytes of a row that was checked before ([`Row::open`]), perhaps with others behind them;
+    /// reading what is no row may panic.
     pub fn of_checked(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
     /// The row, copied.
     pub fn to_row(self) -> Row {
-        Row(Bytes::copy_from_slice(self.0))
+        let values = self.len().checked_sub(1).map_or(0, |last| self.end(last));
+        Row(Bytes::copy_from_slice(&self.0[..self.values_start() + values]))
     }
 
     /// The number of columns.
@@ -205,7 +207,7 @@ impl<'a> RowRef<'a> {
     }
 
     /// The columns' ids and the ends of their values ([`entry`]), in the order of the ids; and the
-    /// values, one behind the other.
+    /// values, one behind the other (and what stands behind the row).
     pub fn parts(self) -> (&'a [[u8; 8]], &'a [u8]) {
         let ids = HEADER + self.len() * 8;
         let values = if self.shares_time() { ids } else { ids + self.len() * 16 };

@@ -46,11 +46,13 @@ use crate::error::Error;
 use crate::metrics::{Disk, Traffic};
 use layout::{Entry, Kind};
 use overlay::Overlay;
-use tier::Tier;
+use tier::{Part, Tier};
 use writer::Command;
 
 /// Keys fetched in one go before a read lets other tasks run.
 const READ_CHUNK: usize = 64;
+/// Rows looked up in the tier in one go before a read lets other tasks run.
+const ROW_CHUNK: usize = 1024;
 /// Batches that may wait for the writer thread before a write waits for room.
 const WAITING: usize = 256;
 
@@ -156,20 +158,9 @@ impl Shared {
                 continue;
             }
             misses += 1;
-            let ticket = self.tier.ticket(&key);
-            let entry = self.fetch(db, kind, &key)?;
-            if let Some(ticket) = ticket {
-                self.tier.fill(ticket, &key, entry.clone());
-            }
-            out.push(entry);
+            out.push(self.fetch_and_keep(db, kind, &key)?);
         }
-        if self.tier.is_on() {
-            self.metrics.tier_hits.increment(hits);
-            self.metrics.tier_misses.increment(misses);
-            if misses > 0 {
-                self.metrics.tier_bytes.set(self.tier.bytes() as f64);
-            }
-        }
+        self.count_tier(hits, misses);
         Ok(out)
     }
 
@@ -198,35 +189,81 @@ impl Shared {
         Ok(answer)
     }
 
-    /// Hands over the rows of some keys of every table.
+    /// Hands over the rows of some keys of every table; gives how many were there, and how many were
+    /// fetched from disk.
     fn push_rows<'k>(
         &self,
         prefixes: &[Vec<u8>],
-        keys: &(impl Iterator<Item = &'k [u8]> + Clone),
+        entities: &(impl Iterator<Item = &'k [u8]> + Clone),
         sink: &mut dyn RowSink,
-        found: &mut usize,
-    ) -> Result<()> {
-        for (table, prefix) in prefixes.iter().enumerate() {
-            for entry in self.look_up(Kind::Row, prefix, keys.clone())? {
-                let row = if let Entry::Row(row) = &entry { Some(row.borrowed()) } else { None };
-                *found += usize::from(row.is_some());
-                sink.push(table, row);
+    ) -> Result<(usize, usize)> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let db = db.as_ref().ok_or_else(closed)?;
+        let (mut found, mut fetched) = (0, 0);
+        let mut left = entities.clone();
+        let mut current: (usize, &[u8]) = (usize::MAX, &[]);
+        self.tier.read(prefixes, entities.clone(), |number, table, part| {
+            if number != current.0 {
+                current = (number, left.next().unwrap_or_default());
+            }
+            match part {
+                Some(Part::Row(row)) => {
+                    found += 1;
+                    sink.push(table, Some(row));
+                }
+                Some(_) => sink.push(table, None),
+                None => {
+                    fetched += 1;
+                    let entry = self.fetch_and_keep(db, Kind::Row, &[&prefixes[table], current.1].concat())?;
+                    let row = if let Entry::Row(row) = &entry { Some(row.borrowed()) } else { None };
+                    found += usize::from(row.is_some());
+                    sink.push(table, row);
+                }
+            }
+            Ok::<(), model::Error>(())
+        })?;
+        Ok((found, fetched))
+    }
+
+    /// What is stored under a key that the tier does not know.
+    fn fetch_and_keep(&self, db: &::sled::Db, kind: Kind, key: &[u8]) -> Result<Entry> {
+        let ticket = self.tier.ticket(key);
+        let entry = self.fetch(db, kind, key)?;
+        if let Some(ticket) = ticket {
+            self.tier.fill(ticket, key, &entry);
+        }
+        Ok(entry)
+    }
+
+    fn count_tier(&self, hits: usize, misses: usize) {
+        if self.tier.is_on() {
+            self.metrics.tier_hits.increment(hits as u64);
+            self.metrics.tier_misses.increment(misses as u64);
+            if misses > 0 {
+                self.metrics.tier_bytes.set(self.tier.bytes() as f64);
             }
         }
-        Ok(())
     }
 
     async fn read_rows(&self, tables: &[Arc<Table>], keys: &EntityKeys, sink: &mut dyn RowSink) -> Result<()> {
         let prefixes: Vec<_> = tables.iter().map(|table| layout::table_prefix(Kind::Row, table)).collect();
-        let chunk = (READ_CHUNK / tables.len().max(1)).max(1);
-        let mut found = 0;
-        for start in (0..keys.len()).step_by(chunk) {
-            if start > 0 {
+        let (mut found, mut fetched) = (0, 0);
+        let (mut start, mut chunk) = (0, (ROW_CHUNK / tables.len().max(1)).max(1));
+        while start < keys.len() {
+            let entities = keys.iter().skip(start).take(chunk);
+            let (there, misses) = self.push_rows(&prefixes, &entities, sink)?;
+            (found, fetched, start) = (found + there, fetched + misses, start + chunk);
+            // A few µs each from sled's cache, up to a disk access without: smaller steps from here on.
+            if misses > READ_CHUNK {
+                chunk = (READ_CHUNK / tables.len().max(1)).max(1);
+            }
+            if start < keys.len() {
                 tokio::task::yield_now().await;
             }
-            self.push_rows(&prefixes, &keys.iter().skip(start).take(chunk), sink, &mut found)?;
         }
-        self.traffic.rows_counted(found, tables.len() * keys.len() - found);
+        let asked = tables.len() * keys.len();
+        self.count_tier(asked - fetched, fetched);
+        self.traffic.rows_counted(found, asked - found);
         Ok(())
     }
 

@@ -58,6 +58,14 @@ pub(crate) fn table_prefix(kind: Kind, table: &Table) -> Vec<u8> {
     key
 }
 
+/// An entity's key in two: its table's prefix, and the entity's own. What is none of ours has no prefix.
+pub(crate) fn split(key: &[u8]) -> (&[u8], &[u8]) {
+    let name = |rest: &[u8]| rest.first_chunk::<4>().map_or(usize::MAX, |len| u32::from_be_bytes(*len) as usize);
+    let project = 5usize.saturating_add(name(key.get(1..).unwrap_or_default()));
+    let view = project.saturating_add(4).saturating_add(name(key.get(project..).unwrap_or_default()));
+    key.split_at_checked(view).unwrap_or((&[], key))
+}
+
 /// What every key of a consumer group's positions begins with.
 pub(crate) fn group_prefix(group: &str) -> Vec<u8> {
     let mut key = vec![POSITION];
@@ -218,6 +226,8 @@ mod tests {
                 key.extend_from_slice(&entity);
                 prop_assert_eq!(key.starts_with(&table_prefix(kind, &b)), a == b);
                 prop_assert_eq!(address(&key), Some(Address::Entity { kind, table: a.clone() }));
+                let prefix = table_prefix(kind, &a);
+                prop_assert_eq!(split(&key), (prefix.as_slice(), entity.as_slice()));
             }
             prop_assert!(!table_prefix(Kind::Row, &a).starts_with(&table_prefix(Kind::State, &a)));
         }

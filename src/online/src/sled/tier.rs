@@ -1,6 +1,9 @@
 //! The memory tier: what was written or read lately, bounded in bytes, read without a lock. Knows no
 //! disk; whoever owns the disk tells it when a write begins and ends.
 //!
+//! It is kept by entity: all that is known of one entity, under whatever tables, is one [`Block`], found
+//! by a keyed 64-bit hash of the entity's key. Of two entities with one hash only the last is kept.
+//!
 //! It must never answer with something older than a finished write. Two parties put entries in: the
 //! one writer, and any reader that missed and fetched from disk (a fill). A fill that was fetched
 //! before a write must not land after it. So each key belongs to a stripe, and each stripe has a
@@ -9,35 +12,93 @@
 //! and is the same still, checked under the stripe's lock. A write so voids the fills of its stripe's
 //! other keys too, which costs a miss.
 //!
-//! Absence is an entry as well. Eviction is CLOCK (second chance), per stripe.
+//! Absence is an entry as well. Eviction is CLOCK (second chance), per stripe, whole entities.
+
+mod block;
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::layout::Entry;
+use foldhash::quality::RandomState;
 
-/// What an entry costs beside its key and payload, in bytes (map slot, queue slot, two reference
-/// counted headers): an estimate, on the high side.
+use super::layout::{self, Entry};
+use block::Block;
+pub(crate) use block::Part;
+
+/// What an entity costs beside its block, in bytes (map slot and entry, queue slot, the allocator's
+/// headers): an estimate, on the high side.
 const OVERHEAD: usize = 160;
+/// A cache line, and how many of a block are touched before it is read.
+const LINE: usize = 64;
+const TOUCHED: usize = 32;
 const STRIPES: usize = 64;
 /// A stripe smaller than this holds too few entries to choose among.
 const STRIPE_BYTES: u64 = 64 * 1024;
 
-/// A key in the tree, shared by the map and the queue.
+/// A key in the tree.
 pub(crate) type Key = Arc<[u8]>;
 
+/// The map's keys are hashes already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 struct Slot {
-    entry: Entry,
+    block: Block,
     used: AtomicBool,
+}
+
+/// The numbers under which tables stand in blocks, by their prefix in the tree. They stay for the
+/// life of the store: there are as many as there ever were views.
+#[derive(Default)]
+struct Tables {
+    numbers: papaya::HashMap<Box<[u8]>, u32, RandomState>,
+    prefixes: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Tables {
+    fn known(&self, prefix: &[u8]) -> Option<u32> {
+        self.numbers.pin().get(prefix).copied()
+    }
+
+    fn number(&self, prefix: &[u8]) -> u32 {
+        if let Some(number) = self.known(prefix) {
+            return number;
+        }
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.numbers.pin().get_or_insert_with(prefix.into(), || {
+            prefixes.push(prefix.into());
+            prefixes.len() as u32 - 1
+        })
+    }
+
+    fn prefixes(&self) -> Vec<Box<[u8]>> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 #[derive(Default)]
 struct Clock {
     bytes: usize,
-    /// Every key of this stripe that is in the map, once.
-    queue: VecDeque<Key>,
+    /// Every entity of this stripe that is in the map, once.
+    queue: VecDeque<u64>,
 }
 
 #[derive(Default)]
@@ -65,7 +126,8 @@ pub(crate) struct Write(Vec<usize>);
 
 /// The tier; with a capacity of 0 it is never asked and holds nothing.
 pub(crate) struct Tier {
-    map: papaya::HashMap<Key, Slot>,
+    map: papaya::HashMap<u64, Slot, BuildHasherDefault<Identity>>,
+    tables: Tables,
     stripes: Vec<Stripe>,
     stripe_bytes: usize,
     bytes: AtomicUsize,
@@ -80,11 +142,12 @@ impl Tier {
             _ => (capacity / STRIPE_BYTES).clamp(1, STRIPES as u64) as usize,
         };
         Self {
-            map: papaya::HashMap::new(),
+            map: papaya::HashMap::default(),
+            tables: Tables::default(),
             stripe_bytes: (capacity as usize).checked_div(stripes).unwrap_or(0),
             stripes: std::iter::repeat_with(Stripe::default).take(stripes).collect(),
             bytes: AtomicUsize::new(0),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
         }
     }
 
@@ -100,12 +163,53 @@ impl Tier {
 
     /// What is known of a key; `None` where the disk must be asked.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Entry> {
+        let (prefix, entity) = layout::split(key);
+        let table = self.tables.known(prefix)?;
         let map = self.map.pin();
-        let slot = map.get(key)?;
-        if !slot.used.load(Ordering::Relaxed) {
-            slot.used.store(true, Ordering::Relaxed);
+        let slot = map.get(&self.hash(entity)).filter(|slot| slot.block.key() == entity)?;
+        slot.touch();
+        slot.block.get(table).map(Part::to_entry)
+    }
+
+    /// What is known of some entities under some tables, by their prefixes: for every entity and table
+    /// `each` is called in order, with the entity's number and the table's, and `None` where the disk
+    /// must be asked.
+    ///
+    /// First all are looked up, then all are touched, then all are read, so that one waits for the
+    /// memory of many at a time.
+    pub(crate) fn read<'k, E>(
+        &self,
+        prefixes: &[Vec<u8>],
+        entities: impl Iterator<Item = &'k [u8]> + Clone,
+        mut each: impl FnMut(usize, usize, Option<Part<'_>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let tables: Vec<Option<u32>> = prefixes.iter().map(|prefix| self.tables.known(prefix)).collect();
+        let mut hints = vec![0; tables.len()];
+        let map = self.map.pin();
+        let slots: Vec<Option<&Slot>> = entities.clone().map(|entity| map.get(&self.hash(entity))).collect();
+        let mut touched = 0;
+        for slot in slots.iter().flatten() {
+            // Every cache line of a block that is not large: the views of an entity are few.
+            for line in slot.block.bytes().chunks(LINE).take(TOUCHED) {
+                touched ^= line[0];
+            }
         }
-        Some(slot.entry.clone())
+        std::hint::black_box(touched);
+        for (number, (entity, slot)) in entities.zip(slots).enumerate() {
+            let slot = slot.filter(|slot| slot.block.key() == entity);
+            if let Some(slot) = slot {
+                slot.touch();
+            }
+            for (at, table) in tables.iter().enumerate() {
+                let part = slot.zip(*table).and_then(|(slot, table)| {
+                    let position = slot.block.position_near(table, hints[at])?;
+                    hints[at] = position;
+                    Some(slot.block.part(position))
+                });
+                each(number, at, part)?;
+            }
+        }
+        Ok(())
     }
 
     /// To be taken before a key is fetched from disk.
@@ -115,7 +219,7 @@ impl Tier {
     }
 
     /// Keeps what was fetched, unless a write came between. Gives whether it is kept.
-    pub(crate) fn fill(&self, ticket: Ticket, key: &[u8], entry: Entry) -> bool {
+    pub(crate) fn fill(&self, ticket: Ticket, key: &[u8], entry: &Entry) -> bool {
         let stripe = &self.stripes[ticket.stripe];
         // Somebody else is at this stripe: keeping an entry is not worth waiting.
         let Ok(mut clock) = stripe.clock.try_lock() else {
@@ -125,7 +229,7 @@ impl Tier {
         if !quiet || stripe.generation.load(Ordering::Acquire) != ticket.generation {
             return false;
         }
-        self.put(&mut clock, &Key::from(key), entry);
+        self.put(&mut clock, key, entry);
         true
     }
 
@@ -151,7 +255,7 @@ impl Tier {
         if self.is_on() {
             for (key, entry) in entries {
                 if let Some(stripe) = self.stripe(&key) {
-                    self.put(&mut self.stripes[stripe].lock(), &key, entry);
+                    self.put(&mut self.stripes[stripe].lock(), &key, &entry);
                 }
             }
         }
@@ -162,23 +266,39 @@ impl Tier {
     /// those keys, so that the disk is asked.
     pub(crate) fn end_forgetting(&self, write: Write, forget: impl Fn(&[u8]) -> bool) {
         let Write(stripes) = write;
+        let prefixes = self.tables.prefixes();
+        let map = self.map.pin();
         for &index in &stripes {
             let mut clock = self.stripes[index].lock();
             let mut queue = std::mem::take(&mut clock.queue);
-            queue.retain(|key| {
-                let goes = forget(key);
-                if goes {
-                    self.remove(&mut clock, key);
+            queue.retain(|hash| {
+                let Some(slot) = map.get(hash) else { return false };
+                let goes = |table: u32| {
+                    prefixes.get(table as usize).is_none_or(|prefix| forget(&[prefix, slot.block.key()].concat()))
+                };
+                if !slot.block.tables().any(goes) {
+                    return true;
                 }
-                !goes
+                if let Some(left) = slot.block.without(goes) {
+                    self.replace(&mut clock, *hash, left);
+                    true
+                } else {
+                    self.remove(&mut clock, *hash);
+                    false
+                }
             });
             clock.queue = queue;
         }
         self.turn(&stripes);
     }
 
+    fn hash(&self, entity: &[u8]) -> u64 {
+        self.hasher.hash_one(entity)
+    }
+
     fn stripe(&self, key: &[u8]) -> Option<usize> {
-        (self.hasher.hash_one(key) as usize).checked_rem(self.stripes.len())
+        // The map uses the hash's low bits.
+        ((self.hash(layout::split(key).1) >> 32) as usize).checked_rem(self.stripes.len())
     }
 
     /// Moves generations on, under the lock, so that no fill is between its check and its insertion.
@@ -190,25 +310,35 @@ impl Tier {
         }
     }
 
-    fn put(&self, clock: &mut Clock, key: &Key, entry: Entry) {
-        let cost = cost(key, &entry);
+    fn put(&self, clock: &mut Clock, key: &[u8], entry: &Entry) {
+        let (prefix, entity) = layout::split(key);
+        let (hash, table) = (self.hash(entity), self.tables.number(prefix));
         let map = self.map.pin();
-        let old = map.get(key).map(|slot| (cost_of(key, slot), slot.used.load(Ordering::Relaxed)));
-        if cost > self.stripe_bytes {
+        let old = map.get(&hash);
+        let new = match old.filter(|slot| slot.block.key() == entity) {
+            Some(slot) => slot.block.with(table, entry),
+            None => Block::of(entity, table, entry),
+        };
+        let Some(block) = new.filter(|block| cost(block) <= self.stripe_bytes) else {
             if old.is_some() {
-                self.remove(clock, key);
-                clock.queue.retain(|other| other != key);
+                self.remove(clock, hash);
+                clock.queue.retain(|other| *other != hash);
             }
             return;
+        };
+        if !self.replace(clock, hash, block) {
+            clock.queue.push_back(hash);
         }
-        let used = old.is_some_and(|(_, used)| used);
-        map.insert(Key::clone(key), Slot { entry, used: AtomicBool::new(used) });
-        match old {
-            Some((old, _)) => self.account(clock, old, 0),
-            None => clock.queue.push_back(Key::clone(key)),
-        }
-        self.account(clock, 0, cost);
         self.evict(clock);
+    }
+
+    /// Puts a block in; gives whether there was one.
+    fn replace(&self, clock: &mut Clock, hash: u64, block: Block) -> bool {
+        let map = self.map.pin();
+        let old = map.get(&hash);
+        let used = old.is_some_and(|slot| slot.used.load(Ordering::Relaxed));
+        self.account(clock, old.map_or(0, |slot| cost(&slot.block)), cost(&block));
+        map.insert(hash, Slot { block, used: AtomicBool::new(used) }).is_some()
     }
 
     fn evict(&self, clock: &mut Clock) {
@@ -216,23 +346,23 @@ impl Tier {
         // After one round every entry has had its chance, however busy the readers are.
         let mut chances = clock.queue.len();
         while clock.bytes > self.stripe_bytes {
-            let Some(key) = clock.queue.pop_front() else {
+            let Some(hash) = clock.queue.pop_front() else {
                 return;
             };
-            let used = map.get(&key).is_some_and(|slot| slot.used.swap(false, Ordering::Relaxed));
+            let used = map.get(&hash).is_some_and(|slot| slot.used.swap(false, Ordering::Relaxed));
             if used && chances > 0 {
                 chances -= 1;
-                clock.queue.push_back(key);
+                clock.queue.push_back(hash);
             } else {
-                self.remove(clock, &key);
+                self.remove(clock, hash);
             }
         }
     }
 
-    fn remove(&self, clock: &mut Clock, key: &Key) {
+    fn remove(&self, clock: &mut Clock, hash: u64) {
         let map = self.map.pin();
-        if let Some(slot) = map.remove(key) {
-            self.account(clock, cost_of(key, slot), 0);
+        if let Some(slot) = map.remove(&hash) {
+            self.account(clock, cost(&slot.block), 0);
         }
     }
 
@@ -243,12 +373,17 @@ impl Tier {
     }
 }
 
-fn cost(key: &Key, entry: &Entry) -> usize {
-    OVERHEAD + key.len() + entry.payload().map_or(0, bytes::Bytes::len)
+impl Slot {
+    /// Says that it was used, writing to shared memory only where that is news.
+    fn touch(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
-fn cost_of(key: &Key, slot: &Slot) -> usize {
-    cost(key, &slot.entry)
+fn cost(block: &Block) -> usize {
+    OVERHEAD + block.bytes().len()
 }
 
 #[cfg(test)]

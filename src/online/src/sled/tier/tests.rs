@@ -22,6 +22,11 @@ fn key(n: u64) -> Key {
     Key::from(n.to_be_bytes().as_slice())
 }
 
+/// What an entity with one number costs.
+fn one() -> u64 {
+    cost(&Block::of(&key(0), 0, &state(0)).expect("small")) as u64
+}
+
 fn write(tier: &Tier, key: &Key, entry: Entry) {
     let begun = tier.begin(std::iter::once(key));
     tier.end(begun, std::iter::once((Key::clone(key), entry)));
@@ -33,24 +38,24 @@ fn a_fill_fetched_before_a_write_is_not_kept() {
     let key = key(1);
     let before = tier.ticket(&key).expect("on");
     write(&tier, &key, state(2));
-    assert!(!tier.fill(before, &key, state(1)), "fetched before the write");
+    assert!(!tier.fill(before, &key, &state(1)), "fetched before the write");
     assert_eq!(tier.get(&key), Some(state(2)));
 
     let begun = tier.begin(std::iter::once(&key));
     let during = tier.ticket(&key).expect("on");
-    assert!(!tier.fill(during, &key, state(2)), "fetched while the write was under way");
+    assert!(!tier.fill(during, &key, &state(2)), "fetched while the write was under way");
     tier.end_forgetting(begun, |k| k == &*key);
-    assert!(!tier.fill(during, &key, state(2)), "the same, after it");
+    assert!(!tier.fill(during, &key, &state(2)), "the same, after it");
     assert_eq!(tier.get(&key), None);
 
     let after = tier.ticket(&key).expect("on");
-    assert!(tier.fill(after, &key, state(3)));
+    assert!(tier.fill(after, &key, &state(3)));
     assert_eq!(tier.get(&key), Some(state(3)));
 }
 
 #[test]
 fn what_was_used_outlives_what_was_not() {
-    let tier = Tier::new(5 * (OVERHEAD as u64 + 16));
+    let tier = Tier::new(5 * one());
     for n in 0..5 {
         write(&tier, &key(n), state(n));
     }
@@ -79,7 +84,7 @@ fn a_reader_never_sees_less_than_a_finished_write() {
     const FILLS: u64 = 500;
     const HOPE: u64 = 100 * ROUNDS;
     // Room for about half of the keys, so that there are misses all the time.
-    let tier = Tier::new(4 * (OVERHEAD as u64 + 16));
+    let tier = Tier::new(4 * one());
     let disk: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let finished: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let done = AtomicBool::new(false);
@@ -99,7 +104,7 @@ fn a_reader_never_sees_less_than_a_finished_write() {
                             let ticket = tier.ticket(&key).expect("on");
                             let fetched = disk[at].load(Ordering::Acquire);
                             std::thread::yield_now(); // where a write may come between
-                            fills.fetch_add(u64::from(tier.fill(ticket, &key, state(fetched))), Ordering::Relaxed);
+                            fills.fetch_add(u64::from(tier.fill(ticket, &key, &state(fetched))), Ordering::Relaxed);
                             fetched
                         },
                         |entry| number(&entry),
@@ -155,18 +160,68 @@ proptest! {
                 Step::Write(k, len) => write(&tier, &key(k), Entry::State(vec![0; len].into())),
                 Step::Fill(k, len) => {
                     if let Some(ticket) = tier.ticket(&key(k)) {
-                        tier.fill(ticket, &key(k), Entry::State(vec![0; len].into()));
+                        tier.fill(ticket, &key(k), &Entry::State(vec![0; len].into()));
                     }
                 }
                 Step::Get(k) => drop(tier.get(&key(k))),
                 Step::Forget(k) => tier.end_forgetting(tier.begin_all(), |other| other == &*key(k)),
             }
             let map = tier.map.pin();
-            let there: usize = map.iter().map(|(key, slot)| cost_of(key, slot)).sum();
+            let there: usize = map.values().map(|slot| cost(&slot.block)).sum();
             prop_assert_eq!(tier.bytes(), there);
             prop_assert!(there as u64 <= capacity);
             let queued: usize = tier.stripes.iter().map(|s| s.lock().queue.len()).sum();
             prop_assert_eq!(queued, map.len());
+        }
+    }
+}
+
+/// A key in the tree: of entity `n` under a table of one row or state per entity.
+fn key_under(table: u64, n: u64) -> Key {
+    let table = model::ports::Table::new("project", format!("view {table}"));
+    let mut key = layout::table_prefix(layout::Kind::State, &table);
+    key.extend_from_slice(&n.to_be_bytes());
+    key.into()
+}
+
+/// Everything of every entity as a plain map has it.
+type Oracle = std::collections::BTreeMap<(u64, u64), Entry>;
+
+fn prefixes(tables: u64) -> Vec<Vec<u8>> {
+    (0..tables).map(|table| layout::split(&key_under(table, 0)).0.to_vec()).collect()
+}
+
+proptest! {
+    /// With room enough, entities under several tables are what was last written, forgotten or neither,
+    /// one by one and all in one read.
+    #[test]
+    fn what_is_known_is_what_was_written(
+        steps in proptest::collection::vec((0u64..4, 0u64..6, 0u64..9), 0..80),
+    ) {
+        let tier = Tier::new(1 << 20);
+        let mut oracle = Oracle::new();
+        for (table, entity, what) in steps {
+            let key = key_under(table, entity);
+            if what == 0 {
+                tier.end_forgetting(tier.begin(std::iter::once(&key)), |other| other == &*key);
+                oracle.remove(&(table, entity));
+            } else {
+                let entry = if what == 1 { Entry::Absent } else { state(what) };
+                write(&tier, &key, entry.clone());
+                oracle.insert((table, entity), entry);
+            }
+        }
+        let entities: Vec<_> = (0..6u64).map(u64::to_be_bytes).collect();
+        let mut read = Oracle::new();
+        tier.read::<()>(&prefixes(4), entities.iter().map(<[u8; 8]>::as_slice), |entity, table, part| {
+            if let Some(part) = part {
+                read.insert((table as u64, entity as u64), part.to_entry());
+            }
+            Ok(())
+        }).expect("no error");
+        prop_assert_eq!(&read, &oracle);
+        for (table, entity) in (0..4).flat_map(|table| (0..6).map(move |entity| (table, entity))) {
+            prop_assert_eq!(tier.get(&key_under(table, entity)), oracle.get(&(table, entity)).cloned());
         }
     }
 }
