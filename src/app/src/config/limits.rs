@@ -1,0 +1,82 @@
+//! `limits:` of the configuration: what clients may ask at most. The README says what each is for.
+
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// Every limit; none can be zero, and none can be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    pub(crate) max_body_bytes: NonZeroUsize,
+    pub(crate) max_buffered_bytes: NonZeroUsize,
+    #[serde(deserialize_with = "depth")]
+    pub(crate) max_json_depth: NonZeroUsize,
+    pub(crate) max_header_bytes: NonZeroU32,
+    pub(crate) max_entities: NonZeroUsize,
+    pub(crate) max_features: NonZeroUsize,
+    pub(crate) max_values: NonZeroUsize,
+    pub(crate) max_value_bytes: NonZeroUsize,
+    pub(crate) max_connections: NonZeroUsize,
+    pub(crate) max_concurrent_streams: NonZeroU32,
+    pub(crate) header_timeout_seconds: NonZeroU64,
+    pub(crate) body_timeout_seconds: NonZeroU64,
+    pub(crate) idle_timeout_seconds: NonZeroU64,
+    pub(crate) write_timeout_seconds: NonZeroU64,
+    pub(crate) ping_interval_seconds: NonZeroU64,
+    pub(crate) ping_timeout_seconds: NonZeroU64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let size = |size| NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
+        let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        let seconds = |seconds| NonZeroU64::new(seconds).unwrap_or(NonZeroU64::MIN);
+        Self {
+            max_body_bytes: size(64 << 20),
+            max_buffered_bytes: size(1 << 30),
+            max_json_depth: size(32),
+            max_header_bytes: count(32 << 10),
+            max_entities: size(100_000),
+            max_features: size(10_000),
+            max_values: size(5_000_000),
+            max_value_bytes: size(4 << 20),
+            max_connections: size(10_000),
+            max_concurrent_streams: count(200),
+            header_timeout_seconds: seconds(30),
+            body_timeout_seconds: seconds(30),
+            idle_timeout_seconds: seconds(120),
+            write_timeout_seconds: seconds(60),
+            ping_interval_seconds: seconds(30),
+            ping_timeout_seconds: seconds(20),
+        }
+    }
+}
+
+/// The JSON reader stops at 128 by itself.
+fn depth<'de, D: Deserializer<'de>>(yaml: D) -> Result<NonZeroUsize, D::Error> {
+    let depth = NonZeroUsize::deserialize(yaml)?;
+    if depth.get() <= 128 { Ok(depth) } else { Err(serde::de::Error::custom(format!("{depth} is more than 128"))) }
+}
+
+impl Limits {
+    /// What a port's listener and its requests must keep.
+    pub(crate) fn of_port(&self) -> server::limits::Limits {
+        let seconds = |seconds: NonZeroU64| Duration::from_secs(seconds.get());
+        server::limits::Limits {
+            max_body_bytes: self.max_body_bytes,
+            max_buffered_bytes: self.max_buffered_bytes,
+            max_json_depth: self.max_json_depth,
+            max_header_bytes: self.max_header_bytes,
+            max_connections: self.max_connections,
+            max_concurrent_streams: self.max_concurrent_streams,
+            header_timeout: seconds(self.header_timeout_seconds),
+            body_timeout: seconds(self.body_timeout_seconds),
+            idle_timeout: seconds(self.idle_timeout_seconds),
+            write_timeout: seconds(self.write_timeout_seconds),
+            ping_interval: seconds(self.ping_interval_seconds),
+            ping_timeout: seconds(self.ping_timeout_seconds),
+        }
+    }
+}
