@@ -127,12 +127,16 @@ mod tests {
 
     #[test]
     fn a_message_that_is_too_large_is_told_the_limits_name() {
-        let status = Status::out_of_range("Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes");
+        let status =
+            Status::out_of_range("Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes");
         let mut headers = status.into_http::<()>().into_parts().0.headers;
         blame_caller(&mut headers);
         let status = Status::from_header_map(&headers).expect("a status");
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.message().contains("9 bytes") && status.message().contains("limits.max_body_bytes"), "{status:?}");
+        assert!(
+            status.message().contains("9 bytes") && status.message().contains("limits.max_body_bytes"),
+            "{status:?}"
+        );
     }
 
     #[test]

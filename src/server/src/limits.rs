@@ -106,7 +106,11 @@ impl<S: Service<Request, Response = Response, Error = Infallible>> Service<Reque
 
     fn call(&mut self, request: Request) -> Self::Future {
         if let Err(error) = self.guard.check_head(&request) {
-            return Either::Right(ready(Ok(refusal(&request, error, Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)))));
+            return Either::Right(ready(Ok(refusal(
+                &request,
+                error,
+                Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            ))));
         }
         let taken = Arc::new(Taken { bytes: AtomicUsize::new(0), of: Arc::clone(&self.guard.buffered) });
         let (limits, held) = (self.guard.limits, Arc::clone(&taken));
@@ -204,7 +208,8 @@ impl http_body::Body for Patient {
                 if silence.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                let message = format!("no byte of the request's body came for {} s: send it faster", patience.as_secs());
+                let message =
+                    format!("no byte of the request's body came for {} s: send it faster", patience.as_secs());
                 let error = Error::over_limit(Kind::TooSlow, "body_timeout_seconds", message);
                 Poll::Ready(Some(Err(Interrupted::new(error))))
             }

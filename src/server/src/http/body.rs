@@ -45,7 +45,8 @@ fn unread(rejection: &BytesRejection, online: &Online) -> Failure {
 /// Errors: what is wrong, and where in the text.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> model::Result<T> {
     if is_deeper(bytes, max_depth) {
-        let message = format!("the request body has more than {max_depth} lists and objects in one another: make it flatter");
+        let message =
+            format!("the request body has more than {max_depth} lists and objects in one another: make it flatter");
         return Err(Error::over_limit(Kind::InvalidArgument, "max_json_depth", message));
     }
     serde_json::from_slice(bytes).map_err(|e| {
@@ -87,10 +88,11 @@ fn is_deeper(json: &[u8], most: usize) -> bool {
 fn is_not_a_number(json: &[u8], error: &serde_json::Error) -> bool {
     let line = json.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
     let from = error.column().saturating_sub(2).min(line.len());
-    error.is_syntax() && ["NaN", "Infinity"].iter().any(|word| {
-        let near = &line[from..line.len().min(from + word.len() + 2)];
-        near.windows(word.len()).any(|part| part == word.as_bytes())
-    })
+    error.is_syntax()
+        && ["NaN", "Infinity"].iter().any(|word| {
+            let near = &line[from..line.len().min(from + word.len() + 2)];
+            near.windows(word.len()).any(|part| part == word.as_bytes())
+        })
 }
 
 #[cfg(test)]
@@ -110,7 +112,9 @@ mod tests {
 
     #[test]
     fn a_number_that_json_lacks_is_named() {
-        for (text, hint) in [("[1, NaN]", true), ("{\n\"a\": -Infinity}", true), ("[Infinity]", true), ("[1, x]", false)] {
+        for (text, hint) in
+            [("[1, NaN]", true), ("{\n\"a\": -Infinity}", true), ("[Infinity]", true), ("[1, x]", false)]
+        {
             let error = parse::<serde_json::Value>(text.as_bytes(), 32).expect_err(text);
             assert_eq!(error.message().contains("JSON has no NaN"), hint, "{text}: {}", error.message());
         }

@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Columns {
 
             fn visit_map<A: MapAccess<'de>>(self, mut json: A) -> Result<Columns, A::Error> {
                 let mut columns: Vec<(String, Vec<Value>)> = Vec::new();
-                let mut positions = std::collections::HashMap::new();
+                let mut positions = std::collections::HashMap::<String, usize>::new();
                 while let Some(name) = json.next_key::<String>()? {
                     let values = json.next_value::<Vec<Guessed>>().map_err(|e| in_column(&name, &e))?;
                     let values = values.into_iter().map(|Guessed(value)| value).collect();

@@ -35,10 +35,10 @@ fn leaf() -> impl Strategy<Value = Option<Val>> {
 
 fn value() -> impl Strategy<Value = Value> {
     leaf().prop_map(|val| Value { val }).prop_recursive(3, 20, 4, |inner| {
-        let map = || proptest::collection::btree_map(any::<String>(), inner.clone(), 0..4).prop_map(|val| t::Map { val });
+        let map =
+            || proptest::collection::btree_map(any::<String>(), inner.clone(), 0..4).prop_map(|val| t::Map { val });
         prop_oneof![
-            proptest::collection::vec(inner.clone(), 0..4)
-                .prop_map(|val| Some(Val::ListVal(t::RepeatedValue { val }))),
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(|val| Some(Val::ListVal(t::RepeatedValue { val }))),
             map().prop_map(|map| Some(Val::StructVal(map))),
             proptest::collection::vec(map(), 0..3).prop_map(|val| Some(Val::MapListVal(t::MapList { val }))),
         ]
