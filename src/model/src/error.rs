@@ -81,9 +81,9 @@ impl Error {
         Self::new(Kind::InvalidArgument, message)
     }
 
-    /// A limit of the configuration is passed: `limit` is its name there, and the message ends with it.
-    pub fn over_limit(kind: Kind, limit: &'static str, message: impl fmt::Display) -> Self {
-        let mut error = Self::new(kind, format!("{message} (limits.{limit})"));
+    /// A limit of the configuration is passed: what happened, the limit's name there, what to do.
+    pub fn over_limit(kind: Kind, limit: &'static str, what: impl fmt::Display, advice: &str) -> Self {
+        let mut error = Self::new(kind, format!("{what} (limits.{limit}): {advice}"));
         error.limit = Some(limit);
         error
     }

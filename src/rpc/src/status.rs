@@ -48,8 +48,8 @@ pub fn blame_caller(headers: &mut HeaderMap) {
         && let Some(status) = Status::from_header_map(headers)
         && status.message().starts_with("Error, decoded message length too large")
     {
-        let message = format!("{}: send it in parts", status.message());
-        let named = to_grpc(&Error::over_limit(Kind::TooLarge, "max_body_bytes", message));
+        let what = status.message();
+        let named = to_grpc(&Error::over_limit(Kind::TooLarge, "max_body_bytes", what, "send it in parts"));
         headers.remove("grpc-message");
         if let Err(error) = named.add_header(headers) {
             tracing::warn!(%error, "a refusal could not be written");

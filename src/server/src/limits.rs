@@ -73,8 +73,8 @@ impl Guard {
         if size <= limit.get() as usize {
             return Ok(());
         }
-        let message = format!("the request's path and headers have {size} bytes, the limit is {limit}: send fewer");
-        Err(Error::over_limit(Kind::TooLarge, "max_header_bytes", message))
+        let message = format!("the request's path and headers have {size} bytes, the limit is {limit}");
+        Err(Error::over_limit(Kind::TooLarge, "max_header_bytes", message, "send fewer"))
     }
 }
 
@@ -181,8 +181,8 @@ impl Patient {
         if total <= limit.get() {
             return Ok(());
         }
-        let message = format!("all requests together have more than {limit} bytes in memory: try again in a moment");
-        Err(Interrupted::new(Error::over_limit(Kind::TooMany, "max_buffered_bytes", message)))
+        let message = format!("all requests together have more than {limit} bytes in memory");
+        Err(Interrupted::new(Error::over_limit(Kind::TooMany, "max_buffered_bytes", message, "try again in a moment")))
     }
 }
 
@@ -208,9 +208,8 @@ impl http_body::Body for Patient {
                 if silence.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                let message =
-                    format!("no byte of the request's body came for {} s: send it faster", patience.as_secs());
-                let error = Error::over_limit(Kind::TooSlow, "body_timeout_seconds", message);
+                let what = format!("no byte of the request's body came for {} s", patience.as_secs());
+                let error = Error::over_limit(Kind::TooSlow, "body_timeout_seconds", what, "send it faster");
                 Poll::Ready(Some(Err(Interrupted::new(error))))
             }
         }
@@ -241,8 +240,8 @@ impl Service<Request> for Full {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let message = format!("{} connections are open, which is the limit: try again in a moment", self.connections);
-        let error = Error::over_limit(Kind::TooMany, "max_connections", message);
+        let what = format!("{} connections are open, which is the limit", self.connections);
+        let error = Error::over_limit(Kind::TooMany, "max_connections", what, "try again in a moment");
         let mut response = refusal(&request, error, None);
         let headers = response.headers_mut();
         headers.insert(axum::http::header::RETRY_AFTER, axum::http::HeaderValue::from_static("1"));

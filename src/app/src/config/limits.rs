@@ -61,6 +61,16 @@ fn depth<'de, D: Deserializer<'de>>(yaml: D) -> Result<NonZeroUsize, D::Error> {
 }
 
 impl Limits {
+    /// What one read may ask for.
+    pub(crate) fn of_reads(&self) -> service::retrieve::Limits {
+        service::retrieve::Limits {
+            max_entities: self.max_entities.get(),
+            max_features: self.max_features.get(),
+            max_values: self.max_values.get(),
+            max_value_bytes: self.max_value_bytes.get(),
+        }
+    }
+
     /// What a port's listener and its requests must keep.
     pub(crate) fn of_port(&self) -> server::limits::Limits {
         let seconds = |seconds: NonZeroU64| Duration::from_secs(seconds.get());

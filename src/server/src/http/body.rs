@@ -27,8 +27,8 @@ impl<T: DeserializeOwned> FromRequest<Online> for Body<T> {
 fn unread(rejection: &BytesRejection, online: &Online) -> Failure {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         let limit = online.limits.max_body_bytes;
-        let message = format!("the request body is larger than {limit} bytes: send it in parts");
-        return Failure(Error::over_limit(Kind::TooLarge, "max_body_bytes", message));
+        let what = format!("the request body is larger than {limit} bytes");
+        return Failure(Error::over_limit(Kind::TooLarge, "max_body_bytes", what, "send it in parts"));
     }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(rejection);
     while let Some(error) = cause {
@@ -45,9 +45,8 @@ fn unread(rejection: &BytesRejection, online: &Online) -> Failure {
 /// Errors: what is wrong, and where in the text.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> model::Result<T> {
     if is_deeper(bytes, max_depth) {
-        let message =
-            format!("the request body has more than {max_depth} lists and objects in one another: make it flatter");
-        return Err(Error::over_limit(Kind::InvalidArgument, "max_json_depth", message));
+        let what = format!("the request body has more than {max_depth} lists and objects in one another");
+        return Err(Error::over_limit(Kind::InvalidArgument, "max_json_depth", what, "make it flatter"));
     }
     serde_json::from_slice(bytes).map_err(|e| {
         let hint = if is_not_a_number(bytes, &e) {
