@@ -16,7 +16,7 @@ use model::plan::{Bound, Group, ViewPlan};
 use model::ports::{Clock, OnlineStore, Read, RowSink, Transformer};
 use model::registry::FeatureRequest;
 use model::row::RowRef;
-use model::{EntityKeys, Error, Result, Timestamp, Value, value};
+use model::{EntityKeys, Result, Timestamp, Value, value};
 
 use crate::catalog::Catalog;
 use crate::{metrics, windows};

@@ -43,7 +43,7 @@ fn unread(rejection: &BytesRejection, online: &Online) -> Failure {
 /// Reads a JSON body of a known shape, at most `max_depth` lists and objects deep.
 ///
 /// Errors: what is wrong, and where in the text.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> model::Result<T> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> model::Result<T> {
     if is_deeper(bytes, max_depth) {
         let what = format!("the request body has more than {max_depth} lists and objects in one another");
         return Err(Error::over_limit(Kind::InvalidArgument, "max_json_depth", what, "make it flatter"));
