@@ -71,7 +71,16 @@ INSTANTS = [0, 1, -1, 1_700_000_000, 1_720_000_000, -2_840_140_800, 7_258_118_40
 def _doubles() -> Iterator[float]:
     yield from (0.0, -0.0, 1.0, -1.5, 0.1, 1 / 3, 100.0, 1e15, 1e16, 9007199254740993.0, 123456789012345680.0, 1.5e300)
     yield from (1e-4, 1e-5, 0.00012345, 0.000099999, -1.25e-7, 5e-324, 1.7976931348623157e308, 2.2250738585072014e-308)
-    yield from (9999999999999998.0, 1e22, 1e23, float("nan"), float("inf"), float("-inf"))
+    yield from (
+        -1003.99468994140625,
+        1.07379913330078125,
+        9999999999999998.0,
+        1e22,
+        1e23,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+    )
     dice = random.Random(7)
     yield from (struct.unpack("<d", dice.randbytes(8))[0] for _ in range(100))
     yield from (dice.uniform(-1, 1) * 10 ** dice.randrange(-8, 20) for _ in range(100))

@@ -5,7 +5,7 @@ mod features;
 mod frame;
 pub mod json;
 mod materialize;
-pub mod request;
+mod request;
 mod write;
 
 use axum::Router;
@@ -32,6 +32,19 @@ pub(crate) fn router(online: Online) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(online.limits.max_body_bytes.get()))
         .with_state(online)
+}
+
+/// Reads a body as the handler of `path` would, and forgets it: what the fuzz targets call.
+///
+/// Errors: what is wrong with the body; there is no such path.
+pub fn check_body(path: &str, body: &[u8]) -> model::Result<()> {
+    const DEPTH: usize = 32;
+    match path {
+        "/get-online-features" => body::parse::<request::GetOnlineFeatures>(body, DEPTH).map(drop),
+        "/push" => body::parse::<write::Push>(body, DEPTH).map(drop),
+        "/write-to-online-store" => body::parse::<write::WriteToOnlineStore>(body, DEPTH).map(drop),
+        _ => Err(Error::new(Kind::NotFound, format!("there is no {path} here"))),
+    }
 }
 
 /// An error as Feast's HTTP client reads it.

@@ -14,7 +14,7 @@ use service::retrieve;
 
 /// `GetOnlineFeaturesRequest`.
 #[derive(Debug, Deserialize)]
-pub struct GetOnlineFeatures {
+pub(super) struct GetOnlineFeatures {
     entities: Columns,
     #[serde(default)]
     feature_service: Option<String>,
@@ -78,11 +78,9 @@ impl<'de> Deserialize<'de> for Columns {
     }
 }
 
-/// The error with the column's name; where it is in the text serde_json adds again.
+/// The error with the column's name; serde_json finds the place at its end again.
 fn in_column<E: serde::de::Error>(name: &str, error: &E) -> E {
-    let message = error.to_string();
-    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    E::custom(format_args!("entities: '{name}' is not a list of values: {message}"))
+    E::custom(format_args!("entities: '{name}' is not a list of values: {error}"))
 }
 
 /// What pydantic takes for a bool.

@@ -100,13 +100,14 @@ struct Python;
 
 impl Formatter for Python {
     fn write_f64<W: ?Sized + Write>(&mut self, out: &mut W, v: f64) -> io::Result<()> {
-        let scientific = format!("{v:e}");
+        let digits = format!("{v:e}").split('e').next().map_or(0, |m| m.chars().filter(char::is_ascii_digit).count());
+        // Of two that are equally near and short, Python has the even one, as exact formatting has.
+        let scientific = format!("{v:.*e}", digits - 1);
         let (mantissa, exponent) = scientific.split_once('e').expect("an exponent");
         let exponent: i32 = exponent.parse().expect("a number");
         if v == 0.0 || (-4..16).contains(&exponent) {
-            let plain = format!("{v}");
-            let point = if plain.contains('.') { "" } else { ".0" };
-            return write!(out, "{plain}{point}");
+            let decimals = (digits as i32 - 1 - exponent).max(1) as usize;
+            return write!(out, "{v:.decimals$}");
         }
         write!(out, "{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
     }
