@@ -52,6 +52,27 @@ pub struct Limits {
     pub ping_timeout: Duration,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        let size = |size| NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
+        let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        Self {
+            max_body_bytes: size(64 << 20),
+            max_buffered_bytes: size(1 << 30),
+            max_json_depth: size(32),
+            max_header_bytes: count(32 << 10),
+            max_connections: size(10_000),
+            max_concurrent_streams: count(200),
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(2),
+            write_timeout: Duration::from_mins(1),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
 /// Holds the limits over all requests of one port.
 #[derive(Clone)]
 pub(crate) struct Guard {
@@ -166,8 +187,8 @@ pub(crate) struct Interrupted {
 }
 
 impl Interrupted {
-    fn new(error: Error) -> axum::Error {
-        let source = rpc::status::to_grpc(&error);
+    fn body_error(error: &Error) -> axum::Error {
+        let source = rpc::status::to_grpc(error);
         // It is counted; whoever tells it to the caller must not count it again.
         axum::Error::new(Self { error: Error::new(error.kind(), error.message()), source })
     }
@@ -182,7 +203,12 @@ impl Patient {
             return Ok(());
         }
         let message = format!("all requests together have more than {limit} bytes in memory");
-        Err(Interrupted::new(Error::over_limit(Kind::TooMany, "max_buffered_bytes", message, "try again in a moment")))
+        Err(Interrupted::body_error(&Error::over_limit(
+            Kind::TooMany,
+            "max_buffered_bytes",
+            message,
+            "try again in a moment",
+        )))
     }
 }
 
@@ -210,7 +236,7 @@ impl http_body::Body for Patient {
                 }
                 let what = format!("no byte of the request's body came for {} s", patience.as_secs());
                 let error = Error::over_limit(Kind::TooSlow, "body_timeout_seconds", what, "send it faster");
-                Poll::Ready(Some(Err(Interrupted::new(error))))
+                Poll::Ready(Some(Err(Interrupted::body_error(&error))))
             }
         }
     }

@@ -30,26 +30,26 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        let port = server::limits::Limits::default();
         let size = |size| NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
-        let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        let seconds = |seconds| NonZeroU64::new(seconds).unwrap_or(NonZeroU64::MIN);
+        let seconds = |time: Duration| NonZeroU64::new(time.as_secs()).unwrap_or(NonZeroU64::MIN);
         Self {
-            max_body_bytes: size(64 << 20),
-            max_buffered_bytes: size(1 << 30),
-            max_json_depth: size(32),
-            max_header_bytes: count(32 << 10),
+            max_body_bytes: port.max_body_bytes,
+            max_buffered_bytes: port.max_buffered_bytes,
+            max_json_depth: port.max_json_depth,
+            max_header_bytes: port.max_header_bytes,
             max_entities: size(100_000),
             max_features: size(10_000),
             max_values: size(5_000_000),
             max_value_bytes: size(4 << 20),
-            max_connections: size(10_000),
-            max_concurrent_streams: count(200),
-            header_timeout_seconds: seconds(30),
-            body_timeout_seconds: seconds(30),
-            idle_timeout_seconds: seconds(120),
-            write_timeout_seconds: seconds(60),
-            ping_interval_seconds: seconds(30),
-            ping_timeout_seconds: seconds(20),
+            max_connections: port.max_connections,
+            max_concurrent_streams: port.max_concurrent_streams,
+            header_timeout_seconds: seconds(port.header_timeout),
+            body_timeout_seconds: seconds(port.body_timeout),
+            idle_timeout_seconds: seconds(port.idle_timeout),
+            write_timeout_seconds: seconds(port.write_timeout),
+            ping_interval_seconds: seconds(port.ping_interval),
+            ping_timeout_seconds: seconds(port.ping_timeout),
         }
     }
 }

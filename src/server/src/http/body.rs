@@ -88,9 +88,9 @@ fn is_not_a_number(json: &[u8], error: &serde_json::Error) -> bool {
     let line = json.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
     let from = error.column().saturating_sub(2).min(line.len());
     ["NaN", "Infinity"].iter().any(|word| {
-            let near = &line[from..line.len().min(from + word.len() + 2)];
-            near.windows(word.len()).any(|part| part == word.as_bytes())
-        })
+        let near = &line[from..line.len().min(from + word.len() + 2)];
+        near.windows(word.len()).any(|part| part == word.as_bytes())
+    })
 }
 
 #[cfg(test)]

@@ -62,12 +62,11 @@ impl<'de> Deserialize<'de> for Columns {
                 while let Some(name) = json.next_key::<String>()? {
                     let values = json.next_value::<Vec<Guessed>>().map_err(|e| in_column(&name, &e))?;
                     let values = values.into_iter().map(|Guessed(value)| value).collect();
-                    match positions.get(&name) {
-                        Some(at) => columns[*at].1 = values,
-                        None => {
-                            positions.insert(name.clone(), columns.len());
-                            columns.push((name, values));
-                        }
+                    if let Some(at) = positions.get(&name) {
+                        columns[*at].1 = values;
+                    } else {
+                        positions.insert(name.clone(), columns.len());
+                        columns.push((name, values));
                     }
                 }
                 Ok(Columns(columns))
@@ -94,8 +93,8 @@ fn flag<'de, D: Deserializer<'de>>(json: D) -> Result<bool, D::Error> {
     }
     let other = match Flag::deserialize(json)? {
         Flag::Bool(flag) => return Ok(flag),
-        Flag::Number(number) if number == 0.0 => return Ok(false),
-        Flag::Number(number) if (number - 1.0).abs() < f64::EPSILON => return Ok(true),
+        Flag::Number(0.0) => return Ok(false),
+        Flag::Number(1.0) => return Ok(true),
         Flag::Number(number) => return Err(D::Error::invalid_value(Unexpected::Float(number), &"true or false")),
         Flag::Text(text) => text,
     };

@@ -20,7 +20,10 @@ fn golden(file: &str) -> Vec<Vec<u8>> {
 
 fn bodies() -> Vec<Vec<u8>> {
     let texts = [
-        (0, r#"{"features": ["v:f"], "entities": {"a": [1, 2.5, "x", null, true, [1], {"k": []}]}, "full_feature_names": 1}"#),
+        (
+            0,
+            r#"{"features": ["v:f"], "entities": {"a": [1, 2.5, "x", null, true, [1], {"k": []}]}, "full_feature_names": 1}"#,
+        ),
         (0, r#"{"feature_service": "s", "entities": {"a": [18446744073709551615]}, "unknown": [{}]}"#),
         (1, r#"{"push_source_name": "s", "df": {"a": [1, 2], "b": ["x", "y"], "c": [1.5, null]}, "to": "online"}"#),
         (1, r#"{"push_source_name": "s", "df": {"a": {"0": 1, "1": 2}, "b": {"1": [1], "0": {"k": "\ud83d\ude00"}}}}"#),
@@ -39,7 +42,11 @@ fn rows() -> Vec<Vec<u8>> {
     };
     let one = Row::pack(vec![column("a", &[0x20, 1], 5), column("b", b"", 5)]);
     let two = Row::pack(vec![column("a", &[0x20, 2], 6), column("c", b"\x12\x01x", 4)]);
-    let both = [&[((one.as_bytes().len() * 255).div_ceil(one.as_bytes().len() + two.as_bytes().len())) as u8], &one.as_bytes()[..], two.as_bytes()];
+    let both = [
+        &[((one.as_bytes().len() * 255).div_ceil(one.as_bytes().len() + two.as_bytes().len())) as u8],
+        &one.as_bytes()[..],
+        two.as_bytes(),
+    ];
     vec![both.concat(), [&[255], &one.as_bytes()[..]].concat()]
 }
 

@@ -1,7 +1,7 @@
 //! The whole response (`convert_response_to_dict`) from an [`Answer`]'s bytes into one buffer. What
 //! features have in common, statuses and times, is rendered once and copied. Knows no HTTP.
 
-use model::answer::Answer;
+use model::answer::{Answer, ViewAnswer};
 use model::{Error, Result, Timestamp};
 use prost::Message as _;
 use proto::feast::serving::FieldStatus;
@@ -46,7 +46,7 @@ pub fn response(answer: &Answer) -> Result<Vec<u8>> {
     }
     out.extend_from_slice(b"],\"metadata\":{\"feature_names\":[");
     let columns = answer.columns.iter().map(|(name, _)| name);
-    list(&mut out, columns.chain(answer.views.iter().flat_map(|v| v.names())), |out, name| {
+    list(&mut out, columns.chain(answer.views.iter().flat_map(ViewAnswer::names)), |out, name| {
         text::string(out, name);
         Ok(())
     })?;

@@ -15,9 +15,13 @@ pub(super) fn iso_8601(seconds: i64, zone: &str) -> Option<String> {
     if !(1..=9999).contains(&local.year()) {
         return None;
     }
+    let seconds = match offset.unsigned_abs() % 60 {
+        0 => String::new(),
+        seconds => format!(":{seconds:02}"),
+    };
     let (sign, size) = (if offset < 0 { '-' } else { '+' }, offset.unsigned_abs());
-    let mut text = format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}{sign}{:02}:{:02}",
+    Some(format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}{sign}{:02}:{:02}{seconds}",
         local.year(),
         local.month(),
         local.day(),
@@ -26,11 +30,7 @@ pub(super) fn iso_8601(seconds: i64, zone: &str) -> Option<String> {
         local.second(),
         size / 3600,
         size / 60 % 60
-    );
-    if size % 60 != 0 {
-        text.push_str(&format!(":{:02}", size % 60));
-    }
-    Some(text)
+    ))
 }
 
 /// The zone of exactly this name.
