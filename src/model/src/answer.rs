@@ -229,7 +229,7 @@ impl Answer {
             feature_names: Some(FeatureList { val: names }),
             feature_view_metadata: self.view_metadata().collect(),
         };
-        Ok(GetOnlineFeaturesResponse { metadata: Some(metadata), results, status: true })
+        Ok(GetOnlineFeaturesResponse { metadata: Some(metadata), results, status: false })
     }
 
     fn view_metadata(&self) -> impl Iterator<Item = FeatureViewMetadata> {

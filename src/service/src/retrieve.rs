@@ -124,6 +124,22 @@ impl Retriever {
         keys: &EntityKeys,
         now: Timestamp,
     ) -> Result<Vec<ViewAnswer>> {
+        // One read for each distinct key: rows of one entity have one answer, whatever is written meanwhile.
+        if keys.has_repeated() {
+            let (distinct, fan_out) = keys.distinct();
+            let answers = self.read_distinct(planned, group, &distinct.into_iter().collect(), now).await?;
+            return Ok(answers.into_iter().map(|view| view.fanned_out(&fan_out)).collect());
+        }
+        self.read_distinct(planned, group, keys, now).await
+    }
+
+    async fn read_distinct(
+        &self,
+        planned: &Planned,
+        group: &Group,
+        keys: &EntityKeys,
+        now: Timestamp,
+    ) -> Result<Vec<ViewAnswer>> {
         let views = group.views.iter().map(|at| &planned.plan.views[*at]);
         let gathers = views.map(|v| Gather::new(v.names.clone(), &v.wanted, v.view.ttl_us, now, keys.len()));
         let mut gathers = Gathers(gathers.collect());

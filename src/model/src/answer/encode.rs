@@ -9,10 +9,9 @@ use super::{Answer, Times, ViewAnswer};
 use crate::time::Timestamp;
 use crate::value::Value;
 
-/// Keys of the message's fields: `metadata`, `results`, `status`, all but the last with a length.
+/// Keys of the message's fields: `metadata`, `results`. Its `status` stays unset, as with Feast's servers.
 const METADATA: u8 = 0x0A;
 const RESULTS: u8 = 0x12;
-const STATUS: u8 = 0x18;
 /// Keys in `FeatureVector`.
 const VALUES: u8 = 0x0A;
 const STATUSES: u8 = 0x12;
@@ -35,13 +34,12 @@ impl Answer {
         for view in &self.views {
             view.encode_to(out);
         }
-        out.put_slice(&[STATUS, 1]);
     }
 
     /// The number of the message's bytes.
     pub fn encoded_len(&self) -> usize {
         let columns: usize = self.columns.iter().map(|(_, values)| whole(entities_len(values))).sum();
-        whole(self.metadata_len()) + columns + self.views.iter().map(ViewAnswer::encoded_len).sum::<usize>() + 2
+        whole(self.metadata_len()) + columns + self.views.iter().map(ViewAnswer::encoded_len).sum::<usize>()
     }
 
     fn names_len(&self) -> usize {

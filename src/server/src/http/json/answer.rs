@@ -59,7 +59,7 @@ pub fn response(answer: &Answer) -> Result<Vec<u8>> {
         })?;
         out.push(b']');
     }
-    out.extend_from_slice(b"},\"status\":true}");
+    out.extend_from_slice(b"}}");
     Ok(out)
 }
 
