@@ -50,7 +50,12 @@ fn pushes(count: usize, run: usize, fresh: bool) -> Vec<Prepared> {
 /// Sends them and waits for rest. Gives rows for a CPU second.
 fn measure(server: &Server, pushes: &[Prepared]) -> Result<f64> {
     let before = machine::cpu_seconds(server.pid());
-    let took = load::each(server.target(Protocol::Http), pushes)?;
+    let mut target = server.target(Protocol::Http);
+    if server.name != "larder" {
+        // Feast's SQLite store refuses pushes at the same time ("cannot start a transaction within a transaction").
+        target.connections = 1;
+    }
+    let took = load::each(target, pushes)?;
     let acknowledged = machine::cpu_seconds(server.pid());
     let (start, mut last) = (Instant::now(), acknowledged);
     loop {

@@ -168,7 +168,8 @@ user and system time of a process and its descendants from `/proc`.
 taken run by run.
 - Saturation: a closed loop of 4 connections with 8 requests in flight each (HTTP/1.1: 32 connections; Feast: 4). Latency: an open \
 loop with random (Poisson) arrivals, counted from the scheduled arrival.
-- Pushes are JSON over HTTP, 500 rows each, 32 at a time to Larder and 4 to Feast; the CPU counts until the server rests.
+- Pushes are JSON over HTTP, 500 rows each, 32 at a time to Larder and one at a time to Feast (on SQLite it \
+refuses more); the CPU counts until the server rests.
 ";
 
 /// The whole page.
