@@ -62,7 +62,7 @@ pub(crate) struct Online {
     #[arg(long, default_value_t = 4.0)]
     pub(crate) seconds: f64,
     /// How many runs; the table has their median and spread
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     pub(crate) runs: usize,
     /// Users of the large data set
     #[arg(long, default_value_t = 1_000_000)]
