@@ -7,7 +7,7 @@ use model::{EntityKey, Value};
 use prost::Message as _;
 
 /// A request body, the first byte choosing the path: read or refused, by the caller's fault.
-pub fn body(data: &[u8]) {
+pub(crate) fn body(data: &[u8]) {
     let Some((path, body)) = data.split_first() else { return };
     let path = ["/get-online-features", "/push", "/write-to-online-store"][usize::from(path % 3)];
     if let Err(error) = server::http::check_body(path, body) {
@@ -16,7 +16,7 @@ pub fn body(data: &[u8]) {
 }
 
 /// An entity key: what can be read is written again as one key.
-pub fn entity_key(data: &[u8]) {
+pub(crate) fn entity_key(data: &[u8]) {
     let Ok(parts) = EntityKey::from_bytes(data).decode() else { return };
     let parts_of = |parts: &[(String, Value)]| {
         let parts: Vec<_> = parts.iter().map(|(name, value)| (name.as_str(), value)).collect();
@@ -29,7 +29,7 @@ pub fn entity_key(data: &[u8]) {
 }
 
 /// Two rows, the first byte saying where the second begins: read in any case, merged to what both have.
-pub fn row(data: &[u8]) {
+pub(crate) fn row(data: &[u8]) {
     let Some((at, data)) = data.split_first() else { return };
     let (one, other) = data.split_at(data.len() * usize::from(*at) / 255);
     let rows: Vec<Row> = [one, other].iter().filter_map(|b| Row::open(Bytes::copy_from_slice(b))).collect();
@@ -51,7 +51,7 @@ pub fn row(data: &[u8]) {
 }
 
 /// A value's bytes: JSON where prost reads a value, and the same JSON from the bytes that prost writes.
-pub fn value(data: &[u8]) {
+pub(crate) fn value(data: &[u8]) {
     let mut json = Vec::new();
     let written = server::http::json::value(&mut json, data).is_ok();
     let value = Value::decode(data);

@@ -30,6 +30,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        let read = service::retrieve::Limits::default();
         let port = server::limits::Limits::default();
         let size = |size| NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
         let seconds = |time: Duration| NonZeroU64::new(time.as_secs()).unwrap_or(NonZeroU64::MIN);
@@ -38,10 +39,10 @@ impl Default for Limits {
             max_buffered_bytes: port.max_buffered_bytes,
             max_json_depth: port.max_json_depth,
             max_header_bytes: port.max_header_bytes,
-            max_entities: size(100_000),
-            max_features: size(10_000),
-            max_values: size(5_000_000),
-            max_value_bytes: size(4 << 20),
+            max_entities: size(read.max_entities),
+            max_features: size(read.max_features),
+            max_values: size(read.max_values),
+            max_value_bytes: size(read.max_value_bytes),
             max_connections: port.max_connections,
             max_concurrent_streams: port.max_concurrent_streams,
             header_timeout_seconds: seconds(port.header_timeout),

@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for Columns {
             type Value = Columns;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("entities as an object: {\"column\": [values]}")
+                f.write_str("a map of entities: {\"column\": [values]}")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut json: A) -> Result<Columns, A::Error> {

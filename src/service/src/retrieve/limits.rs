@@ -19,6 +19,12 @@ pub struct Limits {
     pub max_value_bytes: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_entities: 100_000, max_features: 10_000, max_values: 5_000_000, max_value_bytes: 4 << 20 }
+    }
+}
+
 impl Limits {
     /// What can be seen before there is a plan.
     pub(super) fn check_request(&self, request: &Request) -> Result<()> {
