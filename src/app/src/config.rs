@@ -4,6 +4,7 @@
 
 mod feast;
 mod larder;
+mod limits;
 mod online;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::cli::{self, Service};
+pub(crate) use limits::Limits;
 
 /// What the server runs with: all defaults filled in, all paths absolute or relative to the
 /// working directory.
@@ -125,18 +127,6 @@ pub(crate) struct Telemetry {
     pub(crate) log: String,
     pub(crate) json: bool,
     pub(crate) otlp_endpoint: Option<String>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    pub(crate) max_body_bytes: usize,
-    pub(crate) max_entities: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_body_bytes: 64 << 20, max_entities: 100_000 }
-    }
 }
 
 /// How Python functions of on-demand feature views are run.

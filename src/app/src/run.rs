@@ -186,7 +186,7 @@ async fn listen(
         listeners.push(("online", bind(config, "online", config.ports.online).await?, router, true));
     }
     if config.services.contains(&Service::Registry) {
-        let router = server::registry_router(shared.catalog.clone(), config.limits.max_body_bytes)
+        let router = server::registry_router(shared.catalog.clone(), config.limits.of_port())
             .await
             .map_err(|e| Error::Reflection(e.to_string()))?;
         listeners.push(("registry", bind(config, "registry", config.ports.registry).await?, router, true));
@@ -204,7 +204,7 @@ async fn listen(
         let tls = tls.clone().filter(|_| secured);
         tracing::info!(service, address, tls = tls.is_some(), "listening");
         let router = router.layer(middleware::from_fn_with_state(service, observe::request));
-        tasks.spawn(server::listen::run(listener, router, tls, shutdown.clone()));
+        tasks.spawn(server::listen::run(listener, router, tls, config.limits.of_port(), shutdown.clone()));
     }
     Ok(())
 }
@@ -214,7 +214,7 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
     let (catalog, store) = (|| shared.catalog.clone(), || shared.store.clone());
     server::Online {
         retriever: Arc::new(
-            Retriever::new(catalog(), store(), shared.clock.clone(), project(), config.limits.max_entities)
+            Retriever::new(catalog(), store(), shared.clock.clone(), project(), config.limits.of_reads())
                 .with_transformer(shared.transformer.clone()),
         ),
         pusher: Arc::new(
@@ -225,7 +225,7 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
             .log
             .clone()
             .map(|log| Arc::new(Materializer::new(catalog(), store(), log, shared.clock.clone(), project()))),
-        max_body_bytes: config.limits.max_body_bytes,
+        limits: config.limits.of_port(),
     }
 }
 

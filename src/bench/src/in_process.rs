@@ -54,7 +54,8 @@ pub(crate) fn run(registry: &Path, data: &Path, keys: u64, seconds: f64, runs: u
         let mut settings = online::sled::Settings::new(data);
         (settings.tier_bytes, settings.cache_bytes) = (4 << 30, 3 << 30);
         let store = online::sled::Store::open(settings).map_err(model::Error::from)?;
-        let retriever = Retriever::new(catalog, Arc::new(store), clock, PROJECT.into(), 100_000);
+        let retriever =
+            Retriever::new(catalog, Arc::new(store), clock, PROJECT.into(), service::retrieve::Limits::default());
 
         // Every key once, so that the tier has what it holds.
         let all: Vec<i64> = (0..keys as i64).collect();

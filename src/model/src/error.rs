@@ -24,6 +24,10 @@ pub enum Kind {
     PermissionDenied,
     /// Send less.
     TooLarge,
+    /// Come back in a moment: too much is asked at once.
+    TooMany,
+    /// Send faster.
+    TooSlow,
     /// Do not ask for this here: Larder or the configuration does not offer it.
     Unsupported,
     /// Try again later.
@@ -42,6 +46,8 @@ impl Kind {
             Self::Unauthenticated => "unauthenticated",
             Self::PermissionDenied => "permission_denied",
             Self::TooLarge => "too_large",
+            Self::TooMany => "too_many",
+            Self::TooSlow => "too_slow",
             Self::Unsupported => "unsupported",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
@@ -55,6 +61,7 @@ pub struct Error {
     kind: Kind,
     class: &'static str,
     message: String,
+    limit: Option<&'static str>,
     cause: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -66,12 +73,19 @@ impl Error {
 
     /// An error that a Feast client sees as `feast.errors.<class>`.
     pub fn of_class(kind: Kind, class: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, class, message: message.into(), cause: None }
+        Self { kind, class, message: message.into(), limit: None, cause: None }
     }
 
     /// The request must be mended.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Kind::InvalidArgument, message)
+    }
+
+    /// A limit of the configuration is passed: what happened, the limit's name there, what to do.
+    pub fn over_limit(kind: Kind, limit: &'static str, what: impl fmt::Display, advice: &str) -> Self {
+        let mut error = Self::new(kind, format!("{what} (limits.{limit}): {advice}"));
+        error.limit = Some(limit);
+        error
     }
 
     /// Our fault, with its cause.
@@ -94,6 +108,11 @@ impl Error {
     /// The class in `feast.errors` that a Feast client raises.
     pub fn class(&self) -> &'static str {
         self.class
+    }
+
+    /// The name of the limit that is passed.
+    pub fn limit(&self) -> Option<&'static str> {
+        self.limit
     }
 
     /// What happened, for the caller.

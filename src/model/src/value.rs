@@ -7,7 +7,7 @@ mod coerce;
 mod json;
 
 pub use coerce::{coerce, parse_text};
-pub use json::{from_json, guess_json};
+pub use json::{DEEPEST, Guessed, from_json, guess_json};
 pub use proto::feast::types::Value;
 /// The generated parts of a [`Value`].
 pub use proto::feast::types::value as proto_value;

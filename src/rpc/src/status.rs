@@ -32,6 +32,8 @@ pub fn to_http(error: &Error) -> (StatusCode, String) {
         Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
         Kind::PermissionDenied => StatusCode::FORBIDDEN,
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        Kind::TooSlow => StatusCode::REQUEST_TIMEOUT,
         Kind::Unsupported => StatusCode::BAD_REQUEST,
         Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -40,8 +42,19 @@ pub fn to_http(error: &Error) -> (StatusCode, String) {
 }
 
 /// Mends the head of a gRPC answer: tonic says INTERNAL where the caller's message is no protobuf,
-/// which is the caller's fault.
+/// which is the caller's fault, and OUT_OF_RANGE with no limit's name where it is too large.
 pub fn blame_caller(headers: &mut HeaderMap) {
+    if headers.get("grpc-status").is_some_and(|status| status == "11")
+        && let Some(status) = Status::from_header_map(headers)
+        && status.message().starts_with("Error, decoded message length too large")
+    {
+        let what = status.message();
+        let named = to_grpc(&Error::over_limit(Kind::TooLarge, "max_body_bytes", what, "send it in parts"));
+        headers.remove("grpc-message");
+        if let Err(error) = named.add_header(headers) {
+            tracing::warn!(%error, "a refusal could not be written");
+        }
+    }
     let is = |name: &str, wanted: fn(&str) -> bool| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(wanted);
     let undecodable = |message: &str| message.replace("%20", " ").starts_with("failed to decode Protobuf message");
     if is("grpc-status", |status| status == "13") && is("grpc-message", undecodable) {
@@ -56,15 +69,24 @@ fn code(kind: Kind) -> Code {
         Kind::Conflict => Code::FailedPrecondition,
         Kind::Unauthenticated => Code::Unauthenticated,
         Kind::PermissionDenied => Code::PermissionDenied,
-        Kind::TooLarge => Code::ResourceExhausted,
+        Kind::TooLarge | Kind::TooMany => Code::ResourceExhausted,
+        Kind::TooSlow => Code::DeadlineExceeded,
         Kind::Unsupported => Code::Unimplemented,
         Kind::Unavailable => Code::Unavailable,
         Kind::Internal => Code::Internal,
     }
 }
 
-/// Logs what is our fault, with the chain of causes.
+/// Counts what a limit of the configuration has refused, by the limit's name.
+pub fn refused(limit: &'static str) {
+    metrics::counter!("larder_refusals_total", "limit" => limit).increment(1);
+}
+
+/// Logs what is our fault, with the chain of causes; counts what a limit refuses.
 fn log(error: &Error) {
+    if let Some(limit) = error.limit() {
+        refused(limit);
+    }
     if matches!(error.kind(), Kind::Internal | Kind::Unavailable) {
         let mut causes = Vec::new();
         let mut cause = error.source();
@@ -104,6 +126,20 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_is_too_large_is_told_the_limits_name() {
+        let status =
+            Status::out_of_range("Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes");
+        let mut headers = status.into_http::<()>().into_parts().0.headers;
+        blame_caller(&mut headers);
+        let status = Status::from_header_map(&headers).expect("a status");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(
+            status.message().contains("9 bytes") && status.message().contains("limits.max_body_bytes"),
+            "{status:?}"
+        );
+    }
+
+    #[test]
     fn only_our_own_faults_are_5xx() {
         for kind in [
             Kind::InvalidArgument,
@@ -112,6 +148,8 @@ mod tests {
             Kind::Unauthenticated,
             Kind::PermissionDenied,
             Kind::TooLarge,
+            Kind::TooMany,
+            Kind::TooSlow,
             Kind::Unsupported,
         ] {
             assert!(to_http(&Error::new(kind, "x")).0.is_client_error(), "{kind:?}");

@@ -18,7 +18,7 @@ use crate::Online;
 
 /// ServingService, GrpcFeatureServer, health and reflection.
 pub(crate) async fn online_routes(online: Online) -> Result<Routes, tonic_reflection::server::Error> {
-    let limit = online.max_body_bytes;
+    let limit = online.limits.max_body_bytes.get();
     let serving = serving::Serving::new(online.retriever.clone());
     let feature_server = feature_server::FeatureServer::new(online);
     let (reporter, health) = tonic_health::server::health_reporter();

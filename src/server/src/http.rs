@@ -3,8 +3,9 @@
 mod body;
 mod features;
 mod frame;
-mod json;
+pub mod json;
 mod materialize;
+mod request;
 mod write;
 
 use axum::Router;
@@ -29,12 +30,25 @@ pub(crate) fn router(online: Online) -> Router {
         .route("/health", get(|| async { StatusCode::OK }))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(online.max_body_bytes))
+        .layer(DefaultBodyLimit::max(online.limits.max_body_bytes.get()))
         .with_state(online)
 }
 
+/// Reads a body as the handler of `path` would, and forgets it: what the fuzz targets call.
+///
+/// Errors: what is wrong with the body; there is no such path.
+pub fn check_body(path: &str, body: &[u8]) -> model::Result<()> {
+    const DEPTH: usize = 32;
+    match path {
+        "/get-online-features" => body::parse::<request::GetOnlineFeatures>(body, DEPTH).map(drop),
+        "/push" => body::parse::<write::Push>(body, DEPTH).map(drop),
+        "/write-to-online-store" => body::parse::<write::WriteToOnlineStore>(body, DEPTH).map(drop),
+        _ => Err(Error::new(Kind::NotFound, format!("there is no {path} here"))),
+    }
+}
+
 /// An error as Feast's HTTP client reads it.
-struct Failure(Error);
+pub(crate) struct Failure(pub(crate) Error);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -55,11 +69,15 @@ async fn search() -> Failure {
 
 /// What is neither a route nor a gRPC method: told in the protocol of the request.
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
-    let is_grpc = headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc {
+    if is_grpc(&headers) {
         return tonic::Status::unimplemented(format!("there is no {} here", uri.path())).into_http();
     }
     Failure(Error::new(Kind::NotFound, format!("there is no {} here", uri.path()))).into_response()
+}
+
+/// Whether a request with these headers is gRPC's.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"))
 }
 
 async fn wrong_method(uri: Uri) -> (StatusCode, Failure) {

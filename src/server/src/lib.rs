@@ -4,6 +4,7 @@
 
 pub mod grpc;
 pub mod http;
+pub mod limits;
 pub mod listen;
 
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use service::catalog::Catalog;
 use service::materialize::Materializer;
 use service::push::Pusher;
 use service::retrieve::Retriever;
+
+use limits::{Guard, Limits};
 
 /// What the online face serves.
 #[derive(Clone)]
@@ -22,25 +25,27 @@ pub struct Online {
     pub pusher: Arc<Pusher>,
     /// Materializations; absent where the server runs without its offline side.
     pub materializer: Option<Arc<Materializer>>,
-    /// The greatest request body, bytes.
-    pub max_body_bytes: usize,
+    /// What a request may be at most.
+    pub limits: Limits,
 }
 
 /// The router of the online port: JSON over HTTP, and gRPC with health and reflection.
 ///
 /// Errors: the descriptors cannot be read (a broken build).
 pub async fn online_router(online: Online) -> Result<axum::Router, tonic_reflection::server::Error> {
+    let guard = Guard::new(online.limits);
     let grpc = grpc::online_routes(online.clone()).await?;
     // tonic's fallback answers every path as gRPC; ours tells the two protocols apart.
-    Ok(grpc.into_axum_router().reset_fallback().merge(http::router(online)))
+    Ok(grpc.into_axum_router().reset_fallback().merge(http::router(online)).layer(guard))
 }
 
-/// The router of the registry port: gRPC with health and reflection; messages up to `limit` bytes.
+/// The router of the registry port: gRPC with health and reflection; within `limits`.
 ///
 /// Errors: the descriptors cannot be read (a broken build).
 pub async fn registry_router(
     catalog: Arc<Catalog>,
-    limit: usize,
+    limits: Limits,
 ) -> Result<axum::Router, tonic_reflection::server::Error> {
-    Ok(grpc::registry_routes(catalog, limit).await?.into_axum_router())
+    let routes = grpc::registry_routes(catalog, limits.max_body_bytes.get()).await?;
+    Ok(routes.into_axum_router().layer(Guard::new(limits)))
 }

@@ -1,30 +1,56 @@
-//! One listener: accept (with TLS where asked), speak HTTP/1.1 or HTTP/2, drain on shutdown.
-//! Knows no route.
+//! One listener: accept (with TLS where asked), speak HTTP/1.1 or HTTP/2, drain on shutdown; at most so
+//! many connections, and none that is silent for ever. Knows no route.
+
+mod patient;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take for a TLS handshake or for its request's head.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::limits::{Full, Limits};
+use patient::Patient;
+
 /// How long requests in flight may take after shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How many connections over the limit are told so at once; more are closed without a word.
+const LOBBY: usize = 64;
+/// How long a connection over the limit may stay.
+const LOBBY_PATIENCE: Duration = Duration::from_secs(5);
+/// hyper's own bound for the head of an HTTP/1 request; a greater limit needs a greater bound.
+const HEAD_BUFFER: usize = 400 * 1024;
+
+/// What a connection needs.
+struct Listener {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+}
 
 /// Serves `router` on `listener` until `shutdown`, then lets requests in flight end.
-pub async fn run(listener: TcpListener, router: Router, tls: Option<Arc<ServerConfig>>, shutdown: CancellationToken) {
-    let tls = tls.map(TlsAcceptor::from);
+pub async fn run(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<ServerConfig>>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let shared = Arc::new(Listener { router, tls: tls.map(TlsAcceptor::from), limits });
     let graceful = GracefulShutdown::new();
+    let seats = Arc::new(Semaphore::new(limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
+    let lobby = Arc::new(Semaphore::new(LOBBY));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -42,7 +68,13 @@ pub async fn run(listener: TcpListener, router: Router, tls: Option<Arc<ServerCo
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        tokio::spawn(connection(stream, tls.clone(), router.clone(), graceful.watcher()));
+        if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
+            tokio::spawn(connection(stream, Arc::clone(&shared), graceful.watcher(), seat));
+        } else if let Ok(place) = Arc::clone(&lobby).try_acquire_owned() {
+            tokio::spawn(turned_away(stream, Arc::clone(&shared), graceful.watcher(), place));
+        } else {
+            rpc::status::refused("max_connections");
+        }
     }
     drop(listener);
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
@@ -50,27 +82,69 @@ pub async fn run(listener: TcpListener, router: Router, tls: Option<Arc<ServerCo
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, watcher: Watcher) {
-    match tls {
-        None => serve(stream, router, watcher).await,
-        Some(acceptor) => match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => serve(stream, router, watcher).await,
+async fn connection(stream: TcpStream, shared: Arc<Listener>, watcher: Watcher, _seat: OwnedSemaphorePermit) {
+    let router = shared.router.clone();
+    open(stream, &shared, router, watcher).await;
+}
+
+/// A connection over the limit: each of its requests is told so, and it does not stay.
+async fn turned_away(stream: TcpStream, shared: Arc<Listener>, watcher: Watcher, _place: OwnedSemaphorePermit) {
+    let full = Full { connections: shared.limits.max_connections };
+    // Told or not: whoever sends nothing is closed at the end of this time.
+    if tokio::time::timeout(LOBBY_PATIENCE, open(stream, &shared, full, watcher)).await.is_err() {
+        tracing::debug!("a connection over the limit was closed");
+    }
+}
+
+async fn open<S>(stream: TcpStream, shared: &Listener, service: S, watcher: Watcher)
+where
+    S: tower::Service<Request, Response = axum::response::Response, Error = std::convert::Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let limits = &shared.limits;
+    match &shared.tls {
+        None => serve(stream, limits, service, watcher).await,
+        Some(acceptor) => match tokio::time::timeout(limits.header_timeout, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => serve(stream, limits, service, watcher).await,
             Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake failed"),
-            Err(_) => tracing::debug!("the TLS handshake took too long"),
+            Err(_) => rpc::status::refused("header_timeout_seconds"),
         },
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, watcher: Watcher) {
+async fn serve<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    limits: &Limits,
+    service: S,
+    watcher: Watcher,
+) where
+    S: tower::Service<Request, Response = axum::response::Response, Error = std::convert::Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    // Twice the limit: what is over it but not by much is told so by name.
+    let head = limits.max_header_bytes.get().saturating_mul(2);
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle_timeout.max(limits.header_timeout + Duration::from_secs(1)))
+        .max_buf_size(HEAD_BUFFER.max(head as usize));
     builder
         .http2()
         .timer(TokioTimer::new())
         .adaptive_window(true)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .max_concurrent_streams(limits.max_concurrent_streams.get())
+        .max_header_list_size(head.max(16 * 1024))
+        .keep_alive_interval(Some(limits.ping_interval))
+        .keep_alive_timeout(limits.ping_timeout);
+    let stream = Patient::new(stream, limits.header_timeout, limits.write_timeout);
+    // hyper's bodies to axum's, which all services here take
+    let service = tower::util::MapRequest::new(service, |request: http::Request<hyper::body::Incoming>| {
+        request.map(axum::body::Body::new)
+    });
+    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     if let Err(error) = watcher.watch(served.into_owned()).await {
         tracing::debug!(%error, "a connection ended early");
     }

@@ -3,6 +3,7 @@
 //! Knows no protocol: both faces of the server give the same answer because this is the one place
 //! that makes it. Source: `_populate_response_from_feature_data` in `feast/utils.py`.
 
+mod limits;
 mod on_demand;
 mod plans;
 
@@ -15,10 +16,11 @@ use model::plan::{Bound, Group, ViewPlan};
 use model::ports::{Clock, OnlineStore, Read, RowSink, Transformer};
 use model::registry::FeatureRequest;
 use model::row::RowRef;
-use model::{EntityKeys, Error, Result, Timestamp, Value, value};
+use model::{EntityKeys, Result, Timestamp, Value, value};
 
 use crate::catalog::Catalog;
 use crate::{metrics, windows};
+pub use limits::Limits;
 use plans::{Planned, Plans};
 
 /// What a client asks.
@@ -40,21 +42,21 @@ pub struct Retriever {
     store: Arc<dyn OnlineStore>,
     clock: Arc<dyn Clock>,
     project: String,
-    max_entities: usize,
+    limits: Limits,
     plans: Plans,
     transformer: Option<Arc<dyn Transformer>>,
 }
 
 impl Retriever {
-    /// Reads `project` of the catalog from `store`; a request may have `max_entities` rows.
+    /// Reads `project` of the catalog from `store`, as much as `limits` allow.
     pub fn new(
         catalog: Arc<Catalog>,
         store: Arc<dyn OnlineStore>,
         clock: Arc<dyn Clock>,
         project: String,
-        max_entities: usize,
+        limits: Limits,
     ) -> Self {
-        Self { catalog, store, clock, project, max_entities, plans: Plans::default(), transformer: None }
+        Self { catalog, store, clock, project, limits, plans: Plans::default(), transformer: None }
     }
 
     /// With what runs the functions of on-demand views.
@@ -68,18 +70,11 @@ impl Retriever {
     ///
     /// Errors: see [`Plan::new`] and [`Plan::bind`]; too many rows; the store's own.
     pub async fn get_online_features(&self, request: Request) -> Result<Answer> {
+        self.limits.check_request(&request)?;
         let registry = self.catalog.snapshot();
         let planned = self.plans.get(&registry, &self.project, request.features, request.full_feature_names)?;
-        let rows = request.entities.first().map_or(0, |(_, values)| values.len());
-        if rows > self.max_entities {
-            return Err(Error::new(
-                model::Kind::TooLarge,
-                format!(
-                    "{rows} entity rows in one request, the limit is {} (limits.max_entities): ask in several requests",
-                    self.max_entities
-                ),
-            ));
-        }
+        let rows = request.entities.first().map_or(1, |(_, values)| values.len());
+        self.limits.check_values(rows, planned.plan.views.iter().map(|v| v.names.len()).sum())?;
         let with_versions = request.include_feature_view_version_metadata;
         match &planned.plan.on_demand {
             None => self.read_plan(&planned, request.entities, with_versions).await,

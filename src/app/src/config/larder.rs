@@ -27,7 +27,7 @@ struct File {
     offline: Option<Offline>,
     ingest: Option<IngestFile>,
     telemetry: Option<TelemetryFile>,
-    limits: Option<LimitsFile>,
+    limits: Option<Limits>,
     transformations: Option<Spanned<TransformationsFile>>,
 }
 
@@ -88,13 +88,6 @@ struct TelemetryFile {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LimitsFile {
-    max_body_bytes: Option<usize>,
-    max_entities: Option<usize>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct TransformationsFile {
     python: Option<PathBuf>,
     workers: Option<usize>,
@@ -151,13 +144,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         };
         config.telemetry.otlp_endpoint = telemetry.otlp_endpoint.or(config.telemetry.otlp_endpoint);
     }
-    if let Some(limits) = file.limits {
-        let default = Limits::default();
-        config.limits = Limits {
-            max_body_bytes: limits.max_body_bytes.unwrap_or(default.max_body_bytes),
-            max_entities: limits.max_entities.unwrap_or(default.max_entities),
-        };
-    }
+    config.limits = file.limits.unwrap_or_default();
     config.transformations = file.transformations.as_ref().map(|t| read_transformations(&yaml, dir, t)).transpose()?;
     Ok(config)
 }

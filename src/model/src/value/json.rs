@@ -1,18 +1,31 @@
 //! Plain JSON to values: of a registered type ([`from_json`]), or of the type that the JSON itself
 //! suggests ([`guess_json`], as Feast does for entity columns of unknown type).
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use base64::Engine as _;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 
 use super::{Value, ValueType, coerce, collect, element_type, proto_value::Val};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
+/// How deep lists and objects may stand in one value. Protobuf readers stop at 100 messages in messages,
+/// and a level here is up to three of them: what is deeper could be written and never read.
+pub const DEEPEST: usize = 30;
+
 /// A value of type `target` from JSON. JSON null is null; bytes are base64; timestamps are epoch
 /// seconds or ISO 8601; `NaN`, `Infinity` and `-Infinity` are strings.
 ///
-/// Errors: JSON of another shape, or a lossy cast.
+/// Errors: JSON of another shape, or deeper than [`DEEPEST`], or a lossy cast.
 pub fn from_json(json: &Json, target: ValueType) -> Result<Value> {
+    check_depth(json)?;
+    typed(json, target)
+}
+
+fn typed(json: &Json, target: ValueType) -> Result<Value> {
     let refuse = || {
         let text = json.to_string();
         let text = text.chars().take(60).collect::<String>();
@@ -36,7 +49,7 @@ pub fn from_json(json: &Json, target: ValueType) -> Result<Value> {
             other => other,
         };
         let Json::Array(items) = json else { return refuse() };
-        let items = items.iter().map(|j| from_json(j, element)).collect::<Result<Vec<_>>>()?;
+        let items = items.iter().map(|j| typed(j, element)).collect::<Result<Vec<_>>>()?;
         return collect(target, items).map_or_else(refuse, Ok);
     }
     match (target, json) {
@@ -45,14 +58,14 @@ pub fn from_json(json: &Json, target: ValueType) -> Result<Value> {
             _ => refuse(),
         },
         (ValueType::Map | ValueType::Struct, Json::Object(fields)) => {
-            let val = fields.iter().map(|(k, v)| Ok((k.clone(), guess_json(v)?))).collect::<Result<_>>()?;
+            let val = fields.iter().map(|(k, v)| Ok((k.clone(), guess(v)?))).collect::<Result<_>>()?;
             let map = proto::feast::types::Map { val };
             some(if target == ValueType::Map { Val::MapVal(map) } else { Val::StructVal(map) })
         }
         (ValueType::Json, Json::String(text)) => some(Val::JsonVal(text.clone())),
         (ValueType::Json, other) => some(Val::JsonVal(other.to_string())),
         (ValueType::ValueList | ValueType::ValueSet, Json::Array(items)) => {
-            let items = items.iter().map(guess_json).collect::<Result<Vec<_>>>()?;
+            let items = items.iter().map(guess).collect::<Result<Vec<_>>>()?;
             collect(target, items).map_or_else(refuse, Ok)
         }
         (ValueType::Bytes, Json::String(text)) => {
@@ -68,33 +81,141 @@ pub fn from_json(json: &Json, target: ValueType) -> Result<Value> {
         (ValueType::ZonedTimestamp, Json::String(text)) => zoned(text),
         (ValueType::Int32 | ValueType::Int64, Json::String(text)) if text.trim().is_empty() => refuse(),
         (_, Json::Array(_) | Json::Object(_)) => refuse(),
-        _ => coerce(guess_json(json)?, target),
+        _ => coerce(guess(json)?, target),
     }
 }
 
 /// A value of the type that the JSON suggests: integers INT64, other numbers DOUBLE, text STRING,
 /// arrays a list of their elements' common type, objects MAP.
 ///
-/// Errors: an integer beyond 64 bits.
+/// Errors: an integer beyond 64 bits; JSON deeper than [`DEEPEST`].
 pub fn guess_json(json: &Json) -> Result<Value> {
+    check_depth(json)?;
+    guess(json)
+}
+
+fn check_depth(json: &Json) -> Result<()> {
+    fn fits(json: &Json, left: usize) -> bool {
+        match json {
+            Json::Array(items) => left > 0 && items.iter().all(|item| fits(item, left - 1)),
+            Json::Object(fields) => left > 0 && fields.values().all(|item| fits(item, left - 1)),
+            _ => true,
+        }
+    }
+    if fits(json, DEEPEST) { Ok(()) } else { Err(Error::invalid(too_deep())) }
+}
+
+fn too_deep() -> String {
+    format!("a value has more than {DEEPEST} lists and objects in one another: make it flatter")
+}
+
+fn too_wide(number: impl fmt::Display) -> String {
+    format!("the integer {number} does not fit in 64 bits with a sign")
+}
+
+fn guess(json: &Json) -> Result<Value> {
     let val = match json {
         Json::Null => return Ok(super::NULL),
         Json::Bool(v) => Val::BoolVal(*v),
         Json::Number(n) => match (n.as_i64(), n.as_f64()) {
             (Some(i), _) => Val::Int64Val(i),
             (None, Some(f)) if !n.is_u64() => Val::DoubleVal(f),
-            _ => return Err(Error::invalid(format!("the integer {n} does not fit in 64 bits with a sign"))),
+            _ => return Err(Error::invalid(too_wide(n))),
         },
         Json::String(text) => Val::StringVal(text.clone()),
         Json::Array(items) => {
-            let items = items.iter().map(guess_json).collect::<Result<Vec<_>>>()?;
+            let items = items.iter().map(guess).collect::<Result<Vec<_>>>()?;
             return Ok(list(items));
         }
         Json::Object(fields) => Val::MapVal(proto::feast::types::Map {
-            val: fields.iter().map(|(k, v)| Ok((k.clone(), guess_json(v)?))).collect::<Result<_>>()?,
+            val: fields.iter().map(|(k, v)| Ok((k.clone(), guess(v)?))).collect::<Result<_>>()?,
         }),
     };
     Ok(Value { val: Some(val) })
+}
+
+/// What [`guess_json`] gives, read from JSON text with no tree in between.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guessed(pub Value);
+
+impl<'de> Deserialize<'de> for Guessed {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        Guess { left: DEEPEST }.read(json).map(Self)
+    }
+}
+
+/// Reads a value that may have `left` more lists and objects in one another.
+#[derive(Clone, Copy)]
+struct Guess {
+    left: usize,
+}
+
+impl Guess {
+    fn read<'de, D: Deserializer<'de>>(self, json: D) -> Result<Value, D::Error> {
+        json.deserialize_any(self)
+    }
+
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        self.left.checked_sub(1).map(|left| Self { left }).ok_or_else(|| E::custom(too_deep()))
+    }
+}
+
+impl<'de> serde::de::DeserializeSeed<'de> for Guess {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Value, D::Error> {
+        self.read(json)
+    }
+}
+
+impl<'de> Visitor<'de> for Guess {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(super::NULL)
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value { val: Some(Val::BoolVal(v)) })
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(Value { val: Some(Val::Int64Val(v)) })
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, v: u64) -> Result<Value, E> {
+        i64::try_from(v).map(|v| Value { val: Some(Val::Int64Val(v)) }).map_err(|_| E::custom(too_wide(v)))
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(Value { val: Some(Val::DoubleVal(v)) })
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value { val: Some(Val::StringVal(v.to_owned())) })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut json: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut items = Vec::new();
+        while let Some(item) = json.next_element_seed(inner)? {
+            items.push(item);
+        }
+        Ok(list(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut json: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut val = BTreeMap::new();
+        while let Some(key) = json.next_key::<String>()? {
+            val.insert(key, json.next_value_seed(inner)?);
+        }
+        Ok(Value { val: Some(Val::MapVal(proto::feast::types::Map { val })) })
+    }
 }
 
 fn list(items: Vec<Value>) -> Value {
@@ -137,6 +258,7 @@ fn zoned(text: &str) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -173,5 +295,54 @@ mod tests {
         let want = Val::DoubleListVal(proto::feast::types::DoubleList { val: vec![1.0, 2.5] });
         assert_eq!(guess_json(&json!([1, 2.5])).expect("valid").val, Some(want));
         assert!(guess_json(&json!(u64::MAX)).is_err());
+    }
+
+    fn tree() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::from),
+            any::<i64>().prop_map(Json::from),
+            any::<u64>().prop_map(Json::from),
+            any::<f64>().prop_map(Json::from),
+            (-9i8..9).prop_map(Json::from),
+            any::<String>().prop_map(Json::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Json::from),
+                proptest::collection::btree_map(any::<String>(), inner, 0..4)
+                    .prop_map(|m| Json::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn text_is_read_as_its_tree_is(tree in tree()) {
+            let text = tree.to_string();
+            let tree: Json = serde_json::from_str(&text).expect("JSON");
+            let read = serde_json::from_str::<Guessed>(&text).map(|g| g.0).map_err(|e| e.to_string());
+            match guess_json(&tree) {
+                Ok(value) => prop_assert_eq!(read, Ok(value)),
+                Err(error) => prop_assert!(read.expect_err("refused").contains(error.message())),
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_could_not_be_read_back_is_refused() {
+        use prost::Message as _;
+        for (open, close) in [("[", "]"), ("{\"k\":", "}")] {
+            let nested = |depth| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            let deepest: Json = serde_json::from_str(&nested(DEEPEST)).expect("JSON");
+            let value = guess_json(&deepest).expect("deep");
+            assert_eq!(serde_json::from_str::<Guessed>(&nested(DEEPEST)).expect("deep").0, value);
+            let column = proto::feast::types::RepeatedValue { val: vec![value] };
+            assert_eq!(proto::feast::types::RepeatedValue::decode(&column.encode_to_vec()[..]).expect("read"), column);
+
+            let deeper: Json = serde_json::from_str(&nested(DEEPEST + 1)).expect("JSON");
+            assert!(guess_json(&deeper).is_err() && from_json(&deeper, ValueType::ValueList).is_err());
+            assert!(serde_json::from_str::<Guessed>(&nested(DEEPEST + 1)).is_err());
+        }
     }
 }

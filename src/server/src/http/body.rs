@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::Failure;
 use crate::Online;
+use crate::limits::Interrupted;
 
 /// A JSON body of a known shape, whatever its content type says (as Feast's own server).
 pub(super) struct Body<T>(pub(super) T);
@@ -17,21 +18,103 @@ impl<T: DeserializeOwned> FromRequest<Online> for Body<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, online: &Online) -> Result<Self, Failure> {
-        let bytes = Bytes::from_request(request, online).await.map_err(|rejection: BytesRejection| {
-            Failure(if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Error::new(
-                    Kind::TooLarge,
-                    format!(
-                        "the request body is larger than {} bytes (limits.max_body_bytes): send it in parts",
-                        online.max_body_bytes
-                    ),
-                )
-            } else {
-                Error::invalid(format!("the request body could not be read: {}", rejection.body_text()))
-            })
-        })?;
-        serde_json::from_slice(&bytes)
-            .map(Body)
-            .map_err(|e| Failure(Error::invalid(format!("the request body is not the JSON that this call takes: {e}"))))
+        let bytes = Bytes::from_request(request, online).await.map_err(|rejection| unread(&rejection, online))?;
+        parse(&bytes, online.limits.max_json_depth.get()).map(Body).map_err(Failure)
+    }
+}
+
+/// Why a body could not be read.
+fn unread(rejection: &BytesRejection, online: &Online) -> Failure {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let limit = online.limits.max_body_bytes;
+        let what = format!("the request body is larger than {limit} bytes");
+        return Failure(Error::over_limit(Kind::TooLarge, "max_body_bytes", what, "send it in parts"));
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(rejection);
+    while let Some(error) = cause {
+        if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+            return Failure(interrupted.error.clone());
+        }
+        cause = error.source();
+    }
+    Failure(Error::invalid(format!("the request body could not be read: {}", rejection.body_text())))
+}
+
+/// Reads a JSON body of a known shape, at most `max_depth` lists and objects deep.
+///
+/// Errors: what is wrong, and where in the text.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> model::Result<T> {
+    if is_deeper(bytes, max_depth) {
+        let what = format!("the request body has more than {max_depth} lists and objects in one another");
+        return Err(Error::over_limit(Kind::InvalidArgument, "max_json_depth", what, "make it flatter"));
+    }
+    serde_json::from_slice(bytes).map_err(|e| {
+        let hint = if is_not_a_number(bytes, &e) {
+            ": JSON has no NaN and no Infinity: write null, or the text \"NaN\", \"Infinity\" or \"-Infinity\""
+        } else {
+            ""
+        };
+        Error::invalid(format!("the request body is not the JSON that this call takes: {e}{hint}"))
+    })
+}
+
+/// Whether lists and objects stand deeper in one another than `most`.
+fn is_deeper(json: &[u8], most: usize) -> bool {
+    // Both brackets are one byte but for one bit, and most bodies have few of them.
+    if json.iter().filter(|byte| **byte | 0x20 == b'{').count() <= most {
+        return false;
+    }
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                if depth > most {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Whether JSON ended where Python's `json.dumps` writes `NaN`, `Infinity` or `-Infinity`.
+fn is_not_a_number(json: &[u8], error: &serde_json::Error) -> bool {
+    let line = json.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let from = error.column().saturating_sub(2).min(line.len());
+    ["NaN", "Infinity"].iter().any(|word| {
+        let near = &line[from..line.len().min(from + word.len() + 2)];
+        near.windows(word.len()).any(|part| part == word.as_bytes())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_is_of_brackets_outside_of_text() {
+        for (text, depth) in [(r#"{"a": [1, [2]]}"#, 3), (r#"["[[[[\"[[", 1, [2], [3]]"#, 2), ("[]", 1), ("1", 0)] {
+            assert!(!is_deeper(text.as_bytes(), depth), "{text}");
+            assert!(depth == 0 || is_deeper(text.as_bytes(), depth - 1), "{text}");
+        }
+        let endless = "[".repeat(1_000_000);
+        let error = parse::<serde_json::Value>(endless.as_bytes(), 32).expect_err("too deep");
+        assert_eq!((error.limit(), error.kind()), (Some("max_json_depth"), Kind::InvalidArgument));
+    }
+
+    #[test]
+    fn a_number_that_json_lacks_is_named() {
+        for (text, hint) in
+            [("[1, NaN]", true), ("{\n\"a\": -Infinity}", true), ("[Infinity]", true), ("[1, x]", false)]
+        {
+            let error = parse::<serde_json::Value>(text.as_bytes(), 32).expect_err(text);
+            assert_eq!(error.message().contains("JSON has no NaN"), hint, "{text}: {}", error.message());
+        }
     }
 }

@@ -1,0 +1,8 @@
+//! libFuzzer's way into `checks::row`. Knows nothing else.
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code)]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::row(data));
