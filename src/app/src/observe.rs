@@ -1,15 +1,22 @@
 //! What every request leaves behind, on every port: a span in the caller's trace, a count, a latency.
 
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 use opentelemetry::propagation::{Extractor, Injector};
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+/// gRPC's status for a method that a service does not have.
+const UNIMPLEMENTED: u16 = 12;
+/// gRPC's statuses of our own faults: UNKNOWN, INTERNAL, DATA_LOSS.
+const OUR_FAULT: [u16; 3] = [2, 13, 15];
 
 /// The W3C headers of a request or response.
 struct Headers<'a>(&'a HeaderMap);
@@ -36,32 +43,105 @@ impl Injector for HeadersMut<'_> {
     }
 }
 
-/// Middleware for one service's router: `service` is the label of its metrics.
-pub(crate) async fn request(State(service): State<&'static str>, request: Request, next: Next) -> Response {
-    let endpoint = endpoint(&request);
-    let parent = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
-    let span = tracing::info_span!("request", service, endpoint, status = tracing::field::Empty);
-    if let Err(error) = span.set_parent(parent) {
-        tracing::debug!(%error, "the caller's trace could not be joined");
+/// What is known of one service's requests: its metrics' handles, made once for each endpoint and status.
+pub(crate) struct Observer {
+    service: &'static str,
+    /// Spans are exported, so every request begins or joins a trace.
+    exporting: bool,
+    endpoints: RwLock<HashMap<String, Arc<Endpoint>>>,
+}
+
+struct Endpoint {
+    seconds: Histogram,
+    outcomes: RwLock<Vec<Outcome>>,
+}
+
+/// The counters of one status: gRPC's number or HTTP's.
+#[derive(Clone)]
+struct Outcome {
+    status: u16,
+    requests: Counter,
+    errors: Option<Counter>,
+}
+
+impl Observer {
+    /// `service` is the label of its metrics.
+    pub(crate) fn new(service: &'static str, exporting: bool) -> Arc<Self> {
+        Arc::new(Self { service, exporting, endpoints: RwLock::default() })
     }
+
+    fn known(&self, endpoint: &str) -> Option<Arc<Endpoint>> {
+        self.endpoints.read().unwrap_or_else(PoisonError::into_inner).get(endpoint).map(Arc::clone)
+    }
+
+    fn made(&self, endpoint: &str) -> Arc<Endpoint> {
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        let of = || Endpoint {
+            seconds: histogram!("larder_request_seconds", "service" => self.service, "endpoint" => endpoint.to_owned()),
+            outcomes: RwLock::default(),
+        };
+        Arc::clone(endpoints.entry(endpoint.to_owned()).or_insert_with(|| Arc::new(of())))
+    }
+
+    fn outcome(&self, endpoint: &str, of: &Endpoint, status: u16) -> Outcome {
+        let found = |outcomes: &[Outcome]| outcomes.iter().find(|outcome| outcome.status == status).cloned();
+        if let Some(outcome) = found(&of.outcomes.read().unwrap_or_else(PoisonError::into_inner)) {
+            return outcome;
+        }
+        let labels =
+            [("service", self.service.to_owned()), ("endpoint", endpoint.to_owned()), ("status", status.to_string())];
+        let failed = status != 0 && !(200..300).contains(&status);
+        let outcome = Outcome {
+            status,
+            requests: counter!("larder_requests_total", &labels),
+            errors: failed.then(|| counter!("larder_request_errors_total", &labels)),
+        };
+        of.outcomes.write().unwrap_or_else(PoisonError::into_inner).push(outcome.clone());
+        outcome
+    }
+}
+
+/// Middleware for one service's router.
+///
+/// A request is in a trace where spans are exported or where its caller sends one. Without either, nobody
+/// would see the span, and there is none below the log level `debug`.
+pub(crate) async fn request(State(observer): State<Arc<Observer>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
+    let name = endpoint(&request);
+    let traced = observer.exporting || request.headers().contains_key("traceparent");
+    let (service, named) = (observer.service, name.as_str());
+    let span = if traced {
+        let parent = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
+        let span = tracing::info_span!("request", service, endpoint = named, status = tracing::field::Empty);
+        if let Err(error) = span.set_parent(parent) {
+            tracing::debug!(%error, "the caller's trace could not be joined");
+        }
+        span
+    } else {
+        tracing::debug_span!("request", service, endpoint = named, status = tracing::field::Empty)
+    };
     let mut response = next.run(request).instrument(span.clone()).await;
     let seconds = began.elapsed().as_secs_f64();
     rpc::status::blame_caller(response.headers_mut());
     let status = status(&response);
-    span.record("status", status.as_str());
-    opentelemetry::global::get_text_map_propagator(|p| {
-        p.inject_context(&span.context(), &mut HeadersMut(response.headers_mut()));
-    });
-    // Unknown methods of a known service (UNIMPLEMENTED) must not become label values.
-    let endpoint = if status == "12" { "unknown".to_owned() } else { endpoint };
-    histogram!("larder_request_seconds", "service" => service, "endpoint" => endpoint.clone()).record(seconds);
-    let failed = status != "0" && !status.starts_with('2');
-    let labels = [("service", service.to_owned()), ("endpoint", endpoint), ("status", status)];
-    if failed {
-        counter!("larder_request_errors_total", &labels).increment(1);
+    if traced {
+        span.record("status", status);
+        opentelemetry::global::get_text_map_propagator(|p| {
+            p.inject_context(&span.context(), &mut HeadersMut(response.headers_mut()));
+        });
     }
-    counter!("larder_requests_total", &labels).increment(1);
+    // Unknown methods of a known service (UNIMPLEMENTED) must not become label values.
+    let named = if status == UNIMPLEMENTED { "unknown" } else { named };
+    let endpoint = observer.known(named).unwrap_or_else(|| observer.made(named));
+    endpoint.seconds.record(seconds);
+    let outcome = observer.outcome(named, &endpoint, status);
+    outcome.requests.increment(1);
+    if let Some(errors) = outcome.errors {
+        errors.increment(1);
+        if OUR_FAULT.contains(&status) || status >= 500 {
+            tracing::error!(service, endpoint = named, status, seconds, "a request failed by our fault");
+        }
+    }
     response
 }
 
@@ -80,7 +160,7 @@ fn endpoint(request: &Request) -> String {
 }
 
 /// gRPC's status number where the answer carries one in its head, else HTTP's.
-fn status(response: &Response) -> String {
-    let grpc = response.headers().get("grpc-status").and_then(|v| v.to_str().ok());
-    grpc.map_or_else(|| response.status().as_u16().to_string(), str::to_owned)
+fn status(response: &Response) -> u16 {
+    let grpc = response.headers().get("grpc-status").and_then(|v| v.to_str().ok()?.parse().ok());
+    grpc.unwrap_or_else(|| response.status().as_u16())
 }

@@ -231,7 +231,8 @@ async fn listen(
         let address = listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
         let tls = tls.clone().filter(|_| secured);
         tracing::info!(service, address, tls = tls.is_some(), "listening");
-        let router = router.layer(middleware::from_fn_with_state(service, observe::request));
+        let observer = observe::Observer::new(service, config.telemetry.otlp_endpoint.is_some());
+        let router = router.layer(middleware::from_fn_with_state(observer, observe::request));
         tasks.spawn(server::listen::run(listener, router, tls, config.limits.of_port(), shutdown.clone()));
     }
     Ok(())
