@@ -1,7 +1,7 @@
 //! Entity keys in Feast's serialization version 3: the bytes under which an entity's row is stored.
 //! Source: `feast/infra/key_encoding_utils.py`. Knows no store.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -128,10 +128,11 @@ impl EntityKeys {
         (0..self.len()).map(move |index| &self.bytes[start(index)..self.ends[index]])
     }
 
-    /// Whether a key stands here twice.
-    pub fn has_repeated(&self) -> bool {
-        let mut seen = HashSet::with_capacity_and_hasher(self.len(), foldhash::fast::RandomState::default());
-        !self.iter().all(|key| seen.insert(key))
+    /// For each key the position where it stands first; `None` where no key repeats.
+    pub fn repeats(&self) -> Option<Vec<usize>> {
+        let mut seen = HashMap::with_capacity_and_hasher(self.len(), foldhash::fast::RandomState::default());
+        let first: Vec<usize> = self.iter().enumerate().map(|(at, key)| *seen.entry(key).or_insert(at)).collect();
+        (seen.len() < first.len()).then_some(first)
     }
 
     /// Each key once, in order of appearance; and for each key its position among those.
@@ -146,17 +147,6 @@ impl EntityKeys {
         });
         let positions = positions.collect();
         (distinct, positions)
-    }
-}
-
-impl FromIterator<EntityKey> for EntityKeys {
-    fn from_iter<T: IntoIterator<Item = EntityKey>>(keys: T) -> Self {
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for key in keys {
-            bytes.extend_from_slice(key.as_bytes());
-            ends.push(bytes.len());
-        }
-        Self { bytes, ends }
     }
 }
 

@@ -6,6 +6,7 @@
 mod limits;
 mod on_demand;
 mod plans;
+mod sink;
 
 pub(crate) use on_demand::not_built_in;
 
@@ -13,15 +14,15 @@ use std::sync::Arc;
 
 use model::answer::{Answer, Gather, ViewAnswer};
 use model::plan::{Bound, Group, ViewPlan};
-use model::ports::{Clock, OnlineStore, Read, RowSink, Transformer};
+use model::ports::{Clock, OnlineStore, Read, Transformer};
 use model::registry::FeatureRequest;
-use model::row::RowRef;
 use model::{EntityKeys, Result, Timestamp, Value, value};
 
 use crate::catalog::Catalog;
 use crate::{metrics, windows};
 pub use limits::Limits;
 use plans::{Planned, Plans};
+use sink::{Gathers, Repeated};
 
 /// What a client asks.
 #[derive(Debug)]
@@ -124,26 +125,16 @@ impl Retriever {
         keys: &EntityKeys,
         now: Timestamp,
     ) -> Result<Vec<ViewAnswer>> {
-        // One read for each distinct key: rows of one entity have one answer, whatever is written meanwhile.
-        if keys.has_repeated() {
-            let (distinct, fan_out) = keys.distinct();
-            let answers = self.read_distinct(planned, group, &distinct.into_iter().collect(), now).await?;
-            return Ok(answers.into_iter().map(|view| view.fanned_out(&fan_out)).collect());
-        }
-        self.read_distinct(planned, group, keys, now).await
-    }
-
-    async fn read_distinct(
-        &self,
-        planned: &Planned,
-        group: &Group,
-        keys: &EntityKeys,
-        now: Timestamp,
-    ) -> Result<Vec<ViewAnswer>> {
         let views = group.views.iter().map(|at| &planned.plan.views[*at]);
         let gathers = views.map(|v| Gather::new(v.names.clone(), &v.wanted, v.view.ttl_us, now, keys.len()));
         let mut gathers = Gathers(gathers.collect());
-        self.store.read_rows(&group.tables, keys, &mut gathers).await?;
+        match keys.repeats() {
+            None => self.store.read_rows(&group.tables, keys, &mut gathers).await?,
+            Some(first) => {
+                let mut repeated = Repeated::new(&mut gathers, first, group.tables.len());
+                self.store.read_rows(&group.tables, keys, &mut repeated).await?;
+            }
+        }
         Ok(gathers.0.into_iter().map(Gather::finish).collect())
     }
 
@@ -170,15 +161,6 @@ impl Retriever {
             answers.push(gather.finish().fanned_out(&fan_out));
         }
         Ok(answers)
-    }
-}
-
-/// The views of one group, each taking the rows of its table.
-struct Gathers(Vec<Gather>);
-
-impl RowSink for Gathers {
-    fn push(&mut self, table: usize, row: Option<RowRef<'_>>) {
-        self.0[table].push(row);
     }
 }
 

@@ -1,0 +1,91 @@
+//! What takes a read's rows from the store, for the views of one group. Knows no request.
+
+use std::collections::HashMap;
+
+use model::Row;
+use model::answer::Gather;
+use model::ports::RowSink;
+use model::row::RowRef;
+
+/// The views of one group, each taking the rows of its table.
+pub(super) struct Gathers(pub(super) Vec<Gather>);
+
+impl RowSink for Gathers {
+    fn push(&mut self, table: usize, row: Option<RowRef<'_>>) {
+        self.0[table].push(row);
+    }
+}
+
+/// Takes the row that came first for an entity for its other rows too: they have one answer, whatever is
+/// written meanwhile.
+pub(super) struct Repeated<'a, S> {
+    of: &'a mut S,
+    /// For each key the position where it stands first.
+    first: Vec<usize>,
+    /// Whether a key stands again further on.
+    again: Vec<bool>,
+    /// The next key, for each table.
+    next: Vec<usize>,
+    kept: HashMap<(usize, usize), Option<Row>>,
+}
+
+impl<'a, S: RowSink> Repeated<'a, S> {
+    pub(super) fn new(of: &'a mut S, first: Vec<usize>, tables: usize) -> Self {
+        let mut again = vec![false; first.len()];
+        for (at, first) in first.iter().enumerate() {
+            again[*first] |= *first != at;
+        }
+        Self { of, first, again, next: vec![0; tables], kept: HashMap::new() }
+    }
+}
+
+impl<S: RowSink> RowSink for Repeated<'_, S> {
+    fn push(&mut self, table: usize, row: Option<RowRef<'_>>) {
+        let at = self.next[table];
+        self.next[table] += 1;
+        if self.first[at] != at {
+            let kept = self.kept.get(&(table, self.first[at])).and_then(Option::as_ref);
+            return self.of.push(table, kept.map(Row::borrowed));
+        }
+        if self.again[at] {
+            self.kept.insert((table, at), row.map(RowRef::to_row));
+        }
+        self.of.push(table, row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use model::row::{Column, Version};
+
+    /// Notes what it is given.
+    #[derive(Default)]
+    struct Noted(Vec<(usize, Option<Row>)>);
+
+    impl RowSink for Noted {
+        fn push(&mut self, table: usize, row: Option<RowRef<'_>>) {
+            self.0.push((table, row.map(RowRef::to_row)));
+        }
+    }
+
+    fn row(value: &'static [u8]) -> Row {
+        Row::pack(vec![Column { id: 1, value: Bytes::from_static(value), version: Version::default() }])
+    }
+
+    #[test]
+    fn rows_of_one_entity_are_the_first_that_was_read() {
+        let (mut noted, read) =
+            (Noted::default(), [Some(row(b"a")), None, Some(row(b"b")), Some(row(b"c")), Some(row(b"d"))]);
+        // The keys x y x y z, of two tables, written to between the looks.
+        let mut sink = Repeated::new(&mut noted, vec![0, 1, 0, 1, 4], 2);
+        for row in &read {
+            sink.push(0, row.as_ref().map(Row::borrowed));
+        }
+        sink.push(1, Some(row(b"e").borrowed()));
+        let of = |table| noted.0.iter().filter(move |(at, _)| *at == table).map(|(_, row)| row.clone());
+        assert!(of(0).eq([Some(row(b"a")), None, Some(row(b"a")), None, Some(row(b"d"))]));
+        assert!(of(1).eq([Some(row(b"e"))]));
+    }
+}
