@@ -99,12 +99,12 @@ READS: dict[str, tuple[list[str] | str, Mapping[str, Sequence[object]], str, str
         "Feature service nope does not exist in project rides",
         NOT_FOUND,
     ),
-    "unknown version": (
+    "a version where versioning is off": (
         ["driver_stats@v7:trips"],
         ONE,
-        "FeatureViewVersionNotFound",
-        "Version v7 of feature view driver_stats does not exist in project rides",
-        NOT_FOUND,
+        "FeastError",
+        "online versioning is disabled",
+        INVALID,
     ),
     "no reference": (["driver_stats"], ONE, "FeastError", "Invalid feature reference 'driver_stats'", INVALID),
     "no version": (["driver_stats@two:trips"], ONE, "FeastError", "Invalid version 'two'", INVALID),

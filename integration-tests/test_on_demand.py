@@ -188,7 +188,15 @@ def test_a_written_view_is_computed_by_the_write_and_read_like_any_other(both: B
 
 def test_a_push_computes_the_written_views_of_what_it_pushes(both: Both) -> None:
     at = now()
-    row = {"driver_id": 32, "trips": 1, "conv_rate": 0.5, "rating": "bad", "seats": 1, "since": at, "tags": ["x"]}
+    row = {
+        "driver_id": 32,
+        "trips": 1,
+        "conv_rate": 0.5,
+        "rating": "bad",
+        "seats": 1,
+        "since": at.replace(microsecond=0),
+        "tags": ["x"],
+    }
     Http(both.larder).push("stats_push", [row | {"event_timestamp": at}])
     assert stored_sum(both, 32) == 1.5
     # all or nothing: what the function refuses, nothing of the push is written
