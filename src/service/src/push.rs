@@ -51,6 +51,15 @@ impl Destination {
     }
 }
 
+/// How a frame is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct How {
+    /// Whether the registry's snapshot will do; else it is read anew.
+    pub allow_registry_cache: bool,
+    /// Whether on-demand views that are written are computed; else a frame has their features already.
+    pub transform_on_write: bool,
+}
+
 /// Writes for one project.
 pub struct Pusher {
     catalog: Arc<Catalog>,
@@ -100,9 +109,9 @@ impl Pusher {
 
     /// Pushes to every view whose stream source is the push source: rows to plain views, raw events to
     /// windowed ones. All or nothing: a value that does not fit refuses the whole request.
-    pub async fn push(&self, source: &str, frame: &Frame, to: Destination, allow_cache: bool) -> Result<()> {
+    pub async fn push(&self, source: &str, frame: &Frame, to: Destination, how: How) -> Result<()> {
         let _until_written = self.catalog.writing_rows().await;
-        let registry = self.registry(allow_cache).await?;
+        let registry = self.registry(how.allow_registry_cache).await?;
         let project = registry.project(&self.project)?;
         let views: Vec<_> = project.views.values().filter(|v| is_push_source(v, source)).cloned().collect();
         if views.is_empty() {
@@ -114,8 +123,8 @@ impl Pusher {
         let computable = self.computer.computable(project, &plain, frame)?;
         let mut batches = plain.into_iter().map(|v| read_rows(v, frame)).collect::<Result<Vec<_>>>()?;
         let mut computed = Vec::new();
-        for view in computable.into_iter().filter(|_| to.online) {
-            if let Some(frame) = self.computer.written(project, &view, frame).await? {
+        for view in computable.into_iter().filter(|_| to.online && how.transform_on_write) {
+            if let Some(frame) = self.computer.written(project, &view, frame, true).await? {
                 computed.push(read_rows(view, &frame)?);
             }
         }
@@ -131,9 +140,9 @@ impl Pusher {
     }
 
     /// Writes one view's rows to the online store.
-    pub async fn write_to_online_store(&self, view: &str, frame: &Frame, allow_cache: bool) -> Result<()> {
+    pub async fn write_to_online_store(&self, view: &str, frame: &Frame, how: How) -> Result<()> {
         let _until_written = self.catalog.writing_rows().await;
-        let registry = self.registry(allow_cache).await?;
+        let registry = self.registry(how.allow_registry_cache).await?;
         let project = registry.project(&self.project)?;
         let view = self.view(project, view)?;
         if view.is_windowed() {
@@ -143,7 +152,7 @@ impl Pusher {
                 view.name
             )));
         }
-        let computed = self.computer.written(project, &view, frame).await?;
+        let computed = self.computer.written(project, &view, frame, how.transform_on_write).await?;
         let batches = [read_rows(view, computed.as_ref().unwrap_or(frame))?];
         self.folder.write(writes(&batches), Vec::new()).await?;
         metrics::pushed("write_to_online_store", frame.rows, ignored_columns(frame, &batches));

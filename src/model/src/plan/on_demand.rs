@@ -23,8 +23,8 @@ pub struct OnDemandPlan {
     pub steps: Vec<Step>,
     /// The steps whose features are asked for, in the order of the request.
     pub mentioned: Vec<usize>,
-    /// The request data that the functions take.
-    request: BTreeMap<String, ValueType>,
+    /// The request data that the functions take, in every type that one of them takes it in.
+    request: BTreeMap<String, BTreeSet<ValueType>>,
 }
 
 /// One function's part of the plan.
@@ -64,8 +64,8 @@ pub enum From {
 pub struct Told {
     /// The entity columns.
     pub entities: Vec<(String, Vec<Value>)>,
-    /// The request data, in the registered types.
-    pub request: BTreeMap<String, Vec<Value>>,
+    /// The request data, once in each type that a function takes it in.
+    pub request: BTreeMap<(String, ValueType), Vec<Value>>,
 }
 
 impl OnDemandPlan {
@@ -117,16 +117,18 @@ impl OnDemandPlan {
         let mut told = Told { entities: Vec::with_capacity(columns.len()), request: BTreeMap::new() };
         for (name, values) in columns {
             match self.request.get(&name) {
-                Some(value_type) => {
-                    let values = values.into_iter().map(|v| coerce(v, *value_type)).collect::<Result<_>>();
-                    let values =
-                        values.map_err(|e| Error::invalid(format!("the request data '{name}': {}", e.message())))?;
-                    told.request.insert(name, values);
+                Some(value_types) => {
+                    for value_type in value_types {
+                        let typed = values.iter().map(|v| coerce(v.clone(), *value_type)).collect::<Result<_>>();
+                        let misfit = |e: Error| Error::invalid(format!("the request data '{name}': {}", e.message()));
+                        told.request.insert((name.clone(), *value_type), typed.map_err(misfit)?);
+                    }
                 }
                 None => told.entities.push((name, values)),
             }
         }
-        let missing: Vec<_> = self.request.keys().filter(|n| !told.request.contains_key(*n)).collect();
+        let given = |name: &String| told.request.keys().any(|(n, _)| n == name);
+        let missing: Vec<_> = self.request.keys().filter(|n| !given(n)).collect();
         if !missing.is_empty() {
             let names = missing.iter().map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", ");
             return Err(Error::of_class(
@@ -170,7 +172,7 @@ struct Building<'a> {
     asked: usize,
     sources: Vec<Projection>,
     steps: Vec<Step>,
-    request: BTreeMap<String, ValueType>,
+    request: BTreeMap<String, BTreeSet<ValueType>>,
     /// The views whose steps are not finished yet.
     open: BTreeSet<String>,
 }
@@ -198,7 +200,7 @@ impl Building<'_> {
         };
         let mut inputs: Vec<(Field, From)> = Vec::new();
         for field in &on_demand.request {
-            self.request.insert(field.name.clone(), field.value_type);
+            self.request.entry(field.name.clone()).or_default().insert(field.value_type);
             inputs.push((field.clone(), From::Request));
         }
         for source in &on_demand.sources {
@@ -241,3 +243,6 @@ impl Building<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

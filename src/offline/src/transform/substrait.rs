@@ -11,6 +11,7 @@
 mod functions;
 mod plan;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +19,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, TimeUnit};
 use bytes::Bytes;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, cast, try_cast, when};
@@ -34,6 +36,9 @@ use plan::{Common, Expression, Lit, Plan, Rel, Rex, Type, TypeKind};
 
 /// Plans that are kept.
 const KEPT: usize = 256;
+/// Operations that a plan may have once each projection is written out over the columns read: those of
+/// projections upon projections multiply.
+const OPERATIONS: usize = 100_000;
 
 /// Runs plans.
 #[derive(Default)]
@@ -123,9 +128,33 @@ fn unsupported(what: &str) -> Error {
     Error::invalid(format!("its Substrait plan has {what}: only functions of rows are run here"))
 }
 
+/// A plan that is being compiled.
+struct Compiling {
+    functions: Functions,
+    /// The operations that it may still have.
+    left: Cell<usize>,
+}
+
+impl Compiling {
+    /// Counts the operations of an expression that is used once more.
+    fn spend(&self, expr: &Expr) -> Result<()> {
+        let mut left = self.left.get();
+        let counted = expr.apply(|_| {
+            let Some(fewer) = left.checked_sub(1) else {
+                return Err(DataFusionError::ResourcesExhausted(format!("it has more than {OPERATIONS} operations")));
+            };
+            left = fewer;
+            Ok(TreeNodeRecursion::Continue)
+        });
+        self.left.set(left);
+        counted.map(|_| ()).map_err(refused)
+    }
+}
+
 fn compile(plan: &Plan, context: &SessionContext) -> Result<Compiled> {
     let declared = plan.extensions.iter().filter_map(|d| d.function.as_ref());
     let functions = Functions::new(declared.map(|f| (f.anchor, f.name.as_str())), context);
+    let compiling = Compiling { functions, left: Cell::new(OPERATIONS) };
     let (rel, names) = match plan.relations.as_slice() {
         [one] => match (&one.root, &one.rel) {
             (Some(root), _) => (root.input.as_ref(), root.names.clone()),
@@ -134,7 +163,7 @@ fn compile(plan: &Plan, context: &SessionContext) -> Result<Compiled> {
         several => return Err(unsupported(&format!("{} relations", several.len()))),
     };
     let mut reads = Vec::new();
-    let gives = relation(rel.ok_or_else(|| unsupported("no relation"))?, &functions, &mut reads)?;
+    let gives = relation(rel.ok_or_else(|| unsupported("no relation"))?, &compiling, &mut reads)?;
     let names = if names.is_empty() { reads.iter().map(|(name, _)| name.clone()).collect() } else { names };
     if names.len() != gives.len() {
         return Err(Error::invalid(format!("its plan names {} columns and gives {}", names.len(), gives.len())));
@@ -143,7 +172,7 @@ fn compile(plan: &Plan, context: &SessionContext) -> Result<Compiled> {
 }
 
 /// The columns of a relation as expressions over the columns read.
-fn relation(rel: &Rel, functions: &Functions, reads: &mut Vec<(String, Option<DataType>)>) -> Result<Vec<Expr>> {
+fn relation(rel: &Rel, compiling: &Compiling, reads: &mut Vec<(String, Option<DataType>)>) -> Result<Vec<Expr>> {
     if let Some(read) = &rel.read {
         if read.filter.is_some() {
             return Err(unsupported("a filter"));
@@ -155,36 +184,39 @@ fn relation(rel: &Rel, functions: &Functions, reads: &mut Vec<(String, Option<Da
             reads.push((name.clone(), data_type));
         }
         let columns = (0..reads.len()).map(|at| Expr::Column(Column::from_name(place(at)))).collect();
-        return emitted(read.common.as_ref(), columns);
+        return emitted(read.common.as_ref(), columns, compiling);
     }
     let Some(project) = &rel.project else { return Err(unsupported("a relation that is neither read nor project")) };
     let input = project.input.as_ref().ok_or_else(|| unsupported("a projection of nothing"))?;
-    let mut columns = relation(input, functions, reads)?;
-    let new = project.expressions.iter().map(|e| expression(e, &columns, functions)).collect::<Result<Vec<_>>>()?;
+    let mut columns = relation(input, compiling, reads)?;
+    let new = project.expressions.iter().map(|e| expression(e, &columns, compiling)).collect::<Result<Vec<_>>>()?;
     columns.extend(new);
-    emitted(project.common.as_ref(), columns)
+    emitted(project.common.as_ref(), columns, compiling)
 }
 
-fn emitted(common: Option<&Common>, columns: Vec<Expr>) -> Result<Vec<Expr>> {
+fn emitted(common: Option<&Common>, columns: Vec<Expr>, compiling: &Compiling) -> Result<Vec<Expr>> {
     match common.and_then(|c| c.emit.as_ref()) {
         None => Ok(columns),
-        Some(emit) => emit.mapping.iter().map(|at| column(*at, &columns)).collect(),
+        Some(emit) => emit.mapping.iter().map(|at| column(*at, &columns, compiling)).collect(),
     }
 }
 
-fn column(at: i32, columns: &[Expr]) -> Result<Expr> {
+fn column(at: i32, columns: &[Expr], compiling: &Compiling) -> Result<Expr> {
     let found = usize::try_from(at).ok().and_then(|at| columns.get(at));
-    found.cloned().ok_or_else(|| Error::invalid(format!("its plan takes column {at} of {}", columns.len())))
+    let found = found.ok_or_else(|| Error::invalid(format!("its plan takes column {at} of {}", columns.len())))?;
+    compiling.spend(found)?;
+    Ok(found.clone())
 }
 
-fn expression(expression: &Expression, columns: &[Expr], functions: &Functions) -> Result<Expr> {
-    let of = |e: &Expression| self::expression(e, columns, functions);
+fn expression(expression: &Expression, columns: &[Expr], compiling: &Compiling) -> Result<Expr> {
+    let of = |e: &Expression| self::expression(e, columns, compiling);
     let some = |e: Option<&Expression>| e.map_or_else(|| Err(unsupported("an empty expression")), of);
     match expression.rex.as_ref().ok_or_else(|| unsupported("an expression of an unknown kind"))? {
         Rex::Literal(literal) => literal_of(literal.value.as_ref()),
         Rex::Selection(selection) => {
             let field = selection.direct.as_ref().and_then(|d| d.field.as_ref());
-            column(field.ok_or_else(|| unsupported("a reference to a part of a column"))?.field, columns)
+            let field = field.ok_or_else(|| unsupported("a reference to a part of a column"))?;
+            column(field.field, columns, compiling)
         }
         Rex::Function(call) => {
             let mut arguments = Vec::with_capacity(call.arguments.len());
@@ -195,7 +227,7 @@ fn expression(expression: &Expression, columns: &[Expr], functions: &Functions) 
                     (None, None) => return Err(unsupported("a type as an argument")),
                 });
             }
-            functions.call(call.function, arguments)
+            compiling.functions.call(call.function, arguments)
         }
         Rex::IfThen(if_then) => {
             let mut clauses = if_then.clauses.iter();
@@ -261,3 +293,6 @@ fn arrow_type(of: &Type) -> Result<DataType> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use proto::{PushRequest, PushResponse, WriteToOnlineStoreRequest, WriteToOnlineS
 use rpc::answer::OnlineFeatures;
 use rpc::status::to_grpc;
 use rpc::stubs::grpc_feature_server_server::GrpcFeatureServer;
-use service::push::{Cell, Destination, Frame};
+use service::push::{Cell, Destination, Frame, How};
 use tonic::{Request, Response, Status};
 
 use super::serving::answer;
@@ -26,6 +26,11 @@ impl FeatureServer {
     }
 }
 
+/// Feast's messages do not say whether to compute: its server does.
+fn how(allow_registry_cache: bool) -> How {
+    How { allow_registry_cache, transform_on_write: true }
+}
+
 #[tonic::async_trait]
 impl GrpcFeatureServer for FeatureServer {
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushResponse>, Status> {
@@ -33,7 +38,7 @@ impl GrpcFeatureServer for FeatureServer {
         let pushed = async {
             let frame = one_row(request.features, request.typed_features)?;
             let to = Destination::parse(&request.to)?;
-            self.online.pusher.push(&request.stream_feature_view, &frame, to, request.allow_registry_cache).await
+            self.online.pusher.push(&request.stream_feature_view, &frame, to, how(request.allow_registry_cache)).await
         };
         pushed.await.map(|()| Response::new(PushResponse { status: true })).map_err(|e| to_grpc(&e))
     }
@@ -46,7 +51,7 @@ impl GrpcFeatureServer for FeatureServer {
         let written = async {
             let frame = one_row(request.features, request.typed_features)?;
             let view = &request.feature_view_name;
-            self.online.pusher.write_to_online_store(view, &frame, request.allow_registry_cache).await
+            self.online.pusher.write_to_online_store(view, &frame, how(request.allow_registry_cache)).await
         };
         written.await.map(|()| Response::new(WriteToOnlineStoreResponse { status: true })).map_err(|e| to_grpc(&e))
     }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use service::push::Destination;
+use service::push::{Destination, How};
 
 use super::Failure;
 use super::body::Body;
@@ -28,6 +28,8 @@ pub(super) struct Push {
     allow_registry_cache: bool,
     #[serde(default = "online_only")]
     to: String,
+    #[serde(default = "yes")]
+    transform_on_write: bool,
 }
 
 /// `WriteToFeatureStoreRequest` of `feast/feature_server.py`.
@@ -37,11 +39,15 @@ pub(super) struct WriteToOnlineStore {
     df: Df,
     #[serde(default = "yes")]
     allow_registry_cache: bool,
+    #[serde(default = "yes")]
+    transform_on_write: bool,
 }
 
 pub(super) async fn push(State(online): State<Online>, Body(request): Body<Push>) -> Result<StatusCode, Failure> {
     let to = Destination::parse(&request.to)?;
-    online.pusher.push(&request.source, &request.df.0, to, request.allow_registry_cache).await?;
+    let Push { allow_registry_cache, transform_on_write, .. } = request;
+    let how = How { allow_registry_cache, transform_on_write };
+    online.pusher.push(&request.source, &request.df.0, to, how).await?;
     Ok(StatusCode::OK)
 }
 
@@ -49,7 +55,8 @@ pub(super) async fn write_to_online_store(
     State(online): State<Online>,
     Body(request): Body<WriteToOnlineStore>,
 ) -> Result<axum::Json<()>, Failure> {
-    let view = &request.feature_view_name;
-    online.pusher.write_to_online_store(view, &request.df.0, request.allow_registry_cache).await?;
+    let WriteToOnlineStore { allow_registry_cache, transform_on_write, .. } = request;
+    let how = How { allow_registry_cache, transform_on_write };
+    online.pusher.write_to_online_store(&request.feature_view_name, &request.df.0, how).await?;
     Ok(axum::Json(()))
 }

@@ -29,10 +29,17 @@ pub(super) struct Computer {
 impl Computer {
     /// The frame to write for `view` instead of `frame`; `None` where it is written as it is: the view is
     /// not computed on writes, or the frame has its features already (the SDK computes them before it
-    /// writes) and not all that the function takes.
+    /// writes) and not all that the function takes. Where `transform` is off, the frame is taken to have
+    /// the features, and only gets an event time where it has none.
     ///
     /// Errors: those of the function; columns that are not of their types; a column that is missing.
-    pub(super) async fn written(&self, project: &Project, view: &Arc<View>, frame: &Frame) -> Result<Option<Frame>> {
+    pub(super) async fn written(
+        &self,
+        project: &Project,
+        view: &Arc<View>,
+        frame: &Frame,
+        transform: bool,
+    ) -> Result<Option<Frame>> {
         let Some(on_demand) = &view.on_demand else { return Ok(None) };
         if !on_demand.write_to_online_store {
             return Err(Error::invalid(format!(
@@ -40,6 +47,9 @@ impl Computer {
                  (write_to_online_store is not set)",
                 view.name
             )));
+        }
+        if !transform {
+            return Ok(Some(self.timed(frame.clone())));
         }
         let inputs = written_inputs(project, &self.project, view)?;
         let missing = inputs.iter().find(|f| column(view, frame, &f.name).is_none());

@@ -78,7 +78,7 @@ fn inputs(
     entities: &[(String, Vec<Value>)],
     sources: &[ViewAnswer],
     asked: usize,
-    request: &BTreeMap<String, Vec<Value>>,
+    request: &BTreeMap<(String, ValueType), Vec<Value>>,
     done: &[Vec<NamedColumn>],
 ) -> Result<Vec<TypedColumn>> {
     let mut columns: Vec<TypedColumn> = Vec::with_capacity(entities.len() + step.inputs.len());
@@ -90,7 +90,7 @@ fn inputs(
     }
     for (field, from) in &step.inputs {
         let values = match *from {
-            From::Request => request.get(&field.name).cloned().unwrap_or_default(),
+            From::Request => request.get(&(field.name.clone(), field.value_type)).cloned().unwrap_or_default(),
             From::View { view, feature } => sources[view - asked].column(feature)?,
             From::Step { step: earlier, ref feature } => {
                 let column = done[earlier].iter().find(|c| &c.name == feature);

@@ -7,7 +7,7 @@ use std::ops::{Add, Div, Mul, Neg, Not, Rem, Sub};
 use std::sync::Arc;
 
 use datafusion::execution::FunctionRegistry;
-use datafusion::logical_expr::{Expr, Operator, ScalarUDF, binary_expr};
+use datafusion::logical_expr::{Expr, Operator, ScalarUDF, binary_expr, when};
 use datafusion::prelude::SessionContext;
 use model::{Error, Result};
 
@@ -68,6 +68,10 @@ const MORE: [(&str, &str); 6] = [
     ("initcap", "initcap"),
 ];
 
+/// Functions that DataFusion computes of the arguments that are not null; by Substrait's definition their
+/// result is null where any argument is.
+const NULL_OF_NULL: [&str; 3] = ["concat", "least", "greatest"];
+
 impl Functions {
     /// The functions declared, by anchor.
     pub(super) fn new<'a>(declared: impl Iterator<Item = (u32, &'a str)>, context: &SessionContext) -> Self {
@@ -84,18 +88,22 @@ impl Functions {
     pub(super) fn call(&self, anchor: u32, arguments: Vec<Expr>) -> Result<Expr> {
         let name = self.names.get(&anchor).map_or("", String::as_str);
         if let Some(function) = self.known.get(name) {
-            return Ok(function.call(arguments));
+            return Ok(if NULL_OF_NULL.contains(&name) {
+                null_of_null(function, arguments)?
+            } else {
+                function.call(arguments)
+            });
         }
         let number = arguments.len();
         let wrong = || Error::invalid(format!("its Substrait plan calls {name} with {number} arguments"));
-        if matches!(name, "and" | "or" | "add" | "multiply" | "subtract" | "divide" | "modulus" | "modulo")
-            || comparison(name).is_some()
-        {
-            return arguments.into_iter().reduce(|a, b| two(name, a, b)).ok_or_else(wrong);
+        if matches!(name, "and" | "or") {
+            return balanced(name, arguments).ok_or_else(wrong);
         }
         let mut arguments = arguments.into_iter();
         let mut next = || arguments.next().ok_or_else(wrong);
-        Ok(match name {
+        let call = match name {
+            "add" | "multiply" | "subtract" | "divide" | "modulus" | "modulo" => two(name, next()?, next()?),
+            name if comparison(name).is_some() => two(name, next()?, next()?),
             "not" => next()?.not(),
             "negate" => next()?.neg(),
             "is_null" => next()?.is_null(),
@@ -114,8 +122,24 @@ impl Functions {
                 };
                 return Err(Error::invalid(format!("its Substrait plan calls {shown}")));
             }
-        })
+        };
+        if arguments.next().is_some() { Err(wrong()) } else { Ok(call) }
     }
+}
+
+fn null_of_null(function: &Arc<ScalarUDF>, arguments: Vec<Expr>) -> Result<Expr> {
+    let nulls = arguments.iter().map(|a| a.clone().is_null()).collect();
+    let Some(any_null) = balanced("or", nulls) else { return Ok(function.call(arguments)) };
+    when(any_null.not(), function.call(arguments)).end().map_err(super::refused)
+}
+
+/// All of them, as a tree that is no deeper than it must be. `None` where there are none.
+fn balanced(name: &str, mut arguments: Vec<Expr>) -> Option<Expr> {
+    if arguments.len() < 2 {
+        return arguments.pop();
+    }
+    let behind = arguments.split_off(arguments.len() / 2);
+    Some(two(name, balanced(name, arguments)?, balanced(name, behind)?))
 }
 
 fn comparison(name: &str) -> Option<Operator> {
