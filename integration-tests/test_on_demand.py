@@ -23,7 +23,7 @@ from feast.protos.feast.registry.RegistryServer_pb2 import ApplyFeatureViewReque
 from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerStub
 
 from conftest import StartLarder
-from faces import Grpc, Http, RefusedError, now
+from faces import Grpc, Http, RefusedError, json_cell, now
 from larder_env.repo import store, write_config
 from larder_env.server import HOST, Larder, Ports
 from on_demand_views import HARMFUL, objects
@@ -184,6 +184,27 @@ def test_a_written_view_is_computed_by_the_write_and_read_like_any_other(both: B
     assert stored_sum(both, 31) == 3.5
     Http(both.larder).write("stored", [{"driver_id": 31, "stored_sum": 8.5, "event_timestamp": at}])
     assert stored_sum(both, 31) == 8.5
+
+
+@pytest.mark.parametrize("transform", [True, False])
+def test_a_write_is_computed_unless_it_says_not_to(both: Both, transform: bool) -> None:
+    driver = 34 + transform
+    at = (now() - timedelta(minutes=1)).replace(microsecond=0)
+    row = {"driver_id": driver, "trips": 3, "conv_rate": 0.5, "rating": "good", "seats": 1, "since": at, "tags": ["x"]}
+    # the frame has both what the function takes and what it would give
+    sent = {name: [json_cell(value)] for name, value in (row | {"stored_sum": 100.0, "event_timestamp": at}).items()}
+    body = {"feature_view_name": "stored", "df": sent, "transform_on_write": transform}
+    assert both.larder.post("/write-to-online-store", body).status_code == 200
+    assert stored_sum(both, driver) == (3.5 if transform else 100.0)
+    if not transform:  # with it, Feast writes what was sent over what its function gave
+        frame = pd.DataFrame([row | {"stored_sum": 100.0, "event_timestamp": at}])
+        both.local.write_to_online_store("stored", frame, transform_on_write=False)
+        asked = both.local.get_online_features(["stored:stored_sum"], {"driver_id": [driver]})
+        assert asked.to_dict()["stored_sum"] == [100.0]
+    body = {"push_source_name": "stats_push", "df": sent | {"driver_id": [driver + 2]}, "transform_on_write": transform}
+    assert both.larder.post("/push", body).status_code == 200
+    assert stored_sum(both, driver + 2) == (3.5 if transform else None)
+    assert Http(both.larder).read(["stats:rating"], {"driver_id": [driver + 2]}).values("rating") == ["good"]
 
 
 def test_a_push_computes_the_written_views_of_what_it_pushes(both: Both) -> None:

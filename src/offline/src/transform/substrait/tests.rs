@@ -98,15 +98,15 @@ fn typed(columns: &[Vec<Value>]) -> Vec<TypedColumn> {
     columns.iter().enumerate().map(of).collect()
 }
 
-fn run_bytes(bytes: Bytes, columns: Vec<TypedColumn>, features: &[(&str, ValueType)]) -> Result<Vec<NamedColumn>> {
+fn run_bytes(bytes: &Bytes, columns: Vec<TypedColumn>, features: &[(&str, ValueType)]) -> Result<Vec<NamedColumn>> {
     let rows = columns.first().map_or(0, |c| c.values.len());
     let call = Transformation { view: view(features), rows, columns, writing: false };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(Substrait::default().run(&call, &bytes))
+    runtime.block_on(Substrait::default().run(&call, bytes))
 }
 
 fn run(plan: &Plan, columns: &[Vec<Value>], out: ValueType) -> Result<Vec<Value>> {
-    let mut given = run_bytes(plan.encode_to_vec().into(), typed(columns), &[("out", out)])?;
+    let mut given = run_bytes(&plan.encode_to_vec().into(), typed(columns), &[("out", out)])?;
     assert_eq!(given.len(), 1, "one column");
     Ok(given.remove(0).values)
 }
@@ -471,7 +471,7 @@ fn what_ibis_made_runs() {
     let plan = Plan::decode(ROWS).expect("a plan");
     let names = plan.relations[0].root.as_ref().expect("a root").names.clone();
     let features: Vec<_> = names.iter().map(|n| (n.as_str(), ValueType::Invalid)).collect();
-    let given = run_bytes(Bytes::from_static(ROWS), rows_columns(&plan), &features).expect("it runs");
+    let given = run_bytes(&Bytes::from_static(ROWS), rows_columns(&plan), &features).expect("it runs");
     assert_eq!(given.iter().map(|c| c.name.clone()).collect::<Vec<_>>(), names);
 }
 
@@ -496,7 +496,7 @@ proptest! {
                 _ => bytes.insert(at, byte),
             }
         }
-        if let Err(error) = run_bytes(bytes.into(), rows_columns(&plan), &features) {
+        if let Err(error) = run_bytes(&bytes.into(), rows_columns(&plan), &features) {
             prop_assert!(matches!(error.kind(), Kind::InvalidArgument), "{:?}: {}", error.kind(), error.message());
         }
     }
