@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions};
@@ -16,7 +17,7 @@ use arrow::ipc::writer::FileWriter;
 use bytes::Bytes;
 use model::ports::{NamedColumn, TypedColumn};
 use model::value::{NULL, coerce, element_type, is_null};
-use model::{Error, Result, Value, ValueType};
+use model::{Error, Kind, Result, Value, ValueType};
 use prost::Message;
 
 use crate::convert::{arrow_type, from_values, to_values, utc_micros};
@@ -95,7 +96,12 @@ pub(super) fn decode(bytes: Bytes) -> Result<RecordBatch> {
         let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
         concat_batches(&schema, &batches)
     };
-    read().map_err(|e| Error::internal("the transformation server answered with no Arrow table", e))
+    let no_table = "the transformation server answered with no Arrow table";
+    // arrow checks most of what it reads, but panics over buffers that are shorter than their columns
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|e| Error::internal(no_table, e)),
+        Err(_) => Err(Error::new(Kind::Internal, no_table)),
+    }
 }
 
 /// The columns that are features (by their own name, or with the view's before it) or keys, in their
@@ -148,3 +154,6 @@ fn deserialized(array: &ArrayRef, value_type: ValueType) -> Result<Vec<Value>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
