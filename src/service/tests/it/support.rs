@@ -18,7 +18,7 @@ use proto::feast::core;
 use proto::feast::core::on_demand_source::Source;
 use service::catalog::{Catalog, CatalogSettings};
 use service::push::{Cell, Cells, Frame, Pusher};
-use service::retrieve::Retriever;
+use service::retrieve::{Limits, Retriever};
 
 pub(crate) const PROJECT: &str = "p";
 /// The clock's time: 2026-01-01T00:00:00Z.
@@ -140,14 +140,14 @@ pub(crate) async fn world(mut objects: Vec<Object>, functions: Option<Functions>
     let spec = core::EntitySpecV2 { name: "driver".into(), join_key: "driver_id".into(), ..Default::default() };
     objects.push(object(ObjectKind::Entity, "driver", &core::Entity { spec: Some(spec), meta: None }));
     let clock: Arc<dyn Clock> = Arc::new(Still);
-    let settings = CatalogSettings { cache_ttl: Duration::ZERO };
+    let settings = CatalogSettings { cache_ttl: Duration::ZERO, online_versions: false, clear_online_rows: false };
     let catalog = Catalog::open(Arc::new(Fixed(objects)), clock.clone(), settings).await.expect("opens");
     let (store, catalog) = (Arc::new(Store::default()), Arc::new(catalog));
     let transformer = functions.map(Arc::new);
     let functions = transformer.clone().unwrap_or_default();
     let transformer = transformer.map(|t| -> Arc<dyn Transformer> { t });
     let pusher = Pusher::new(catalog.clone(), store.clone(), None, clock.clone(), PROJECT.into());
-    let retriever = Retriever::new(catalog, store.clone(), clock, PROJECT.into(), 100);
+    let retriever = Retriever::new(catalog, store.clone(), clock, PROJECT.into(), Limits::default());
     World {
         store,
         functions,
