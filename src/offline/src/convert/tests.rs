@@ -26,7 +26,7 @@ fn scalar(value_type: ValueType) -> BoxedStrategy<Val> {
         T::Float => (-1e30f32..1e30).prop_map(Val::FloatVal).boxed(),
         T::Bool => any::<bool>().prop_map(Val::BoolVal).boxed(),
         T::UnixTimestamp => (-10_000_000_000i64..10_000_000_000).prop_map(Val::UnixTimestampVal).boxed(),
-        T::Json => text().prop_map(Val::JsonVal).boxed(),
+        T::Json => text().prop_map(|text| Val::JsonVal(format!("[{}]", text.len()))).boxed(),
         T::Uuid => text().prop_map(Val::UuidVal).boxed(),
         T::TimeUuid => text().prop_map(Val::TimeUuidVal).boxed(),
         T::Decimal => (0u32..100_000).prop_map(|v| Val::DecimalVal(format!("{v}.5"))).boxed(),
