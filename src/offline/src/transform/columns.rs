@@ -5,15 +5,18 @@
 //! Source: `OnlineResponse.to_arrow` in `feast/online_response.py`.
 
 use std::collections::HashMap;
-use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions};
+use arrow::buffer::Buffer;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow::ipc::reader::FileReader;
+use arrow::error::ArrowError;
+use arrow::ipc::convert::fb_to_schema;
+use arrow::ipc::reader::{FileDecoder, read_footer_length};
 use arrow::ipc::writer::FileWriter;
+use arrow::ipc::{Block, root_as_footer};
 use bytes::Bytes;
 use model::ports::{NamedColumn, TypedColumn};
 use model::value::{NULL, coerce, element_type, is_null};
@@ -90,18 +93,41 @@ pub(super) fn encode(batch: &RecordBatch) -> Result<Vec<u8>> {
 ///
 /// Errors: bytes that are none.
 pub(super) fn decode(bytes: Bytes) -> Result<RecordBatch> {
-    let read = || -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
-        let reader = FileReader::try_new(Cursor::new(bytes), None)?;
-        let schema = reader.schema();
-        let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
-        concat_batches(&schema, &batches)
-    };
+    let bytes = Buffer::from(bytes);
+    let read = || read_file(&bytes);
     let no_table = "the transformation server answered with no Arrow table";
     // arrow checks most of what it reads, but panics over buffers that are shorter than their columns
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(read) => read.map_err(|e| Error::internal(no_table, e)),
         Err(_) => Err(Error::new(Kind::Internal, no_table)),
     }
+}
+
+/// Reads by the file's own footer, within the bytes: arrow's `FileReader` takes as much memory as the
+/// footer says, and ends the process where there is not so much.
+fn read_file(bytes: &Buffer) -> std::result::Result<RecordBatch, ArrowError> {
+    let broken = |what: &str| ArrowError::IpcError(what.to_owned());
+    let (before, trailer) = bytes.split_last_chunk::<10>().ok_or_else(|| broken("it has no trailer"))?;
+    let start = before.len().checked_sub(read_footer_length(*trailer)?).ok_or_else(|| broken("its footer is short"))?;
+    let footer = root_as_footer(&before[start..]).map_err(|e| broken(&e.to_string()))?;
+    let schema = Arc::new(fb_to_schema(footer.schema().ok_or_else(|| broken("it has no schema"))?));
+    let part = |block: &Block| {
+        let offset = usize::try_from(block.offset()).ok();
+        let length = usize::try_from(block.bodyLength()).ok().zip(usize::try_from(block.metaDataLength()).ok());
+        let found = offset.zip(length.and_then(|(body, metadata)| body.checked_add(metadata)));
+        let inside = found.filter(|(offset, length)| offset.checked_add(*length).is_some_and(|end| end <= bytes.len()));
+        let (offset, length) = inside.ok_or_else(|| broken("a block is outside of the file"))?;
+        Ok::<_, ArrowError>(bytes.slice_with_length(offset, length))
+    };
+    let mut decoder = FileDecoder::new(schema.clone(), footer.version());
+    for block in footer.dictionaries().iter().flatten() {
+        decoder.read_dictionary(block, &part(block)?)?;
+    }
+    let mut batches = Vec::new();
+    for block in footer.recordBatches().iter().flatten() {
+        batches.extend(decoder.read_record_batch(block, &part(block)?)?);
+    }
+    concat_batches(&schema, &batches)
 }
 
 /// The columns that are features (by their own name, or with the view's before it) or keys, in their
