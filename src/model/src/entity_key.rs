@@ -135,6 +135,19 @@ impl EntityKeys {
         (seen.len() < first.len()).then_some(first)
     }
 
+    /// The keys that stand at their own place in `first` ([`EntityKeys::repeats`]): each once.
+    #[must_use]
+    pub fn firsts(&self, first: &[usize]) -> Self {
+        let mut out = Self { bytes: Vec::with_capacity(self.bytes.len()), ends: Vec::with_capacity(first.len()) };
+        for (at, key) in self.iter().enumerate() {
+            if first[at] == at {
+                out.bytes.extend_from_slice(key);
+                out.ends.push(out.bytes.len());
+            }
+        }
+        out
+    }
+
     /// Each key once, in order of appearance; and for each key its position among those.
     pub fn distinct(&self) -> (Vec<EntityKey>, Vec<usize>) {
         let mut seen = HashMap::with_capacity(self.len());

@@ -131,8 +131,9 @@ impl Retriever {
         match keys.repeats() {
             None => self.store.read_rows(&group.tables, keys, &mut gathers).await?,
             Some(first) => {
+                let distinct = keys.firsts(&first);
                 let mut repeated = Repeated::new(&mut gathers, first, group.tables.len());
-                self.store.read_rows(&group.tables, keys, &mut repeated).await?;
+                self.store.read_rows(&group.tables, &distinct, &mut repeated).await?;
             }
         }
         Ok(gathers.0.into_iter().map(Gather::finish).collect())

@@ -16,15 +16,15 @@ impl RowSink for Gathers {
     }
 }
 
-/// Takes the row that came first for an entity for its other rows too: they have one answer, whatever is
-/// written meanwhile.
+/// Takes one row for each distinct entity, and gives it to all the places where that one stands: they have
+/// one answer, whatever is written meanwhile.
 pub(super) struct Repeated<'a, S> {
     of: &'a mut S,
     /// For each key the position where it stands first.
     first: Vec<usize>,
     /// Whether a key stands again further on.
     again: Vec<bool>,
-    /// The next key, for each table.
+    /// The place of the next row, for each table.
     next: Vec<usize>,
     kept: HashMap<(usize, usize), Option<Row>>,
 }
@@ -42,15 +42,17 @@ impl<'a, S: RowSink> Repeated<'a, S> {
 impl<S: RowSink> RowSink for Repeated<'_, S> {
     fn push(&mut self, table: usize, row: Option<RowRef<'_>>) {
         let at = self.next[table];
-        self.next[table] += 1;
-        if self.first[at] != at {
-            let kept = self.kept.get(&(table, self.first[at])).and_then(Option::as_ref);
-            return self.of.push(table, kept.map(Row::borrowed));
-        }
         if self.again[at] {
             self.kept.insert((table, at), row.map(RowRef::to_row));
         }
         self.of.push(table, row);
+        let mut next = at + 1;
+        while let Some(first) = self.first.get(next).copied().filter(|first| *first != next) {
+            let kept = self.kept.get(&(table, first)).and_then(Option::as_ref);
+            self.of.push(table, kept.map(Row::borrowed));
+            next += 1;
+        }
+        self.next[table] = next;
     }
 }
 
@@ -75,17 +77,17 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_one_entity_are_the_first_that_was_read() {
-        let (mut noted, read) =
-            (Noted::default(), [Some(row(b"a")), None, Some(row(b"b")), Some(row(b"c")), Some(row(b"d"))]);
-        // The keys x y x y z, of two tables, written to between the looks.
-        let mut sink = Repeated::new(&mut noted, vec![0, 1, 0, 1, 4], 2);
-        for row in &read {
+    fn rows_stand_wherever_their_entity_stands() {
+        // The keys x y x y z x, of two tables; x and z have rows.
+        let mut noted = Noted::default();
+        let mut sink = Repeated::new(&mut noted, vec![0, 1, 0, 1, 4, 0], 2);
+        for row in [Some(row(b"x")), None, Some(row(b"z"))] {
             sink.push(0, row.as_ref().map(Row::borrowed));
+            sink.push(1, None);
         }
-        sink.push(1, Some(row(b"e").borrowed()));
         let of = |table| noted.0.iter().filter(move |(at, _)| *at == table).map(|(_, row)| row.clone());
-        assert!(of(0).eq([Some(row(b"a")), None, Some(row(b"a")), None, Some(row(b"d"))]));
-        assert!(of(1).eq([Some(row(b"e"))]));
+        let (x, z) = (Some(row(b"x")), Some(row(b"z")));
+        assert!(of(0).eq([x.clone(), None, x.clone(), None, z, x]));
+        assert!(of(1).eq([None, None, None, None, None, None]));
     }
 }
