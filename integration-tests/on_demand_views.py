@@ -137,7 +137,7 @@ def objects() -> list[Any]:
         if val == 664:
             hoard = bytearray(1 << 30)
             hoard[::4096] = b"x" * len(hoard[::4096])
-            time.sleep(60)
+            time.sleep(60)  # holds the memory until Larder has seen it and killed this worker
         return {"harm": ["much"] if val == 665 else list(inputs["val"])}
 
     @on_demand_feature_view(

@@ -9,7 +9,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -21,6 +20,7 @@ from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStu
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
 from conftest import StartLarder
+from larder_env.process import wait_until
 from larder_env.server import HOST, Larder
 from rides import Rides
 
@@ -70,10 +70,7 @@ def larder(served: Rides) -> Iterator[Larder]:
 
 def eventually(holds: Callable[[], bool]) -> None:
     """Wait until a condition holds."""
-    deadline = time.monotonic() + SOON
-    while not holds():
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.02)
+    wait_until(holds, "the condition", SOON)
 
 
 def refusals(larder: Larder, limit: str) -> int:

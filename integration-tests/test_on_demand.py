@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerSt
 
 from conftest import StartLarder
 from faces import Grpc, Http, RefusedError, json_cell, now
+from larder_env.process import wait_until
 from larder_env.repo import store, write_config
 from larder_env.server import HOST, Larder, Ports
 from on_demand_views import HARMFUL, objects
@@ -109,10 +109,7 @@ def rows() -> dict[str, pd.DataFrame]:
 def wait_for_workers(larder: Larder, number: int) -> None:
     """Wait until so many workers are ready: importing Feast takes them a while on a busy machine."""
     started, replaced = (f"larder_transformation_workers_{what}_total" for what in ("started", "replaced"))
-    until = time.monotonic() + 120
-    while sum(metric(larder, started)) - sum(metric(larder, replaced)) < number:
-        assert time.monotonic() < until, larder.log
-        time.sleep(0.1)  # a wait on another process's start: /metrics is what tells
+    wait_until(lambda: sum(metric(larder, started)) - sum(metric(larder, replaced)) >= number, "workers", 120)
 
 
 @pytest.fixture(scope="module")

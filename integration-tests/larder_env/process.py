@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(pause)
+        time.sleep(pause)  # the one place that polls: what other processes do cannot be waited for otherwise
 
 
 class Process:

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result, tried};
 use crate::load::{self, Target};
@@ -11,6 +11,9 @@ use crate::null;
 use crate::process::{self, Process, command};
 use crate::wire::{Prepared, Protocol};
 use crate::workload::{self, PROJECT, PUSH_ROWS, Shape};
+
+/// How long a server may take from its first listening to its first answer.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -182,9 +185,16 @@ impl Setup {
         let server = Server { name, address, process };
         // gunicorn listens before its workers are there
         let shape = Shape { entities: 1, features: 50 };
-        std::thread::sleep(Duration::from_secs(1));
-        load::ask(server.target(Protocol::Http), &[workload::http(shape, &[1])])?;
-        Ok(server)
+        let first = [workload::http(shape, &[1])];
+        let start = Instant::now();
+        loop {
+            match load::ask(server.target(Protocol::Http), &first) {
+                Ok(_) => return Ok(server),
+                Err(error) if start.elapsed() > PATIENCE => return Err(error),
+                // nothing tells when another process answers: ask again
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
     }
 
     /// Installs what Feast needs for Redis, beside the data.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const STOP: Duration = Duration::from_mins(1);
 /// Python packages beside the data that are not in the environment.
 pub(crate) const PACKAGES: &str = "python";
 
-/// A child process; dropping it kills it.
+/// A child process and what it starts, in a process group of their own; dropping it kills them.
 pub(crate) struct Process {
     name: String,
     log: PathBuf,
@@ -58,6 +59,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
+            .process_group(0)
             .spawn()
             .map_err(tried(format!("starting {name}")))?;
         Ok(Self { name: name.to_owned(), log, child })
@@ -81,6 +83,7 @@ impl Process {
             if start.elapsed() > START {
                 return Err(self.error(format!("did not listen within {} s", START.as_secs())));
             }
+            // nothing tells when another process listens: ask again
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -101,6 +104,7 @@ impl Process {
             if self.child.try_wait().map_err(tried("waiting for a child"))?.is_some() {
                 return Ok(());
             }
+            // std waits for a child without end or not at all: ask again
             std::thread::sleep(Duration::from_millis(20));
         }
         Err(self.error(format!("did not end within {} s", STOP.as_secs())))
@@ -109,7 +113,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A child that has ended already is no error here.
+        // A child that has ended already is no error here. Its workers would outlive it: they are killed with it.
+        let group = format!("-{}", self.pid());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

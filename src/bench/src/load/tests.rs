@@ -21,6 +21,7 @@ fn server(calm: usize, stall: Duration) -> SocketAddr {
                     let mut seen = seen.lock().expect("nobody panics");
                     *seen += 1;
                     if *seen == calm {
+                        // the stall that is measured: it is what this server is for
                         thread::sleep(stall);
                     }
                     drop(seen);

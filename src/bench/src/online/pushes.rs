@@ -60,6 +60,7 @@ fn measure(server: &Server, pushes: &[Prepared]) -> Result<f64> {
     let acknowledged = machine::cpu_seconds(server.pid());
     let (start, mut last) = (Instant::now(), acknowledged);
     loop {
+        // a second is the measure: at rest is who used next to no CPU in one
         std::thread::sleep(Duration::from_secs(1));
         let now = machine::cpu_seconds(server.pid());
         if now - last < REST || start.elapsed() > Duration::from_mins(2) {
