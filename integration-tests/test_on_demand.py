@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pandas as pd
 import pytest
-from feast import FeatureStore, RepoConfig
+from feast import FeatureStore
 from feast.protos.feast.core.OnDemandFeatureView_pb2 import OnDemandFeatureView as OnDemandFeatureViewProto
 from feast.protos.feast.registry.RegistryServer_pb2 import ApplyFeatureViewRequest
 from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerStub
@@ -24,7 +24,7 @@ from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerSt
 from conftest import StartLarder
 from faces import Grpc, Http, RefusedError, json_cell, now
 from larder_env.process import wait_until
-from larder_env.repo import store, write_config
+from larder_env.repo import store, write_config, write_feast
 from larder_env.server import HOST, Larder, Ports
 from on_demand_views import HARMFUL, objects
 from online import metric
@@ -119,16 +119,8 @@ def both(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -
     own = f"transformations: {{python: {sys.executable}, workers: 2, deadline_ms: {DEADLINE_MS}, memory_mb: 600}}\n"
     larder = module_larder(repo(path / "repo", own))
     remote = store(path / "repo")
-    local = FeatureStore(
-        config=RepoConfig(
-            project=PROJECT,
-            provider="local",
-            registry=str(path / "feast" / "registry.db"),
-            online_store={"type": "sqlite", "path": str(path / "feast" / "online.db")},
-            offline_store={"type": "file"},
-            entity_key_serialization_version=3,
-        )
-    )
+    write_feast(path / "feast", PROJECT)
+    local = store(path / "feast")
     wait_for_workers(larder, 2)
     filled = rows()
     for each in (remote, local):

@@ -42,7 +42,7 @@ from feast.saved_dataset import SavedDataset
 from feast.types import Int64, String
 from google.protobuf.empty_pb2 import Empty
 
-from larder_env.repo import feast, store, write_config
+from larder_env.repo import feast, store, write_config, write_feast
 from larder_env.server import HOST, Larder, Ports
 
 StartLarder = Callable[..., Larder]
@@ -584,16 +584,7 @@ def test_malformed_requests_harm_nobody(server: Larder, ports: Ports, everything
 
 def local_repo(everything: Path, target: Path) -> FeatureStore:
     """Feast itself, with the same definitions and a registry file of its own."""
-    target.mkdir(parents=True)
-    config = {
-        "project": PROJECT,
-        "provider": "local",
-        "registry": str(target / "registry.db"),
-        "offline_store": {"type": "file"},
-        "online_store": {"type": "sqlite", "path": str(target / "online.db")},
-        "entity_key_serialization_version": 3,
-    }
-    (target / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    write_feast(target, PROJECT, registry="registry.db")
     (target / "definitions.py").write_text((everything / "definitions.py").read_text())
     os.symlink(everything / "data", target / "data")
     feast(target, *APPLY)

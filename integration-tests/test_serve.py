@@ -35,7 +35,7 @@ import rides
 from conftest import StartLarder
 from faces import Grpc, Http, RefusedError, now, typed
 from larder_env.process import ProcessError, free_ports, wait_until
-from larder_env.repo import store
+from larder_env.repo import store, write_client, write_feast
 from larder_env.server import HOST, Larder, Ports
 from online import metric
 from otlp import collector
@@ -318,16 +318,7 @@ def test_tls_files_that_cannot_be_used(
 
 def feast_repo(path: Path, registry: object = "data/registry.db") -> Ports:
     """A local Feast repo as `feast init` makes it (no larder.yaml), with the synthetic drivers; the ports to use."""
-    config = {
-        "project": "drivers",
-        "provider": "local",
-        "registry": registry,
-        "online_store": {"type": "sqlite", "path": "data/online_store.db"},
-        "offline_store": {"type": "file"},
-        "entity_key_serialization_version": 3,
-    }
-    path.mkdir()
-    (path / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    write_feast(path, "drivers", registry=registry)
     return Ports.free()
 
 
@@ -403,16 +394,8 @@ def test_what_is_applied_through_the_server_is_in_the_file(tmp_path: Path, larde
     path, client = tmp_path / "repo", tmp_path / "client"
     ports = feast_repo(path)
     larder(path, ports=ports)
-    config = {
-        "project": "drivers",
-        "provider": "local",
-        "registry": {"registry_type": "remote", "path": f"{HOST}:{ports.registry}"},
-        "online_store": {"type": "remote", "path": f"http://{HOST}:{ports.online}"},
-        "offline_store": {"type": "remote", "host": HOST, "port": ports.offline},
-        "entity_key_serialization_version": 3,
-    }
     synthetic = SyntheticRepo.create(client)
-    (client / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    write_client(client, "drivers", ports)
     synthetic.apply()
     local = FeatureStore(repo_path=str(path))
     assert [view.name for view in local.list_feature_views()] == ["driver_stats"]

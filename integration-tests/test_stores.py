@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +18,11 @@ import yaml
 from feast import FeatureStore
 
 from conftest import StartLarder
-from larder_env.process import Process, free_ports, wait_until
+from feast_server import FeastServer
+from larder_env.process import wait_until
 from larder_env.redis import Redis
-from larder_env.repo import feast, store
-from larder_env.server import HOST, Larder, Ports
+from larder_env.repo import feast, store, write_feast
+from larder_env.server import Larder, Ports
 from synthetic import DRIVERS, SyntheticRepo
 
 JSON = dict[str, object]
@@ -31,16 +31,7 @@ STATS = ["driver_stats:trips", "driver_stats:conv_rate", "driver_stats:rating"]
 
 def local_repo(path: Path, online_store: object) -> SyntheticRepo:
     """A repo whose SDK writes into the online store itself, applied; nothing is materialized."""
-    config = {
-        "project": "drivers",
-        "provider": "local",
-        "registry": "data/registry.db",
-        "online_store": online_store,
-        "offline_store": {"type": "file"},
-        "entity_key_serialization_version": 3,
-    }
-    path.mkdir()
-    (path / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    write_feast(path, "drivers", online_store=online_store)
     repo = SyntheticRepo.create(path)
     repo.apply()
     return repo
@@ -84,23 +75,6 @@ def by_sdk(local: FeatureStore, drivers: list[int]) -> dict[str, list[object]]:
     return local.get_online_features(features=STATS, entity_rows=rows).to_dict()
 
 
-class FeastServer:
-    """`feast serve` in a repo, on a free port."""
-
-    def __init__(self, repo: Path) -> None:
-        self.url = f"http://{HOST}:{free_ports(1)[0]}"
-        self.process = Process("feast serve", repo / "feast-serve.log")
-        port = self.url.rsplit(":", 1)[1]
-        self.process.spawn([Path(sys.executable).parent / "feast", "serve", "--host", HOST, "--port", port], cwd=repo)
-        self.process.wait_ready(self._healthy, 120)
-
-    def _healthy(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/health", timeout=2).status_code == 200
-        except requests.RequestException:
-            return False
-
-
 @pytest.fixture(scope="module")
 def feast_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `feast init`, `feast apply` and `feast materialize` leave behind, untouched."""
@@ -115,7 +89,7 @@ def feast_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_larder_answers_in_place_of_feast_serve(feast_init: Path, larder: StartLarder) -> None:
     """All features of the repo's views, for all drivers and an unknown one: the same columns from both."""
-    other = FeastServer(feast_init)
+    other = FeastServer(feast_init).start()
     ours = larder(feast_init, ports=Ports.free())
     views = [view for view in store(feast_init).list_feature_views() if view.online]
     features = [f"{view.name}:{field.name}" for view in views for field in view.features]
@@ -127,7 +101,7 @@ def test_larder_answers_in_place_of_feast_serve(feast_init: Path, larder: StartL
             assert by_name(ask(ours.online_url, some, entities, full)) == by_name(theirs)
             known = theirs["results"][1]["statuses"]  # type: ignore[index]
             assert known == ["NOT_FOUND" if driver == 7 else "PRESENT" for driver in drivers]
-    other.process.stop()
+    other.stop()
 
 
 @pytest.fixture

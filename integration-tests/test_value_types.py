@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
-from feast import FeatureStore, RepoConfig
+from feast import FeatureStore
 from feast.feature_server_utils import convert_response_to_dict
 from feast.protos.feast.serving.ServingService_pb2 import FeatureList, FieldStatus, GetOnlineFeaturesRequest
 from feast.protos.feast.types import Value_pb2 as v
@@ -44,6 +44,7 @@ from feast.types import (
 import rides
 from conftest import StartLarder
 from faces import Grpc, Http, Row, json_cell, now
+from larder_env.repo import store, write_feast
 from rides import DRIVER, Rides, fresh, pushed_view
 
 AT = now().replace(microsecond=0) - timedelta(hours=1)
@@ -188,16 +189,8 @@ def objects() -> list[object]:
 def feast_itself(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """Feast 0.67 on its own local SQLite store, with the same views."""
     path = tmp_path_factory.mktemp("feast")
-    config = RepoConfig(
-        project=rides.PROJECT,
-        provider="local",
-        registry=str(path / "registry.db"),
-        online_store={"type": "sqlite", "path": str(path / "online.db")},
-        offline_store={"type": "file"},
-        entity_key_serialization_version=3,
-        repo_path=path,
-    )
-    local = FeatureStore(config=config)
+    write_feast(path, rides.PROJECT)
+    local = store(path)
     local.apply(objects())  # type: ignore[arg-type]
     return local
 

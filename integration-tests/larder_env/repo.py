@@ -18,17 +18,34 @@ from larder_env.server import HOST, Ports
 
 def write_config(repo: Path, project: str, ports: Ports) -> None:
     """Write larder.yaml for the server and feature_store.yaml for its clients."""
+    write_client(repo, project, ports)
+    (repo / "larder.yaml").write_text(yaml.safe_dump({"project": project}))
+
+
+def write_client(repo: Path, project: str, ports: Ports) -> None:
+    """Write a feature_store.yaml whose three stores are the server at these ports."""
+    write_feast(
+        repo,
+        project,
+        registry={"registry_type": "remote", "path": f"{HOST}:{ports.registry}"},
+        online_store={"type": "remote", "path": f"http://{HOST}:{ports.online}"},
+        offline_store={"type": "remote", "host": HOST, "port": ports.offline},
+    )
+
+
+def write_feast(repo: Path, project: str, **parts: object) -> None:
+    """Write a feature_store.yaml of Feast's own local stores, but for the parts that are given."""
     repo.mkdir(parents=True, exist_ok=True)
-    client = {
+    config = {
         "project": project,
         "provider": "local",
-        "registry": {"registry_type": "remote", "path": f"{HOST}:{ports.registry}"},
-        "online_store": {"type": "remote", "path": f"http://{HOST}:{ports.online}"},
-        "offline_store": {"type": "remote", "host": HOST, "port": ports.offline},
+        "registry": "data/registry.db",
+        "online_store": {"type": "sqlite", "path": "data/online_store.db"},
+        "offline_store": {"type": "file"},
         "entity_key_serialization_version": 3,
+        **parts,
     }
-    (repo / "larder.yaml").write_text(yaml.safe_dump({"project": project}))
-    (repo / "feature_store.yaml").write_text(yaml.safe_dump(client, sort_keys=False))
+    (repo / "feature_store.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def ports_in(repo: Path) -> Ports:
