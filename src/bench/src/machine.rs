@@ -2,6 +2,13 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A process rests when it uses less CPU than this in a second.
+const REST: f64 = 0.03;
+/// How long one may take to come to rest.
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Clock ticks a second in `/proc/<pid>/stat`: `USER_HZ`, which Linux fixes at 100 for all programs.
 const TICKS: f64 = 100.0;
@@ -10,6 +17,23 @@ const TICKS: f64 = 100.0;
 /// one that is gone. To the tick of 10 ms: measure over seconds.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     tree(pid).iter().filter_map(|pid| stat(*pid)).map(|stat| stat.ticks).sum::<u64>() as f64 / TICKS
+}
+
+/// Waits until a process and its descendants rest, and gives the CPU seconds that they have used by then; `None`
+/// where they are still at work after ten minutes.
+pub(crate) fn at_rest(pid: u32) -> Option<f64> {
+    let start = Instant::now();
+    let mut last = cpu_seconds(pid);
+    while start.elapsed() < PATIENCE {
+        // a second is the measure: at rest is who used next to no CPU in one
+        thread::sleep(Duration::from_secs(1));
+        let now = cpu_seconds(pid);
+        if now - last < REST {
+            return Some(now);
+        }
+        last = now;
+    }
+    None
 }
 
 /// Resident memory of a process and its living descendants, MB (10^6 bytes). Pages that they share count

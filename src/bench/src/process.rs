@@ -69,7 +69,7 @@ impl Process {
         self.child.id()
     }
 
-    fn error(&self, what: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, what: impl Into<String>) -> Error {
         Error::Process { name: self.name.clone(), what: what.into(), log: self.log.clone() }
     }
 

@@ -1,8 +1,6 @@
 //! Pushes: rows for a CPU second of the server, its background work included: the CPU counts until the server
 //! rests.
 
-use std::time::{Duration, Instant};
-
 use super::Bench;
 use crate::error::{Result, tried};
 use crate::figures::number;
@@ -18,8 +16,6 @@ const PUSHES: usize = 600;
 const FEAST_PUSHES: usize = 20;
 /// Users that are written again and again.
 const SAME: i64 = 10_000;
-/// A server rests when it uses less CPU than this in a second.
-const REST: f64 = 0.03;
 
 pub(super) fn run(bench: &mut Bench) {
     println!("\nPushes of {PUSH_ROWS} rows of 10 features, fsync");
@@ -58,17 +54,7 @@ fn measure(server: &Server, pushes: &[Prepared]) -> Result<f64> {
     }
     let took = load::each(target, pushes)?;
     let acknowledged = machine::cpu_seconds(server.pid());
-    let (start, mut last) = (Instant::now(), acknowledged);
-    loop {
-        // a second is the measure: at rest is who used next to no CPU in one
-        std::thread::sleep(Duration::from_secs(1));
-        let now = machine::cpu_seconds(server.pid());
-        if now - last < REST || start.elapsed() > Duration::from_mins(2) {
-            break;
-        }
-        last = now;
-    }
-    let cpu = machine::cpu_seconds(server.pid()) - before;
+    let cpu = server.rest()? - before;
     let rows = (pushes.len() * PUSH_ROWS) as f64;
     println!(
         "  {:<13} {:>9} rows/CPU-s {:>9} rows/s; CPU {} s until acknowledged, {} s until at rest; {} MB",
