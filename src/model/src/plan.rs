@@ -299,53 +299,6 @@ fn check_collisions(projections: &[Projection], full_feature_names: bool) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ports::{Object, ObjectKind};
-    use crate::registry::Registry;
-    use crate::value::proto_value::Val;
-    use proto::feast::core;
-
-    fn object(kind: ObjectKind, name: &str, message: &impl prost::Message) -> Object {
-        Object { kind, project: "p".into(), name: name.into(), bytes: message.encode_to_vec().into() }
-    }
-
-    fn column(name: &str, value_type: ValueType) -> core::FeatureSpecV2 {
-        core::FeatureSpecV2 { name: name.into(), value_type: value_type.into(), ..Default::default() }
-    }
-
-    /// A view on `driver_id` of this type, with one feature.
-    fn view(name: &str, key: ValueType) -> Object {
-        let spec = core::FeatureViewSpec {
-            name: name.into(),
-            entities: vec!["driver".into()],
-            entity_columns: vec![column("driver_id", key)],
-            features: vec![column(&format!("{name}_trips"), ValueType::Int64)],
-            ..Default::default()
-        };
-        object(ObjectKind::FeatureView, name, &core::FeatureView { spec: Some(spec), meta: None })
-    }
-
-    #[test]
-    fn every_view_is_read_by_the_key_of_its_own_type() {
-        let spec = core::EntitySpecV2 { name: "driver".into(), join_key: "driver_id".into(), ..Default::default() };
-        let entity = object(ObjectKind::Entity, "driver", &core::Entity { spec: Some(spec), meta: None });
-        let views = [view("wide", ValueType::Int64), view("narrow", ValueType::Int32), view("text", ValueType::String)];
-        let registry = Registry::resolve(1, views.into_iter().chain([entity])).expect("resolves");
-        let project = registry.project("p").expect("the project");
-        let refs = ["wide:wide_trips", "narrow:narrow_trips", "text:text_trips"].map(str::to_owned).to_vec();
-        let plan = Plan::new(project, "p", &FeatureRequest::Refs(refs), false).expect("a plan");
-
-        let sent = vec![Value { val: Some(Val::Int64Val(1001)) }];
-        let bound = plan.bind(vec![("driver_id".into(), sent)]).expect("binds");
-        let wanted = [Val::Int64Val(1001), Val::Int32Val(1001), Val::StringVal("1001".into())];
-        for (keys, val) in bound.keys.iter().zip(wanted) {
-            let key = EntityKey::encode(&[("driver_id", &Value { val: Some(val) })]).expect("a key");
-            assert_eq!(keys.iter().collect::<Vec<_>>(), [key.as_bytes()]);
-        }
-
-        let error = plan.bind(vec![("driver_id".into(), vec![Value { val: Some(Val::Int64Val(i64::MAX)) }])]);
-        let error = error.expect_err("too wide for INT32");
-        assert!(error.message().contains("driver_id") && error.message().contains("INT32"), "{}", error.message());
-    }
-}
+mod fixtures;
+#[cfg(test)]
+mod tests;

@@ -3,40 +3,21 @@
 use proto::feast::core;
 use proto::feast::core::on_demand_source::Source;
 
+use super::super::fixtures::{columns, object, registry, view};
 use super::*;
 use crate::ports::{Object, ObjectKind};
 use crate::registry::{FeatureRequest, Registry};
 use crate::value::proto_value::Val;
 
-fn object(kind: ObjectKind, name: &str, message: &impl prost::Message) -> Object {
-    Object { kind, project: "p".into(), name: name.into(), bytes: message.encode_to_vec().into() }
-}
-
-fn columns(names: &[&str]) -> Vec<core::FeatureSpecV2> {
-    let of = |name: &&str| core::FeatureSpecV2 {
-        name: (*name).into(),
-        value_type: ValueType::Int64.into(),
-        ..Default::default()
-    };
-    names.iter().map(of).collect()
-}
-
 /// A plain view on `driver_id`.
 fn plain(name: &str, features: &[&str]) -> Object {
-    let spec = core::FeatureViewSpec {
-        name: name.into(),
-        entities: vec!["driver".into()],
-        entity_columns: columns(&["driver_id"]),
-        features: columns(features),
-        ..Default::default()
-    };
-    object(ObjectKind::FeatureView, name, &core::FeatureView { spec: Some(spec), meta: None })
+    view(name, ValueType::Int64, features)
 }
 
 fn of_view(view: &str, features: &[&str]) -> Source {
     Source::FeatureViewProjection(core::FeatureViewProjection {
         feature_view_name: view.into(),
-        feature_columns: columns(features),
+        feature_columns: columns(features, ValueType::Int64),
         ..Default::default()
     })
 }
@@ -52,7 +33,7 @@ fn computed_spec(name: &str, features: &[&str], sources: Vec<Source>) -> core::O
     let sources = sources.into_iter().enumerate();
     core::OnDemandFeatureViewSpec {
         name: name.into(),
-        features: columns(features),
+        features: columns(features, ValueType::Int64),
         // the names of sources are those of Feast's dict: here they keep the order
         sources: sources.map(|(at, s)| (format!("source{at}"), core::OnDemandSource { source: Some(s) })).collect(),
         ..Default::default()
@@ -62,12 +43,6 @@ fn computed_spec(name: &str, features: &[&str], sources: Vec<Source>) -> core::O
 fn computed(name: &str, features: &[&str], sources: Vec<Source>) -> Object {
     let spec = Some(computed_spec(name, features, sources));
     object(ObjectKind::OnDemandFeatureView, name, &core::OnDemandFeatureView { spec, meta: None })
-}
-
-fn registry(objects: Vec<Object>) -> Registry {
-    let spec = core::EntitySpecV2 { name: "driver".into(), join_key: "driver_id".into(), ..Default::default() };
-    let entity = object(ObjectKind::Entity, "driver", &core::Entity { spec: Some(spec), meta: None });
-    Registry::resolve(1, objects.into_iter().chain([entity])).expect("resolves")
 }
 
 fn plan(registry: &Registry, refs: &[&str]) -> Result<Plan> {
@@ -157,7 +132,7 @@ fn a_service_runs_only_the_functions_it_has() {
     let projection = |view: &str, alias: &str, features: &[&str]| core::FeatureViewProjection {
         feature_view_name: view.into(),
         feature_view_name_alias: alias.into(),
-        feature_columns: columns(features),
+        feature_columns: columns(features, ValueType::Int64),
         ..Default::default()
     };
     let features = vec![projection("two", "second", &["x"]), projection("one", "", &["x"])];
