@@ -136,48 +136,11 @@ fn streams(
 async fn open(config: &Config) -> Result<Shared, Error> {
     std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: config.data.clone(), source })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let mut cache_ttl = Duration::ZERO;
-    let registry: Arc<dyn RegistryStore> = match &config.registry {
-        config::Registry::Embedded => Arc::new(online::registry::sled::Store::open(&config.data.join("registry"))?),
-        config::Registry::File { path, cache_ttl_seconds } => {
-            cache_ttl = Duration::from_secs(*cache_ttl_seconds);
-            Arc::new(online::registry::file::Store::new(path.clone()))
-        }
-    };
-    let settings = CatalogSettings { cache_ttl, online_versions: config.online_versions, clear_online_rows: true };
-    let catalog = Arc::new(Catalog::open(registry, clock.clone(), settings).await?);
-    let store: Arc<dyn OnlineStore> = match &config.online {
-        config::OnlineStore::Memory => Arc::new(online::memory::Store::new()),
-        config::OnlineStore::Redis(settings) => Arc::new(online::redis::Store::open(settings).await?),
-        config::OnlineStore::Sqlite { path } => {
-            Arc::new(online::sqlite::Store::open(online::sqlite::Settings::new(path))?)
-        }
-        config::OnlineStore::Sled { cache_bytes, tier_bytes, log_bytes, durability } => {
-            let mut settings = online::sled::Settings::new(config.data.join("online"));
-            settings.cache_bytes = *cache_bytes;
-            settings.tier_bytes = *tier_bytes;
-            settings.log_bytes = *log_bytes;
-            settings.durability = match durability {
-                config::Durability::Memory => online::sled::Durability::Memory,
-                config::Durability::Flush => online::sled::Durability::Flush,
-                config::Durability::Fsync => online::sled::Durability::Fsync,
-            };
-            Arc::new(online::sled::Store::open(settings)?)
-        }
-    };
+    let catalog = Arc::new(open_catalog(config, clock.clone()).await?);
+    let store = open_store(config).await?;
     #[cfg(feature = "offline")]
     let offline = if config.services.contains(&Service::Offline) {
-        let settings = offline::Settings {
-            repo_dir: config.dir.clone(),
-            spill_dir: config.data.join("offline-spill"),
-            upload_dir: config.data.join("flight-uploads"),
-            memory_limit_bytes: usize::try_from(config.offline_memory_bytes).unwrap_or(usize::MAX),
-            default_project: Some(config.project.clone()),
-            ..offline::Settings::default()
-        };
-        let registry = catalog.clone();
-        let registry: offline::RegistrySource = Arc::new(move || registry.snapshot());
-        Some(offline::Offline::new(settings, registry, clock.clone())?)
+        Some(open_offline(config, &catalog, clock.clone())?)
     } else {
         None
     };
@@ -196,6 +159,60 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         #[cfg(feature = "offline")]
         offline,
     })
+}
+
+pub(crate) async fn open_catalog(config: &Config, clock: Arc<dyn Clock>) -> Result<Catalog, Error> {
+    let (store, cache_ttl): (Arc<dyn RegistryStore>, _) = match &config.registry {
+        config::Registry::Embedded => {
+            (Arc::new(online::registry::sled::Store::open(&config.data.join("registry"))?), Duration::ZERO)
+        }
+        config::Registry::File { path, cache_ttl_seconds } => {
+            (Arc::new(online::registry::file::Store::new(path.clone())), Duration::from_secs(*cache_ttl_seconds))
+        }
+    };
+    let settings = CatalogSettings { cache_ttl, online_versions: config.online_versions, clear_online_rows: true };
+    Ok(Catalog::open(store, clock, settings).await?)
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn OnlineStore>, Error> {
+    Ok(match &config.online {
+        config::OnlineStore::Memory => Arc::new(online::memory::Store::new()),
+        config::OnlineStore::Redis(settings) => Arc::new(online::redis::Store::open(settings).await?),
+        config::OnlineStore::Sqlite { path } => {
+            Arc::new(online::sqlite::Store::open(online::sqlite::Settings::new(path))?)
+        }
+        config::OnlineStore::Sled { cache_bytes, tier_bytes, log_bytes, durability } => {
+            let mut settings = online::sled::Settings::new(config.data.join("online"));
+            settings.cache_bytes = *cache_bytes;
+            settings.tier_bytes = *tier_bytes;
+            settings.log_bytes = *log_bytes;
+            settings.durability = match durability {
+                config::Durability::Memory => online::sled::Durability::Memory,
+                config::Durability::Flush => online::sled::Durability::Flush,
+                config::Durability::Fsync => online::sled::Durability::Fsync,
+            };
+            Arc::new(online::sled::Store::open(settings)?)
+        }
+    })
+}
+
+#[cfg(feature = "offline")]
+pub(crate) fn open_offline(
+    config: &Config,
+    catalog: &Arc<Catalog>,
+    clock: Arc<dyn Clock>,
+) -> Result<offline::Offline, Error> {
+    let settings = offline::Settings {
+        repo_dir: config.dir.clone(),
+        spill_dir: config.data.join("offline-spill"),
+        upload_dir: config.data.join("flight-uploads"),
+        memory_limit_bytes: usize::try_from(config.offline_memory_bytes).unwrap_or(usize::MAX),
+        default_project: Some(config.project.clone()),
+        ..offline::Settings::default()
+    };
+    let catalog = catalog.clone();
+    let registry: offline::RegistrySource = Arc::new(move || catalog.snapshot());
+    Ok(offline::Offline::new(settings, registry, clock)?)
 }
 
 /// Binds every listener and serves it. Nothing serves before all could be bound.
