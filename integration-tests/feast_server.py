@@ -1,6 +1,6 @@
-"""Feast's own Python feature server (`feast serve`, SQLite, a local registry file) as a child process: the reference.
+"""Feast's own Python servers (`feast serve`, `feast serve_registry`; SQLite, a local registry file): the reference.
 
-It listens on loopback, on a repo of its own that holds the same objects as Larder's. It must not know Larder.
+They listen on loopback, on repos of their own that hold the same objects as Larder's. They must not know Larder.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import requests
 from feast import FeatureStore
+from feast.protos.feast.registry import RegistryServer_pb2 as pb
+from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerStub
 
 from larder_env.process import Process, free_ports
 from larder_env.repo import write_feast
@@ -60,3 +63,45 @@ class FeastServer:
             return requests.get(f"{self.url}/health", timeout=2).status_code == 200
         except requests.RequestException:
             return False
+
+
+class FeastRegistry:
+    """`feast serve_registry` over gRPC on a free port, over a local registry file and an offline store of files."""
+
+    def __init__(self, repo: Path, project: str) -> None:
+        self.repo = repo
+        (self.port,) = free_ports(1)
+        self.process = Process("feast serve_registry", repo / "feast.log")
+        repo.mkdir(parents=True)
+        config = {
+            "project": project,
+            "provider": "local",
+            "registry": {"path": str(repo / "registry.db"), "cache_ttl_seconds": 0},
+            "online_store": {"type": "sqlite", "path": str(repo / "online.db")},
+            "offline_store": {"type": "file"},
+            "entity_key_serialization_version": 3,
+        }
+        (repo / "feature_store.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    @property
+    def calls(self) -> RegistryServerStub:
+        """The registry's calls."""
+        return RegistryServerStub(grpc.insecure_channel(f"{HOST}:{self.port}"))
+
+    def start(self) -> FeastRegistry:
+        """Start, and wait until it answers."""
+        command = [Path(sys.executable).parent / "feast", "--chdir", self.repo, "serve_registry", "--port"]
+        self.process.spawn([*command, str(self.port)], self.repo, {"PYTHONWARNINGS": "ignore"})
+        self.process.wait_ready(self._answers, 60.0)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: it does not stop at SIGTERM while clients are connected."""
+        self.process.kill()
+
+    def _answers(self) -> bool:
+        try:
+            self.calls.ListProjects(pb.ListProjectsRequest(), timeout=1)
+        except grpc.RpcError:
+            return False
+        return True

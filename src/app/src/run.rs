@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{Router, middleware};
 use model::Timestamp;
-use model::ports::{Clock, OfflineLog, OnlineStore, RegistryStore, Transformer};
+use model::ports::{Clock, DatasetStore, OfflineLog, OnlineStore, RegistryStore, Transformer};
 use service::catalog::{Catalog, CatalogSettings};
+use service::datasets::Datasets;
 use service::materialize::Materializer;
 use service::push::Pusher;
 use service::retrieve::Retriever;
@@ -64,6 +65,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     log: Option<Arc<dyn OfflineLog>>,
     transformer: Option<Arc<dyn Transformer>>,
+    datasets: Arc<Datasets>,
     #[cfg(feature = "offline")]
     offline: Option<offline::Offline>,
 }
@@ -82,6 +84,9 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     listen(&config, &shared, telemetry.router(), &shutdown, &mut tasks).await?;
     let streams = streams(&config, &shared, &shutdown, &mut tasks);
     tasks.spawn(service::clear::run(shared.catalog.clone(), shared.store.clone(), streams, shutdown.clone()));
+    if config.services.contains(&Service::Registry) {
+        tasks.spawn(shared.datasets.clone().run(shutdown.clone()));
+    }
     tracing::info!(project = config.project, version = env!("CARGO_PKG_VERSION"), "ready");
 
     let signal = signals.wait().await;
@@ -144,7 +149,12 @@ async fn open(config: &Config) -> Result<Shared, Error> {
     } else {
         None
     };
+    #[cfg(feature = "offline")]
+    let kept = offline.clone().map(|offline| Arc::new(offline) as Arc<dyn DatasetStore>);
+    #[cfg(not(feature = "offline"))]
+    let kept: Option<Arc<dyn DatasetStore>> = None;
     Ok(Shared {
+        datasets: Arc::new(Datasets::new(catalog.clone(), kept, clock.clone(), config.project.clone())),
         catalog,
         store,
         clock,
@@ -231,7 +241,8 @@ async fn listen(
         listeners.push(("online", bind(config, "online", config.ports.online).await?, router, true));
     }
     if config.services.contains(&Service::Registry) {
-        let router = server::registry_router(shared.catalog.clone(), config.limits.of_port())
+        let (catalog, datasets) = (shared.catalog.clone(), shared.datasets.clone());
+        let router = server::registry_router(catalog, datasets, config.limits.of_port())
             .await
             .map_err(|e| Error::Reflection(e.to_string()))?;
         listeners.push(("registry", bind(config, "registry", config.ports.registry).await?, router, true));

@@ -1,6 +1,8 @@
 //! What Larder asks of the outside, in words of the model: the online store, the registry store, the
 //! offline log, the transformer, the clock. Knows none of the things that answer.
 
+mod datasets;
+
 use std::cmp::Ordering;
 use std::fmt;
 use std::future::Future;
@@ -10,6 +12,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use datasets::{DatasetPreview, DatasetRetrieval, DatasetRows, DatasetStore, EntityRows, KeptDataset};
 
 use crate::entity_key::{EntityKey, EntityKeys};
 use crate::error::{Error, Kind, Result};

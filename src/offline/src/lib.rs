@@ -2,13 +2,16 @@
 //! crate that knows Arrow and DataFusion.
 //!
 //! [`Offline`] answers the verbs; [`flight`] puts them on the wire; it also is the [`OfflineLog`]
-//! port, for materialization, backfills and pushes. Knows no online store and no Kafka.
+//! port, for materialization, backfills and pushes, and the [`DatasetStore`] port, for dataset jobs.
+//! Knows no online store and no Kafka.
 //!
 //! [`OfflineLog`]: model::ports::OfflineLog
+//! [`DatasetStore`]: model::ports::DatasetStore
 
 mod append;
 mod asof;
 mod convert;
+mod datasets;
 mod engine;
 mod error;
 pub mod flight;

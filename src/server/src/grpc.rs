@@ -10,6 +10,7 @@ use rpc::stubs::feast::registry::registry_server_server::{self, RegistryServerSe
 use rpc::stubs::feast::serving::serving_service_server::{self, ServingServiceServer};
 use rpc::stubs::grpc_feature_server_server::{self, GrpcFeatureServerServer};
 use service::catalog::Catalog;
+use service::datasets::Datasets;
 use tonic::service::Routes;
 use tonic_health::pb::health_server;
 use tonic_reflection::server::Builder;
@@ -36,12 +37,13 @@ pub(crate) async fn online_routes(online: Online) -> Result<Routes, tonic_reflec
 /// RegistryServer, health and reflection.
 pub(crate) async fn registry_routes(
     catalog: Arc<Catalog>,
+    datasets: Arc<Datasets>,
     limit: usize,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<RegistryServerServer<registry::Service>>().await;
     let described = || described(&[registry_server_server::SERVICE_NAME]);
-    Ok(Routes::new(registry::service(catalog, limit))
+    Ok(Routes::new(registry::service(catalog, datasets, limit))
         .add_service(health)
         .add_service(described().build_v1()?)
         .add_service(described().build_v1alpha()?))

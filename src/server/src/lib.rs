@@ -10,6 +10,7 @@ pub mod listen;
 use std::sync::Arc;
 
 use service::catalog::Catalog;
+use service::datasets::Datasets;
 use service::materialize::Materializer;
 use service::push::Pusher;
 use service::retrieve::Retriever;
@@ -44,8 +45,9 @@ pub async fn online_router(online: Online) -> Result<axum::Router, tonic_reflect
 /// Errors: the descriptors cannot be read (a broken build).
 pub async fn registry_router(
     catalog: Arc<Catalog>,
+    datasets: Arc<Datasets>,
     limits: Limits,
 ) -> Result<axum::Router, tonic_reflection::server::Error> {
-    let routes = grpc::registry_routes(catalog, limits.max_body_bytes.get()).await?;
+    let routes = grpc::registry_routes(catalog, datasets, limits.max_body_bytes.get()).await?;
     Ok(routes.into_axum_router().layer(Guard::new(limits)))
 }

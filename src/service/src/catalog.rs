@@ -208,7 +208,7 @@ impl Catalog {
     }
 
     /// Makes `change` from the registry as it stands, and does it.
-    async fn change<F>(&self, change: F) -> Result<()>
+    pub(crate) async fn change<F>(&self, change: F) -> Result<()>
     where
         F: FnOnce(&Registry, Timestamp) -> Result<Vec<Change>> + Send + 'static,
     {
@@ -302,6 +302,17 @@ pub fn view_object<'a>(registry: &'a Registry, project: &str, name: &str) -> Res
 /// The infra of a project; empty where there is none, as in Feast.
 pub fn infra(registry: &Registry, project: &str) -> Bytes {
     registry.object(ObjectKind::Infra, project, "").map(|o| o.bytes.clone()).unwrap_or_default()
+}
+
+/// The changes of [`Catalog::apply`], to be part of a greater change.
+pub(crate) fn applied(
+    registry: &Registry,
+    kind: ObjectKind,
+    project: &str,
+    bytes: Bytes,
+    now: Timestamp,
+) -> Result<Vec<Change>> {
+    apply::apply(registry, kind, project, bytes, now)
 }
 
 /// One log line and one count per change.

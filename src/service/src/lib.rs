@@ -1,8 +1,9 @@
-//! One file per user verb: retrieve, push, catalog, materialize. Each orders port calls; none knows
+//! One file per user verb: retrieve, push, catalog, materialize, datasets. Each orders port calls; none knows
 //! a protocol, a store or a file format.
 
 pub mod catalog;
 pub mod clear;
+pub mod datasets;
 pub mod materialize;
 mod metrics;
 pub mod push;

@@ -47,6 +47,12 @@ pub(crate) fn registry_changed(verb: &'static str, kind: &'static str, project: 
     tracing::info!(verb, kind, project, name, "registry changed");
 }
 
+/// A dataset job has come to a status; `error` says why where that is `failed`.
+pub(crate) fn dataset_job(project: &str, dataset: &str, status: &'static str, error: &str) {
+    counter!("larder_dataset_jobs_total", "status" => status).increment(1);
+    tracing::info!(project, dataset, status, error, "dataset job");
+}
+
 /// How many tables of deleted views still have rows.
 pub(crate) fn clears_pending(tables: usize) {
     gauge!("larder_online_clears_pending").set(tables as f64);

@@ -9,19 +9,20 @@
 //! gives label views too, as Feast's own registries do, for a client finds the target of a push in it.
 
 mod asked;
+mod datasets;
 mod pack;
 
 use std::sync::Arc;
 
 use asked::all;
 use model::ports::{Object, ObjectKind};
-use model::{Error, Kind};
 use pack::{listing, message, messages, position};
 use proto::Raw;
 use proto::registry as pb;
 use rpc::status::to_grpc;
 use rpc::stubs::feast::registry::registry_server_server::{RegistryServer, RegistryServerServer};
 use service::catalog::{self, Catalog, whole};
+use service::datasets::Datasets;
 use tonic::{Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -29,21 +30,12 @@ type Answer<T> = Result<Response<T>, Status>;
 /// The registry's gRPC service.
 pub struct Service {
     catalog: Arc<Catalog>,
+    datasets: Arc<Datasets>,
 }
 
 /// The service over a catalog; `limit` is the greatest request, bytes.
-pub fn service(catalog: Arc<Catalog>, limit: usize) -> RegistryServerServer<Service> {
-    RegistryServerServer::new(Service { catalog }).max_decoding_message_size(limit)
-}
-
-/// Dataset jobs run retrievals inside Feast's own server; here the client does that.
-fn no_dataset_jobs(rpc: &str) -> Status {
-    to_grpc(&Error::new(
-        Kind::Unsupported,
-        format!(
-            "{rpc}: Larder's registry runs no dataset jobs: retrieve with get_historical_features and save the result with create_saved_dataset"
-        ),
-    ))
+pub fn service(catalog: Arc<Catalog>, datasets: Arc<Datasets>, limit: usize) -> RegistryServerServer<Service> {
+    RegistryServerServer::new(Service { catalog, datasets }).max_decoding_message_size(limit)
 }
 
 #[tonic::async_trait]
@@ -244,24 +236,30 @@ impl RegistryServer for Service {
 
     async fn create_dataset_from_retrieval(
         &self,
-        _: Request<pb::CreateDatasetFromRetrievalRequest>,
+        request: Request<pb::CreateDatasetFromRetrievalRequest>,
     ) -> Answer<pb::CreateDatasetFromRetrievalResponse> {
-        Err(no_dataset_jobs("CreateDatasetFromRetrieval"))
+        self.dataset_submitted(request.into_inner()).await
     }
 
-    async fn get_dataset_data(&self, _: Request<pb::GetDatasetDataRequest>) -> Answer<pb::GetDatasetDataResponse> {
-        Err(no_dataset_jobs("GetDatasetData"))
+    async fn get_dataset_data(
+        &self,
+        request: Request<pb::GetDatasetDataRequest>,
+    ) -> Answer<pb::GetDatasetDataResponse> {
+        self.dataset_rows(request.into_inner()).await
     }
 
     async fn get_dataset_job_status(
         &self,
-        _: Request<pb::GetDatasetJobStatusRequest>,
+        request: Request<pb::GetDatasetJobStatusRequest>,
     ) -> Answer<pb::GetDatasetJobStatusResponse> {
-        Err(no_dataset_jobs("GetDatasetJobStatus"))
+        self.dataset_job(&request.into_inner().job_id)
     }
 
-    async fn list_dataset_jobs(&self, _: Request<pb::ListDatasetJobsRequest>) -> Answer<pb::ListDatasetJobsResponse> {
-        Err(no_dataset_jobs("ListDatasetJobs"))
+    async fn list_dataset_jobs(
+        &self,
+        request: Request<pb::ListDatasetJobsRequest>,
+    ) -> Answer<pb::ListDatasetJobsResponse> {
+        self.dataset_jobs(&request.into_inner())
     }
 
     async fn apply_validation_reference(&self, request: Request<pb::ApplyValidationReferenceRequest>) -> Answer<()> {

@@ -1,0 +1,239 @@
+//! The [`DatasetStore`] port: a historical retrieval whose result becomes a Parquet file, and the first
+//! rows of such a file. Knows no job and no registry of datasets.
+//!
+//! Source: `create_dataset_from_retrieval` and `create_saved_dataset` in `feast/feature_store.py`,
+//! `retrieve_saved_dataset` in `feast/infra/passthrough_provider.py`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::DataType;
+use futures::StreamExt;
+use model::feature_ref::FeatureRef;
+use model::ports::{
+    BoxFuture, DatasetPreview, DatasetRetrieval, DatasetRows, DatasetStore, EntityRows, KeptDataset, NamedColumn,
+    TypedColumn,
+};
+use model::registry::{FeatureRequest, Registry};
+use model::value::{NULL, proto_value::Val};
+use model::{Error, Result, Timestamp, Value, ValueType};
+use proto::feast::core::{DataSource, data_source::FileOptions, data_source::Options};
+
+use crate::convert::{arrow_type, from_values, in_column, is_text, micros, timestamps, to_values, utc_micros};
+use crate::error::{arrow as arrow_error, engine as engine_error, sql as sql_error};
+use crate::frame::Frame;
+use crate::history::{ready, retrieve};
+use crate::plan::{HistoricalRequest, resolve};
+use crate::pull::{Pull, pull};
+use crate::source::Location;
+use crate::{Offline, append, metrics};
+
+/// The event time column of entity rows and of what is kept.
+const EVENT_TIMESTAMP: &str = "event_timestamp";
+/// Columns of a file that are read as event times although they are text (`CreateDatasetFromRetrieval`
+/// in `feast/registry_server.py`): the first of them that is there.
+const TIME_COLUMNS: [&str; 3] = [EVENT_TIMESTAMP, "datetime", "timestamp"];
+
+impl DatasetStore for Offline {
+    fn keep(&self, retrieval: DatasetRetrieval) -> BoxFuture<'_, Result<KeptDataset>> {
+        Box::pin(self.keep_dataset(retrieval))
+    }
+
+    fn preview(&self, preview: DatasetPreview) -> BoxFuture<'_, Result<DatasetRows>> {
+        Box::pin(self.preview_dataset(preview))
+    }
+}
+
+impl Offline {
+    async fn keep_dataset(&self, retrieval: DatasetRetrieval) -> Result<KeptDataset> {
+        Location::of(&file(&retrieval.path), self.engine.repo())?;
+        let registry = (self.registry)();
+        let request = historical(&registry, &retrieval.project, &retrieval.features)?;
+        let mut parts = Vec::new();
+        for part in resolve(&registry, &request)? {
+            parts.push(ready(&self.engine, part).await?);
+        }
+        let frame = match retrieval.entities {
+            EntityRows::Given { columns, times } => self.given(&columns, &times)?,
+            EntityRows::File(path) => self.in_file(&path).await?,
+        };
+        let frame = self.shaped(&frame, &retrieval.constants)?;
+        let times = frame.times(EVENT_TIMESTAMP)?;
+        let (Some(first), Some(last)) = (arrow::compute::min(&times), arrow::compute::max(&times)) else {
+            return Err(Error::invalid("there are no entity rows with a time: nothing to retrieve"));
+        };
+        let mut join_keys = Vec::new();
+        for (_, column) in parts.iter().flat_map(|part| part.part.keys()) {
+            if !join_keys.iter().any(|key| key == column) {
+                join_keys.push(column.to_owned());
+            }
+        }
+        let export = retrieve(self.engine.clone(), frame.shared(), parts, self.settings.batch_rows)?;
+        let rows = append::export(&self.writer(), &retrieval.path, retrieval.overwrite, export).await?;
+        metrics::exported(rows);
+        Ok(KeptDataset { refs: request.refs, join_keys, span: Timestamp(first)..=Timestamp(last), rows })
+    }
+
+    /// Entity rows as values.
+    fn given(&self, columns: &[TypedColumn], times: &[Timestamp]) -> Result<Frame> {
+        let mut arrays: Vec<(&str, ArrayRef)> = Vec::new();
+        for column in columns.iter().filter(|c| c.name != EVENT_TIMESTAMP) {
+            arrays.push((&column.name, array(column, &column.values)?));
+        }
+        let times = times.iter().map(|t| t.micros()).collect::<Vec<_>>().into();
+        arrays.push((EVENT_TIMESTAMP, timestamps(times, &utc_micros())));
+        let batch = RecordBatch::try_from_iter(arrays).map_err(arrow_error)?;
+        let mut frame = self.frame(batch.schema());
+        frame.push(batch)?;
+        Ok(frame)
+    }
+
+    /// Entity rows from a Parquet file.
+    async fn in_file(&self, path: &str) -> Result<Frame> {
+        let source = Arc::new(file(path));
+        let query = self.engine.sql("SELECT * FROM entity_rows", vec![("entity_rows".into(), source)]).await?;
+        let mut rows = query.execute_stream().await.map_err(sql_error)?;
+        let mut frame = self.frame(rows.schema());
+        while let Some(batch) = rows.next().await {
+            frame.push(batch.map_err(engine_error)?)?;
+        }
+        Ok(frame)
+    }
+
+    /// The frame with the constants, and with its column of event times called as every reader of a
+    /// saved dataset expects it (Feast keeps the name, and cannot read the dataset then).
+    fn shaped(&self, frame: &Frame, constants: &[TypedColumn]) -> Result<Frame> {
+        let has = |name: &str| frame.schema().field_with_name(name).ok();
+        let in_text = TIME_COLUMNS.into_iter().find_map(has).filter(|field| is_text(field.data_type()));
+        let time = in_text.map_or_else(|| frame.time_column(), |field| Ok(field.name()))?;
+        let mut shaped: Option<Frame> = None;
+        for batch in frame.batches() {
+            let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+            for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+                columns.push(match field.name() {
+                    name if name == time && in_text.is_some() => {
+                        (EVENT_TIMESTAMP.to_owned(), timestamps(micros(name, column)?, &utc_micros()))
+                    }
+                    name if name == time => (EVENT_TIMESTAMP.to_owned(), column.clone()),
+                    name => (name.clone(), column.clone()),
+                });
+            }
+            for constant in constants {
+                let value = constant.values.first().cloned().unwrap_or(NULL);
+                let column = array(constant, &vec![value; batch.num_rows()])?;
+                match columns.iter_mut().find(|(name, _)| *name == constant.name) {
+                    Some((_, there)) => *there = column,
+                    None => columns.push((constant.name.clone(), column)),
+                }
+            }
+            let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+            let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(arrow_error)?;
+            shaped.get_or_insert_with(|| self.frame(batch.schema())).push(batch)?;
+        }
+        shaped.ok_or_else(|| Error::invalid("there are no entity rows: nothing to retrieve"))
+    }
+
+    async fn preview_dataset(&self, preview: DatasetPreview) -> Result<DatasetRows> {
+        let source = Arc::new(file(&preview.path));
+        let mut wanted = Pull {
+            join_keys: preview.join_keys,
+            features: preview.features,
+            time: EVENT_TIMESTAMP.to_owned(),
+            from: preview.from.map(Timestamp::micros),
+            to: preview.to.map(Timestamp::micros),
+            ..Pull::default()
+        };
+        let entityless = wanted.join_keys.is_empty();
+        let mut export = pull(&self.engine, &source, wanted.clone()).await?;
+        let (mut first, mut missing) = (Vec::new(), preview.limit);
+        while missing > 0
+            && let Some(batch) = export.batches.next().await
+        {
+            let batch = batch?;
+            let batch = batch.slice(0, batch.num_rows().min(missing));
+            missing -= batch.num_rows();
+            first.push(batch);
+        }
+        let rows = concat_batches(&export.schema, &first).map_err(arrow_error)?;
+        drop(export);
+        let mut columns = Vec::new();
+        for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+            // what a pull gives beside the columns of a source without keys
+            if !(entityless && field.name() == "__dummy_id") {
+                columns.push(NamedColumn { name: field.name().clone(), values: shown(field.name(), column)? });
+            }
+        }
+        wanted.join_keys.clear();
+        wanted.features = vec![EVENT_TIMESTAMP.to_owned()];
+        let mut times = pull(&self.engine, &source, wanted).await?.batches;
+        let mut total = 0;
+        while let Some(batch) = times.next().await {
+            total += batch?.num_rows() as u64;
+        }
+        Ok(DatasetRows { columns, total })
+    }
+}
+
+/// A column as an Arrow array of its type.
+fn array(column: &TypedColumn, values: &[Value]) -> Result<ArrayRef> {
+    from_values(values, &arrow_type(column.value_type, None)).map_err(|e| in_column(&column.name, &e))
+}
+
+/// A source that is this file and nothing else.
+fn file(path: &str) -> DataSource {
+    let options = FileOptions { uri: path.to_owned(), ..FileOptions::default() };
+    DataSource { name: path.to_owned(), options: Some(Options::FileOptions(options)), ..DataSource::default() }
+}
+
+/// The retrieval as the SDK would ask for it.
+///
+/// Errors: no such project or feature service; a malformed reference.
+fn historical(registry: &Registry, project: &str, features: &FeatureRequest) -> Result<HistoricalRequest> {
+    let found = registry.project(project)?;
+    let (mut views, mut refs) = (Vec::new(), Vec::new());
+    match features {
+        FeatureRequest::Refs(given) => {
+            let mut seen = BTreeMap::new();
+            for text in given {
+                let reference = FeatureRef::parse(text)?;
+                if seen.insert(reference.view.clone(), ()).is_none() {
+                    views.push((reference.view, None));
+                }
+            }
+            refs.clone_from(given);
+        }
+        FeatureRequest::Service(name) => {
+            let service =
+                found.feature_services.get(name).ok_or_else(|| Error::feature_service_not_found(name, project))?;
+            for projection in service.spec.iter().flat_map(|s| &s.features) {
+                let alias = Some(projection.feature_view_name_alias.clone()).filter(|alias| !alias.is_empty());
+                let used = alias.as_ref().unwrap_or(&projection.feature_view_name);
+                refs.extend(projection.feature_columns.iter().map(|column| format!("{used}:{}", column.name)));
+                views.push((projection.feature_view_name.clone(), alias));
+            }
+        }
+    }
+    Ok(HistoricalRequest { project: project.to_owned(), views, refs, full_feature_names: false })
+}
+
+/// A column's values to look at: times as pandas writes them.
+fn shown(name: &str, column: &ArrayRef) -> Result<Vec<Value>> {
+    let zone = match column.data_type() {
+        DataType::Timestamp(_, Some(_)) => "+00:00",
+        DataType::Timestamp(_, None) | DataType::Date32 | DataType::Date64 => "",
+        _ => return to_values(column, ValueType::Invalid).map_err(|e| in_column(name, &e)),
+    };
+    let text = |time: i64| {
+        let text = Timestamp(time).to_rfc3339().replace('T', " ");
+        let text = text.trim_end_matches('Z');
+        // six digits behind the seconds, or none
+        match text.split_once('.') {
+            Some((seconds, fraction)) => format!("{seconds}.{fraction:0<6}{zone}"),
+            None => format!("{text}{zone}"),
+        }
+    };
+    let value = |time: Option<i64>| Value { val: time.map(|time| Val::StringVal(text(time))) };
+    Ok(micros(name, column)?.iter().map(value).collect())
+}
