@@ -90,8 +90,8 @@ class FeastRegistry:
 
     def start(self) -> FeastRegistry:
         """Start, and wait until it answers."""
-        command = [Path(sys.executable).parent / "feast", "--chdir", self.repo, "serve_registry", "--port"]
-        self.process.spawn([*command, str(self.port)], self.repo, {"PYTHONWARNINGS": "ignore"})
+        words = ["--chdir", str(self.repo), "serve_registry", "--port", str(self.port)]
+        self.process.spawn([Path(sys.executable).parent / "feast", *words], self.repo, {"PYTHONWARNINGS": "ignore"})
         self.process.wait_ready(self._answers, 60.0)
         return self
 

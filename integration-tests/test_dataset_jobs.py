@@ -303,7 +303,12 @@ def test_times_in_text_are_event_times(pair: Pair) -> None:
     assert "event_timestamp" in refused(pair.feasts, "GetDatasetData", pb.GetDatasetDataRequest(name="text"))[1]
 
 
-TRIPS = {"features": ["stats:trips"], "entity_keys": ["driver_id"], "entity_values": "1", "end_date": LATE}
+TRIPS: dict[str, object] = {
+    "features": ["stats:trips"],
+    "entity_keys": ["driver_id"],
+    "entity_values": "1",
+    "end_date": LATE,
+}
 FAILING: dict[str, tuple[dict[str, object], str]] = {
     # what is the same text as Feast's stands first
     "no_view": (TRIPS | {"features": ["nobody:trips"]}, "Feature view nobody does not exist in project rides"),
