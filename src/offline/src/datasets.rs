@@ -4,7 +4,7 @@
 //! Source: `create_dataset_from_retrieval` and `create_saved_dataset` in `feast/feature_store.py`,
 //! `retrieve_saved_dataset` in `feast/infra/passthrough_provider.py`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -195,10 +195,10 @@ fn historical(registry: &Registry, project: &str, features: &FeatureRequest) -> 
     let (mut views, mut refs) = (Vec::new(), Vec::new());
     match features {
         FeatureRequest::Refs(given) => {
-            let mut seen = BTreeMap::new();
+            let mut seen = BTreeSet::new();
             for text in given {
                 let reference = FeatureRef::parse(text)?;
-                if seen.insert(reference.view.clone(), ()).is_none() {
+                if seen.insert(reference.view.clone()) {
                     views.push((reference.view, None));
                 }
             }
