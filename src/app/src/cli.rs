@@ -17,6 +17,50 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve the features of a repository.
     Serve(Serve),
+    /// Write a training set to Parquet
+    #[cfg(feature = "offline")]
+    Export(Export),
+}
+
+/// Flags of `export`.
+#[cfg(feature = "offline")]
+#[derive(Debug, Args)]
+#[group(id = "what", required = true, multiple = false, args = ["service", "features"])]
+#[group(id = "whom", required = true, multiple = true, args = ["entities", "from", "to"])]
+pub(crate) struct Export {
+    /// The directory with larder.yaml or a Feast feature_store.yaml
+    #[arg(short = 'c', long = "config", value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Ask this running offline server (http://host:port) instead of doing the work here
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// The project [default: the configuration's]
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    /// A feature service: all its features
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Features, as view:feature,view:feature
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) features: Option<Vec<String>>,
+    /// The entity rows: a Parquet file with the join keys and event_timestamp, or a SELECT over the data sources
+    #[arg(long, value_name = "FILE|SQL", conflicts_with_all = ["from", "to"])]
+    pub(crate) entities: Option<String>,
+    /// Instead of entity rows: every entity with a row since this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Every entity with a row up to this time, at this time [default with --from: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// Where to write: a file x.parquet, or a directory
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) out: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Call the columns view__feature
+    #[arg(long)]
+    pub(crate) full_feature_names: bool,
 }
 
 /// Flags of `serve`; each wins over the configuration.

@@ -179,17 +179,21 @@ impl fmt::Display for Place {
     }
 }
 
-/// Reads the directory's configuration and lays the flags over it.
-pub(crate) fn load(options: &cli::Serve) -> Result<Config, Error> {
-    let dir = &options.dir;
+/// Reads the directory's configuration.
+pub(crate) fn read(dir: &Path) -> Result<Config, Error> {
     let (larder_yaml, feast_yaml) = (dir.join("larder.yaml"), dir.join("feature_store.yaml"));
-    let mut config = if larder_yaml.is_file() {
-        larder::read(dir, &larder_yaml)?
+    if larder_yaml.is_file() {
+        larder::read(dir, &larder_yaml)
     } else if feast_yaml.is_file() {
-        feast::read(dir, &feast_yaml)?
+        feast::read(dir, &feast_yaml)
     } else {
-        return Err(Error::NoFile(dir.clone()));
-    };
+        Err(Error::NoFile(dir.to_owned()))
+    }
+}
+
+/// Reads the configuration and lays the flags over it.
+pub(crate) fn load(options: &cli::Serve) -> Result<Config, Error> {
+    let mut config = read(&options.dir)?;
     if let Some(services) = &options.services {
         config.services.clone_from(services);
     }

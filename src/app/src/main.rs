@@ -2,6 +2,8 @@
 
 mod cli;
 mod config;
+#[cfg(feature = "offline")]
+mod export;
 mod observe;
 mod run;
 mod telemetry;
@@ -9,6 +11,7 @@ mod telemetry;
 use std::process::ExitCode;
 
 use clap::Parser;
+use config::Config;
 
 /// sled and the memory tier make many small allocations, which cost less here than with the system's allocator.
 #[global_allocator]
@@ -18,26 +21,31 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BAD_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli::Command::Serve(options) = cli::Cli::parse().command;
-    let config = match config::load(&options) {
+    match cli::Cli::parse().command {
+        cli::Command::Serve(options) => run(config::load(&options), run::serve),
+        #[cfg(feature = "offline")]
+        cli::Command::Export(options) => run(config::read(&options.dir), |config| export::run(config, options)),
+    }
+}
+
+/// Runs a command with its configuration; says on stderr why it failed.
+fn run<E: std::fmt::Display, F: Future<Output = Result<(), E>>>(
+    config: Result<Config, config::Error>,
+    command: impl FnOnce(Config) -> F,
+) -> ExitCode {
+    let failed = |error: &dyn std::fmt::Display, code: ExitCode| {
+        eprintln!("larder: {error}");
+        code
+    };
+    let config = match config {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("larder: {error}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+        Err(error) => return failed(&error, ExitCode::from(BAD_CONFIGURATION)),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("larder: the runtime could not be started: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run::serve(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("larder: {error}");
-            ExitCode::FAILURE
-        }
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Err(error) => failed(&format_args!("the runtime could not be started: {error}"), ExitCode::FAILURE),
+        Ok(runtime) => match runtime.block_on(command(config)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, ExitCode::FAILURE),
+        },
     }
 }

@@ -14,6 +14,7 @@ mod convert;
 mod datasets;
 mod engine;
 mod error;
+pub mod export;
 pub mod flight;
 mod frame;
 mod history;

@@ -24,6 +24,29 @@ pub(crate) struct HistoricalRequest {
     pub(crate) full_feature_names: bool,
 }
 
+impl HistoricalRequest {
+    /// All features of a feature service.
+    ///
+    /// Errors: a project or feature service that does not exist.
+    pub(crate) fn of_service(
+        registry: &Registry,
+        project: &str,
+        service: &str,
+        full_feature_names: bool,
+    ) -> Result<Self> {
+        let found = registry.project(project)?.feature_services.get(service);
+        let found = found.ok_or_else(|| Error::feature_service_not_found(service, project))?;
+        let mut request = Self { project: project.to_owned(), full_feature_names, ..Self::default() };
+        for projection in found.spec.iter().flat_map(|s| &s.features) {
+            let alias = Some(projection.feature_view_name_alias.clone()).filter(|alias| !alias.is_empty());
+            let used = alias.as_ref().unwrap_or(&projection.feature_view_name);
+            request.refs.extend(projection.feature_columns.iter().map(|f| format!("{used}:{}", f.name)));
+            request.views.push((projection.feature_view_name.clone(), alias));
+        }
+        Ok(request)
+    }
+}
+
 /// One view of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {

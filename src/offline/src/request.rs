@@ -112,19 +112,34 @@ impl Command {
         Ok((read(&self.fields.start_date)?, read(&self.fields.end_date)?))
     }
 
+    /// The feature service whose features a historical request asks for, where it names no features itself.
+    pub(crate) fn whole_service(&self) -> Option<&str> {
+        self.fields.feature_service_name.as_deref().filter(|_| self.fields.feature_refs.is_none())
+    }
+
+    /// A historical request for the features that it names.
     pub(crate) fn historical(&self) -> Result<HistoricalRequest> {
         let names = self.fields.feature_view_names.as_ref().ok_or_else(|| mandatory("feature_view_names"))?;
         let aliases = self.fields.name_aliases.as_deref().unwrap_or_default();
         Ok(HistoricalRequest {
-            project: self.fields.project.clone().ok_or_else(|| mandatory("project"))?,
+            project: self.historical_project()?.to_owned(),
             views: names
                 .iter()
                 .enumerate()
                 .map(|(i, name)| (name.clone(), aliases.get(i).cloned().flatten()))
                 .collect(),
             refs: self.fields.feature_refs.clone().ok_or_else(|| mandatory("feature_refs"))?,
-            full_feature_names: self.fields.full_feature_names.unwrap_or(false),
+            full_feature_names: self.full_feature_names(),
         })
+    }
+
+    /// The project, which a historical request must name.
+    pub(crate) fn historical_project(&self) -> Result<&str> {
+        self.project().ok_or_else(|| mandatory("project"))
+    }
+
+    pub(crate) fn full_feature_names(&self) -> bool {
+        self.fields.full_feature_names.unwrap_or(false)
     }
 
     pub(crate) fn pull(&self, latest: bool) -> Result<Pull> {

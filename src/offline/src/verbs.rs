@@ -85,7 +85,13 @@ impl Offline {
     pub(crate) async fn read(&self, command: &Command, uploaded: Option<Frame>) -> Result<Export> {
         match command.api {
             Api::Historical => {
-                let request = command.historical()?;
+                let request = match command.whole_service() {
+                    None => command.historical()?,
+                    Some(service) => {
+                        let (project, full) = (command.historical_project()?, command.full_feature_names());
+                        HistoricalRequest::of_service(&(self.registry)(), project, service, full)?
+                    }
+                };
                 let entities = match (uploaded.filter(|f| !f.is_placeholder()), command.entity_sql()) {
                     (Some(frame), _) => Entities::Frame(frame),
                     (None, Some(text)) => Entities::Sql(text.to_owned()),

@@ -22,6 +22,26 @@ pub fn to_flight(error: &Error) -> Status {
     Status::new(code(error.kind()), format!("Flight error: {}", error.detail()))
 }
 
+/// From Arrow Flight: what a server of Feast's kind says, its error's class aside.
+pub fn of_flight(status: &Status) -> Error {
+    let kind = match status.code() {
+        Code::InvalidArgument => Kind::InvalidArgument,
+        Code::NotFound => Kind::NotFound,
+        Code::FailedPrecondition => Kind::Conflict,
+        Code::Unauthenticated => Kind::Unauthenticated,
+        Code::PermissionDenied => Kind::PermissionDenied,
+        Code::ResourceExhausted => Kind::TooLarge,
+        Code::DeadlineExceeded => Kind::TooSlow,
+        Code::Unimplemented => Kind::Unsupported,
+        Code::Internal => Kind::Internal,
+        _ => Kind::Unavailable,
+    };
+    let detail = status.message().split_once("Flight error: ").map(|(_, detail)| detail);
+    let detail: Option<serde_json::Value> = detail.and_then(|detail| serde_json::from_str(detail).ok());
+    let message = detail.as_ref().and_then(|detail| detail["message"].as_str());
+    Error::new(kind, message.unwrap_or(status.message()))
+}
+
 /// For HTTP: the status, and a body that is the error detail as a JSON string (encoded twice).
 pub fn to_http(error: &Error) -> (StatusCode, String) {
     log(error);
@@ -109,6 +129,8 @@ mod tests {
         assert_eq!(to_grpc(&error).code(), Code::NotFound);
         assert_eq!(to_grpc(&error).message(), detail);
         assert_eq!(to_flight(&error).message(), format!("Flight error: {detail}"));
+        let heard = of_flight(&to_flight(&error));
+        assert_eq!((heard.kind(), heard.message()), (error.kind(), error.message()));
         let (status, body) = to_http(&error);
         assert_eq!(status, StatusCode::NOT_FOUND);
         let twice: String = serde_json::from_str(&body).expect("a JSON string");
