@@ -8,7 +8,8 @@ fn load_with(file: &str, text: &str, flags: &[&str]) -> Result<Config, String> {
     std::fs::write(dir.path().join(file), text).expect("written");
     let path = dir.path().to_str().expect("utf-8");
     let args = ["larder", "serve", "-c", path].into_iter().chain(flags.iter().copied());
-    let cli::Command::Serve(options) = cli::Cli::try_parse_from(args).expect("flags").command;
+    let command = cli::Cli::try_parse_from(args).expect("flags").command;
+    let cli::Command::Serve(options) = command else { panic!("{command:?}") };
     load(&options).map_err(|e| e.to_string().replace(path, "DIR"))
 }
 
