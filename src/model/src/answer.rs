@@ -51,7 +51,8 @@ pub struct ViewAnswer {
 /// When the values were true.
 #[derive(Clone, Debug)]
 enum Times {
-    /// One time per row for all features, and the `event_timestamps` that they are.
+    /// One time per row for all features; and as bytes, what follows a feature's values where all are there:
+    /// the statuses and the `event_timestamps`.
     PerRow(Vec<Timestamp>, Vec<u8>),
     /// One time per value, feature after feature.
     PerValue(Vec<Timestamp>),

@@ -8,9 +8,13 @@
 //! then, if flagged, n × (`i64` event time, `i64` created time), then the values: each the protobuf
 //! bytes of a `feast.types.Value`. Columns are sorted by id; the id is a hash of the feature's name.
 
+mod borrowed;
+
 use bytes::Bytes;
 
 use crate::time::Timestamp;
+pub(crate) use borrowed::Columns;
+pub use borrowed::{RowRef, Slim, Stored};
 
 /// The id under which a feature stands in a row: FNV-1a (32 bits) of its name.
 pub fn column_id(feature: &str) -> u32 {
@@ -100,14 +104,14 @@ impl Row {
 
     /// Checks bytes that a store returned; `None` where they are no row of this version.
     pub fn open(bytes: Bytes) -> Option<Self> {
-        let row = RowRef(&bytes);
-        let sane = row.0.len() >= HEADER && row.0[0] == VERSION && row.0.len() >= row.values_start();
+        let row = Stored::of_checked(&bytes);
+        let sane = bytes.len() >= HEADER && bytes[0] == VERSION && bytes.len() >= row.values_start();
         if !sane {
             return None;
         }
         let ends = || (0..row.len()).map(|i| row.end(i));
         let ordered = ends().zip(ends().skip(1)).all(|(a, b)| a <= b);
-        let whole = row.values_start() + ends().next_back().unwrap_or(0) == row.0.len();
+        let whole = row.values_start() + ends().next_back().unwrap_or(0) == bytes.len();
         let sorted = (1..row.len()).all(|i| row.id(i - 1) < row.id(i));
         (ordered && whole && sorted).then_some(Self(bytes))
     }
@@ -119,12 +123,16 @@ impl Row {
 
     /// The same row, borrowed.
     pub fn borrowed(&self) -> RowRef<'_> {
-        RowRef(&self.0)
+        RowRef::Stored(self.stored())
+    }
+
+    fn stored(&self) -> Stored<'_> {
+        Stored::of_checked(&self.0)
     }
 
     /// The number of columns.
     pub fn len(&self) -> usize {
-        self.borrowed().len()
+        self.stored().len()
     }
 
     /// Whether the row has no column.
@@ -134,127 +142,25 @@ impl Row {
 
     /// The newest version among the columns.
     pub fn newest(&self) -> Version {
-        self.borrowed().newest()
+        self.stored().newest()
     }
 
     /// The value bytes and version of the column with this id; `None` where it was never written.
     pub fn get(&self, id: u32) -> Option<(Bytes, Version)> {
-        let row = self.borrowed();
+        let row = self.stored();
         row.position(id).map(|at| (self.value(at), row.version(at)))
     }
 
     /// All columns, in the order of their ids.
     pub fn columns(&self) -> Vec<Column> {
-        let row = self.borrowed();
+        let row = self.stored();
         (0..row.len()).map(|i| Column { id: row.id(i), value: self.value(i), version: row.version(i) }).collect()
     }
 
     fn value(&self, index: usize) -> Bytes {
-        let (start, end) = self.borrowed().span(index);
+        let (start, end) = self.stored().span(index);
         self.0.slice(start..end)
     }
-}
-
-/// A [`Row`]'s bytes, borrowed from whoever keeps them.
-#[derive(Clone, Copy, Debug)]
-pub struct RowRef<'a>(&'a [u8]);
-
-impl<'a> RowRef<'a> {
-    /// The bytes of a row that was checked before ([`Row::open`]), perhaps with others behind them;
-    /// reading what is no row may panic.
-    pub fn of_checked(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-
-    /// The row, copied.
-    pub fn to_row(self) -> Row {
-        let values = self.len().checked_sub(1).map_or(0, |last| self.end(last));
-        Row(Bytes::copy_from_slice(&self.0[..self.values_start() + values]))
-    }
-
-    /// The number of columns.
-    pub fn len(self) -> usize {
-        usize::from(u16::from_le_bytes([self.0[2], self.0[3]]))
-    }
-
-    /// Whether the row has no column.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether all columns have the time [`RowRef::newest`].
-    pub fn shares_time(self) -> bool {
-        self.0[1] & TIME_PER_COLUMN == 0
-    }
-
-    /// The newest version among the columns.
-    pub fn newest(self) -> Version {
-        self.version_at(4)
-    }
-
-    /// The place of the column with this id among the columns; `None` where it was never written.
-    pub fn position(self, id: u32) -> Option<usize> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            match self.id(middle).cmp(&id) {
-                std::cmp::Ordering::Equal => return Some(middle),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
-    }
-
-    /// The columns' ids and the ends of their values ([`entry`]), in the order of the ids; and the
-    /// values, one behind the other (and what stands behind the row).
-    pub fn parts(self) -> (&'a [[u8; 8]], &'a [u8]) {
-        let ids = HEADER + self.len() * 8;
-        let values = if self.shares_time() { ids } else { ids + self.len() * 16 };
-        (self.0[HEADER..ids].as_chunks().0, &self.0[values..])
-    }
-
-    /// The version of the column at this place.
-    pub fn version(self, position: usize) -> Version {
-        if self.shares_time() { self.newest() } else { self.version_at(HEADER + self.len() * 8 + position * 16) }
-    }
-
-    fn values_start(self) -> usize {
-        HEADER + self.len() * if self.shares_time() { 8 } else { 24 }
-    }
-
-    fn u32_at(self, at: usize) -> u32 {
-        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
-    }
-
-    fn id(self, index: usize) -> u32 {
-        self.u32_at(HEADER + index * 8)
-    }
-
-    fn end(self, index: usize) -> usize {
-        self.u32_at(HEADER + index * 8 + 4) as usize
-    }
-
-    fn span(self, index: usize) -> (usize, usize) {
-        let start = if index == 0 { 0 } else { self.end(index - 1) };
-        let base = self.values_start();
-        (base + start, base + self.end(index))
-    }
-
-    fn version_at(self, at: usize) -> Version {
-        let i64_at = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&self.0[at..at + 8]);
-            i64::from_le_bytes(bytes)
-        };
-        Version { event: Timestamp(i64_at(at)), created: Timestamp(i64_at(at + 8)) }
-    }
-}
-
-/// A column's id and the end of its value, as [`RowRef::parts`] has them.
-pub fn entry(bytes: [u8; 8]) -> (u32, u32) {
-    let both = u64::from_le_bytes(bytes);
-    (both as u32, (both >> 32) as u32)
 }
 
 fn put_version(out: &mut Vec<u8>, version: Version) {

@@ -83,13 +83,14 @@ pub struct Settings {
     /// How large the write-ahead log, or what it holds in memory, grows before sled is written, in
     /// bytes. Twice that may be there while sled is written.
     pub log_bytes: u64,
-    /// How often sled flushes and collects garbage by itself, in ms; `None` turns both off.
+    /// How often sled flushes and collects garbage by itself, in ms; `None` turns both off. A time takes it some
+    /// ms, which requests on the same core wait for; what is acknowledged does not depend on it.
     pub flush_every_ms: Option<u64>,
 }
 
 impl Settings {
     /// A store in this directory: 512 MiB of page cache, 256 MiB of memory tier, [`Durability::Fsync`],
-    /// 64 MiB of log, sled's own flush every 500 ms.
+    /// 64 MiB of log, sled's own flush every 5 s.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -97,7 +98,7 @@ impl Settings {
             tier_bytes: 256 << 20,
             durability: Durability::default(),
             log_bytes: 64 << 20,
-            flush_every_ms: Some(500),
+            flush_every_ms: Some(5_000),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 use prost::Message;
-use prost::encoding::{encode_varint, encoded_len_varint};
+use prost::encoding::encoded_len_varint;
 use proto::feast::serving::FieldStatus;
 
 use super::{Answer, Times, ViewAnswer};
@@ -16,6 +16,8 @@ const RESULTS: u8 = 0x12;
 const VALUES: u8 = 0x0A;
 const STATUSES: u8 = 0x12;
 const TIMES: u8 = 0x1A;
+/// The most bytes of one of the `event_timestamps` from 1970 to 3058, and what is written of it at once.
+const TIME: usize = 16;
 
 impl Answer {
     /// The answer as the message's bytes.
@@ -69,53 +71,85 @@ impl Answer {
 
 impl ViewAnswer {
     fn encode_to(&self, out: &mut impl BufMut) {
-        let mut own = Vec::new();
+        let statuses_len = packed_len(self.rows);
         for feature in 0..self.names.len() {
-            let times = match &self.times {
-                Times::PerRow(_, encoded) => encoded,
+            let values = self.block(feature);
+            let statuses = &self.statuses[feature * self.rows..][..self.rows];
+            let own;
+            let tail = match &self.times {
+                Times::PerRow(_, tail) => tail,
                 Times::PerValue(times) => {
-                    own = encode_times(&times[feature * self.rows..][..self.rows]);
+                    own = tail_of(&times[feature * self.rows..][..self.rows]);
                     &own
                 }
             };
-            let values = self.block(feature);
-            let statuses = &self.statuses[feature * self.rows..][..self.rows];
-            put_head(out, RESULTS, values.len() + packed_len(self.rows) + times.len());
+            put_head(out, RESULTS, values.len() + tail.len());
             out.put_slice(values);
-            if !statuses.is_empty() {
+            if tail[statuses_len - self.rows..].starts_with(statuses) {
+                out.put_slice(tail);
+            } else {
                 put_head(out, STATUSES, statuses.len());
                 out.put_slice(statuses);
+                out.put_slice(&tail[statuses_len..]);
             }
-            out.put_slice(times);
         }
-        drop(own);
     }
 
     fn encoded_len(&self) -> usize {
-        let times = |feature: usize| match &self.times {
-            Times::PerRow(_, encoded) => encoded.len(),
-            Times::PerValue(times) => encode_times(&times[feature * self.rows..][..self.rows]).len(),
+        let tail = |feature: usize| match &self.times {
+            Times::PerRow(_, tail) => tail.len(),
+            Times::PerValue(times) => tail_of(&times[feature * self.rows..][..self.rows]).len(),
         };
-        let len = |feature| whole(self.block(feature).len() + packed_len(self.rows) + times(feature));
-        (0..self.names.len()).map(len).sum()
+        (0..self.names.len()).map(|feature| whole(self.block(feature).len() + tail(feature))).sum()
     }
 }
 
 impl Times {
     /// One time per row.
     pub(super) fn per_row(times: Vec<Timestamp>) -> Self {
-        let encoded = encode_times(&times);
-        Self::PerRow(times, encoded)
+        let tail = tail_of(&times);
+        Self::PerRow(times, tail)
     }
 }
 
-/// The `event_timestamps` of a feature.
-fn encode_times(times: &[Timestamp]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(times.len() * 16);
+/// What stands behind the values of a feature that are all there: their statuses and their times.
+fn tail_of(times: &[Timestamp]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(packed_len(times.len()) + times.len() * TIME);
+    if !times.is_empty() {
+        put_head(&mut out, STATUSES, times.len());
+        out.put_bytes(FieldStatus::Present as u8, times.len());
+    }
     for time in times {
-        put_message(&mut out, TIMES, &time.to_proto());
+        put_time(&mut out, *time);
     }
     out
+}
+
+/// One of the `event_timestamps`.
+fn put_time(out: &mut Vec<u8>, time: Timestamp) {
+    let time = time.to_proto();
+    let (Some((seconds, length)), Some((nanos, more))) = (short_varint(time.seconds), short_varint(time.nanos.into()))
+    else {
+        return put_message(out, TIMES, &time);
+    };
+    // Fields 1 and 2 of `Timestamp`; one that is 0 does not stand there.
+    let first = if seconds == 0 { 0 } else { 1 + length };
+    let second = if nanos == 0 { 0 } else { 1 + more };
+    let fields = if seconds == 0 { 0 } else { u128::from(seconds << 8 | 0x08) };
+    let fields = if nanos == 0 { fields } else { fields | u128::from(nanos << 8 | 0x10) << (8 * first) };
+    let whole = fields << 16 | u128::from(first + second) << 8 | u128::from(TIMES);
+    let end = out.len() + 2 + (first + second) as usize;
+    out.extend_from_slice(&whole.to_le_bytes());
+    out.truncate(end);
+}
+
+/// The varint of a number below 2^35, in an integer's first bytes, and how many they are.
+fn short_varint(number: i64) -> Option<(u64, u32)> {
+    let n = u64::try_from(number).ok().filter(|n| *n < 1 << 35)?;
+    let spread = n & 0x7F | n << 1 & 0x7F00 | n << 2 & 0x7F_0000 | n << 3 & 0x7F00_0000 | n << 4 & 0x7F_0000_0000;
+    let length = ((n | 1).ilog2() / 7) + 1;
+    let more = 0x80_8080_8080 & ((1 << (8 * (length - 1))) - 1);
+    Some((spread | more, length))
 }
 
 /// An entity column: every value is there, and has no time.
@@ -147,9 +181,16 @@ fn packed_len(len: usize) -> usize {
     if len == 0 { 0 } else { whole(len) }
 }
 
+/// The key and the length of a field.
 fn put_head(out: &mut impl BufMut, key: u8, len: usize) {
-    out.put_u8(key);
-    encode_varint(len as u64, out);
+    let mut head = [key; 11];
+    let (mut rest, mut size) = (len, 1);
+    while rest >= 0x80 {
+        head[size] = rest as u8 | 0x80;
+        (rest, size) = (rest >> 7, size + 1);
+    }
+    head[size] = rest as u8;
+    out.put_slice(&head[..=size]);
 }
 
 fn put_message(out: &mut impl BufMut, key: u8, message: &impl Message) {

@@ -2,7 +2,7 @@
 //! feature. Decides each value's status on the way (FEAST_CONTRACT.md, "Reading online").
 //!
 //! The common row has one time, its columns where the last row had them, and short values: that costs
-//! two loads, a compare and a store of 16 bytes per value. Everything else takes the long way.
+//! a few loads, two compares and a store of 16 bytes per value. Everything else takes the long way.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use prost::encoding::encoded_len_varint;
 use proto::feast::serving::FieldStatus;
 
 use super::{Names, Times, ViewAnswer};
-use crate::row::{RowRef, entry};
+use crate::row::{Columns, RowRef, Stored};
 use crate::time::Timestamp;
 use crate::value::{Value, ValueType, is_null};
 
@@ -48,13 +48,19 @@ impl Wanted {
     }
 }
 
+/// A feature in the making.
+#[derive(Clone, Copy, Debug)]
+struct Feature {
+    wanted: Wanted,
+    /// How much of its block is there, bytes.
+    length: usize,
+}
+
 /// One view's answer in the making.
 #[derive(Debug)]
 pub struct Gather {
     names: Arc<Names>,
-    wanted: Vec<Wanted>,
-    /// Where each feature's block ends.
-    ends: Vec<usize>,
+    features: Vec<Feature>,
     /// Blocks of `stride` bytes each.
     values: Vec<u8>,
     stride: usize,
@@ -73,16 +79,21 @@ impl Gather {
     /// A value that was written under another type than the wanted one was never written for this
     /// feature: it is null.
     pub fn new(names: Arc<Names>, wanted: &[Wanted], ttl_us: i64, now: Timestamp, rows: usize) -> Self {
-        Self { wanted: wanted.to_vec(), ttl_us, now, ..Self::of_values(names, rows) }
+        Self { ttl_us, now, ..Self::with(names, wanted.iter().copied(), rows) }
     }
 
     /// Begins an answer of `rows` rows that are not read but worked out ([`Gather::push_values`]).
     pub fn of_values(names: Arc<Names>, rows: usize) -> Self {
+        let anything = Wanted::new(0, ValueType::Invalid, 0);
+        let wanted = std::iter::repeat_n(anything, names.len());
+        Self::with(names, wanted, rows)
+    }
+
+    fn with(names: Arc<Names>, wanted: impl Iterator<Item = Wanted>, rows: usize) -> Self {
         let features = names.len();
         let stride = rows * STEP;
         Self {
-            wanted: Vec::new(),
-            ends: (0..features).map(|feature| feature * stride).collect(),
+            features: wanted.map(|wanted| Feature { wanted, length: 0 }).collect(),
             values: vec![0; features * stride],
             stride,
             rows,
@@ -99,31 +110,62 @@ impl Gather {
     pub fn push(&mut self, row: Option<RowRef<'_>>) {
         let Some(row) = row else { return self.push_nothing(FieldStatus::NotFound, Timestamp::default()) };
         let time = row.newest().event;
-        if !row.shares_time() {
-            return self.push_split(row);
+        match row {
+            RowRef::Stored(row) if !row.shares_time() => self.push_split(row),
+            _ if self.is_outside(time) => self.push_nothing(FieldStatus::OutsideMaxAge, time),
+            RowRef::Stored(row) => self.push_columns(&row.columns(), time),
+            RowRef::Slim(row) => self.push_columns(&row.columns(), time),
         }
-        if self.is_outside(time) {
-            return self.push_nothing(FieldStatus::OutsideMaxAge, time);
-        }
+    }
+
+    /// A row of one time.
+    fn push_columns(&mut self, row: &impl Columns, time: Timestamp) {
         let at = self.times.len();
-        let (columns, values) = row.parts();
-        for feature in 0..self.wanted.len() {
-            let wanted = self.wanted[feature];
-            let position = wanted.position as usize;
-            if let Some((id, end)) = columns.get(position).map(|bytes| entry(*bytes))
-                && id == wanted.id
-            {
-                let start = if position == 0 { 0 } else { entry(columns[position - 1]).1 };
-                self.put_wanted(feature, wanted, values, start as usize, end as usize, at);
-            } else if let Some(position) = row.position(wanted.id) {
-                self.wanted[feature].position = position as u32;
-                let value = value_at(columns, values, position);
-                self.put_checked(feature, wanted.value_type, value, at);
+        let mut feature = self.put_short(0, row);
+        while feature < self.features.len() {
+            let wanted = self.features[feature].wanted;
+            let expected = wanted.position as usize;
+            let found = match row.column(expected) {
+                Some((id, start, end)) if id == wanted.id => Some((expected, start, end)),
+                _ => row.find(wanted.id).and_then(|at| row.column(at).map(|(_, start, end)| (at, start, end))),
+            };
+            if let Some((position, start, end)) = found {
+                self.features[feature].wanted.position = position as u32;
+                self.put_checked(feature, wanted.value_type, &row.values()[start..end], at);
             } else {
                 self.put_null(feature, FieldStatus::NullValue, at);
             }
+            feature = self.put_short(feature + 1, row);
         }
         self.end_row(time);
+    }
+
+    /// Puts the values of the features from `first` on, each by a copy of fixed size, as long as they stand
+    /// where they are expected and are short values of the right type; gives the first feature that is left.
+    #[inline]
+    fn put_short(&mut self, first: usize, row: &impl Columns) -> usize {
+        let (stride, values) = (self.stride, row.values());
+        let mut blocks = self.values.get_mut(first * stride..).unwrap_or_default();
+        let features = self.features.get_mut(first..).unwrap_or_default();
+        for (done, Feature { wanted, length }) in features.iter_mut().enumerate() {
+            let Some((block, rest)) = blocks.split_at_mut_checked(stride) else { return first + done };
+            if let Some((id, start, end)) = row.column(wanted.position as usize)
+                && let Some(bytes) = values.get(start..).and_then(<[u8]>::first_chunk::<STEP>)
+                && let value = u128::from_le_bytes(*bytes)
+                && let len = end.wrapping_sub(start)
+                && id == wanted.id
+                && value as u16 & wanted.mask == wanted.tag
+                && len.wrapping_sub(2) <= SHORT - 2
+                && let Some(slot) = block.get_mut(*length..).and_then(<[u8]>::first_chunk_mut::<STEP>)
+            {
+                *slot = (value << 16 | (len as u128) << 8 | u128::from(KEY)).to_le_bytes();
+                *length += 2 + len;
+                blocks = rest;
+            } else {
+                return first + done;
+            }
+        }
+        self.features.len()
     }
 
     /// The next row, worked out at the request's time: null is `NULL_VALUE`.
@@ -141,7 +183,8 @@ impl Gather {
 
     /// The answer. Every row must have been pushed.
     pub fn finish(self) -> ViewAnswer {
-        let blocks = self.ends.iter().enumerate().map(|(feature, end)| (feature * self.stride, *end)).collect();
+        let block = |(at, feature): (usize, &Feature)| (at * self.stride, at * self.stride + feature.length);
+        let blocks = self.features.iter().enumerate().map(block).collect();
         let times = if self.split.is_empty() { Times::per_row(self.times) } else { Times::PerValue(self.split) };
         ViewAnswer { names: self.names, rows: self.rows, values: self.values, blocks, statuses: self.statuses, times }
     }
@@ -153,24 +196,25 @@ impl Gather {
     /// A row of which nothing is given.
     fn push_nothing(&mut self, status: FieldStatus, time: Timestamp) {
         let at = self.times.len();
-        for feature in 0..self.ends.len() {
+        for feature in 0..self.features.len() {
             self.put_null(feature, status, at);
         }
         self.end_row(time);
     }
 
     /// A row with a time per column.
-    fn push_split(&mut self, row: RowRef<'_>) {
-        let (columns, values) = row.parts();
+    fn push_split(&mut self, row: Stored<'_>) {
+        let columns = row.columns();
         let (at, newest) = (self.times.len(), row.newest().event);
-        for feature in 0..self.wanted.len() {
-            let wanted = self.wanted[feature];
+        for feature in 0..self.features.len() {
+            let wanted = self.features[feature].wanted;
             let position = row.position(wanted.id);
             let time = position.map_or(newest, |position| row.version(position).event);
             match position {
                 _ if self.is_outside(time) => self.put_null(feature, FieldStatus::OutsideMaxAge, at),
                 Some(position) => {
-                    self.put_checked(feature, wanted.value_type, value_at(columns, values, position), at);
+                    let (_, start, end) = columns.column(position).unwrap_or_default();
+                    self.put_checked(feature, wanted.value_type, &columns.values()[start..end], at);
                 }
                 None => self.put_null(feature, FieldStatus::NullValue, at),
             }
@@ -188,7 +232,7 @@ impl Gather {
     fn split(&mut self, last: Timestamp) {
         if self.split.is_empty() {
             let at = self.times.len();
-            self.split = vec![Timestamp::default(); self.ends.len() * self.rows];
+            self.split = vec![Timestamp::default(); self.features.len() * self.rows];
             for feature in self.split.chunks_mut(self.rows) {
                 feature[..at].copy_from_slice(&self.times);
                 feature[at] = last;
@@ -202,26 +246,6 @@ impl Gather {
             feature[at] = time;
         }
         self.times.push(time);
-    }
-
-    /// Puts `values[start..end]`, by a copy of fixed size where it is a short value of the right type.
-    fn put_wanted(&mut self, feature: usize, wanted: Wanted, values: &[u8], start: usize, end: usize, at: usize) {
-        let len = end - start;
-        let block = self.ends[feature];
-        let room = (feature + 1) * self.stride - block;
-        if let Some(bytes) = values.get(start..).and_then(<[u8]>::first_chunk::<STEP>)
-            && (2..=SHORT).contains(&len)
-            && room >= STEP
-            && let Some(slot) = self.values.get_mut(block..).and_then(<[u8]>::first_chunk_mut::<STEP>)
-        {
-            let bytes = u128::from_le_bytes(*bytes);
-            if bytes as u16 & wanted.mask == wanted.tag {
-                *slot = (bytes << 16 | (len as u128) << 8 | u128::from(KEY)).to_le_bytes();
-                self.ends[feature] = block + 2 + len;
-                return;
-            }
-        }
-        self.put_checked(feature, wanted.value_type, &values[start..end], at);
     }
 
     fn put_checked(&mut self, feature: usize, value_type: ValueType, value: &[u8], at: usize) {
@@ -240,36 +264,29 @@ impl Gather {
     fn put(&mut self, feature: usize, value: &[u8]) {
         let head = 1 + encoded_len_varint(value.len() as u64);
         let whole = head + value.len();
-        while (feature + 1) * self.stride - self.ends[feature] < whole {
+        while self.stride - self.features[feature].length < whole {
             self.grow();
         }
-        let start = self.ends[feature];
+        let start = feature * self.stride + self.features[feature].length;
         let mut slot = &mut self.values[start..start + whole];
         slot[0] = KEY;
         slot = &mut slot[1..];
         prost::encoding::encode_varint(value.len() as u64, &mut slot);
         slot.copy_from_slice(value);
-        self.ends[feature] = start + whole;
+        self.features[feature].length += whole;
     }
 
     /// Doubles the room of every block.
     #[cold]
     fn grow(&mut self) {
         let stride = (self.stride * 2).max(STEP);
-        let mut values = vec![0; self.ends.len() * stride];
-        for (feature, end) in self.ends.iter_mut().enumerate() {
-            let block = &self.values[feature * self.stride..*end];
-            let start = feature * stride;
-            values[start..start + block.len()].copy_from_slice(block);
-            *end = start + block.len();
+        let mut values = vec![0; self.features.len() * stride];
+        for (at, Feature { length, .. }) in self.features.iter().enumerate() {
+            let block = &self.values[at * self.stride..][..*length];
+            values[at * stride..][..*length].copy_from_slice(block);
         }
         (self.values, self.stride) = (values, stride);
     }
-}
-
-fn value_at<'a>(columns: &[[u8; 8]], values: &'a [u8], position: usize) -> &'a [u8] {
-    let start = if position == 0 { 0 } else { entry(columns[position - 1]).1 };
-    &values[start as usize..entry(columns[position]).1 as usize]
 }
 
 /// Feast's explicit null, as it is stored: `null_val` (field 19) and nothing else.

@@ -15,6 +15,7 @@
 //! Absence is an entry as well. Eviction is CLOCK (second chance), per stripe, whole entities.
 
 mod block;
+mod numbers;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
@@ -24,8 +25,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::quality::RandomState;
 
 use super::layout::{self, Entry};
-use block::Block;
 pub(crate) use block::Part;
+use block::{Block, Payload};
+use numbers::Numbers;
 
 /// What an entity costs beside its block, in bytes (map slot and entry, queue slot, the allocator's
 /// headers): an estimate, on the high side.
@@ -34,6 +36,8 @@ const OVERHEAD: usize = 160;
 const LINE: usize = 64;
 const TOUCHED: usize = 32;
 const STRIPES: usize = 64;
+/// With more different sets of columns than this, rows stand in blocks as they are stored.
+const SHAPES: usize = 4096;
 /// A stripe smaller than this holds too few entries to choose among.
 const STRIPE_BYTES: u64 = 64 * 1024;
 
@@ -65,32 +69,19 @@ struct Slot {
     used: AtomicBool,
 }
 
-/// The numbers under which tables stand in blocks, by their prefix in the tree. They stay for the
-/// life of the store: there are as many as there ever were views.
-#[derive(Default)]
-struct Tables {
-    numbers: papaya::HashMap<Box<[u8]>, u32, RandomState>,
-    prefixes: Mutex<Vec<Box<[u8]>>>,
+/// Where a table's part stood in the last block, and the ids of its columns.
+#[derive(Clone, Copy, Default)]
+struct Hint<'a> {
+    position: usize,
+    shape: Option<(u32, &'a [u32])>,
 }
 
-impl Tables {
-    fn known(&self, prefix: &[u8]) -> Option<u32> {
-        self.numbers.pin().get(prefix).copied()
-    }
-
-    fn number(&self, prefix: &[u8]) -> u32 {
-        if let Some(number) = self.known(prefix) {
-            return number;
+impl<'a> Hint<'a> {
+    fn ids(&mut self, shape: u32, look_up: impl FnOnce() -> Option<&'a [u32]>) -> Option<&'a [u32]> {
+        if self.shape.is_none_or(|(last, _)| last != shape) {
+            self.shape = Some((shape, look_up()?));
         }
-        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.numbers.pin().get_or_insert_with(prefix.into(), || {
-            prefixes.push(prefix.into());
-            prefixes.len() as u32 - 1
-        })
-    }
-
-    fn prefixes(&self) -> Vec<Box<[u8]>> {
-        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shape.map(|(_, ids)| ids)
     }
 }
 
@@ -127,7 +118,11 @@ pub(crate) struct Write(Vec<usize>);
 /// The tier; with a capacity of 0 it is never asked and holds nothing.
 pub(crate) struct Tier {
     map: papaya::HashMap<u64, Slot, BuildHasherDefault<Identity>>,
-    tables: Tables,
+    /// The tables, by their prefixes in the tree. They stay for the life of the store: there are as many as
+    /// there ever were views.
+    tables: Numbers<u8>,
+    /// The ids of slim rows' columns.
+    shapes: Numbers<u32>,
     stripes: Vec<Stripe>,
     stripe_bytes: usize,
     bytes: AtomicUsize,
@@ -143,7 +138,8 @@ impl Tier {
         };
         Self {
             map: papaya::HashMap::default(),
-            tables: Tables::default(),
+            tables: Numbers::default(),
+            shapes: Numbers::default(),
             stripe_bytes: (capacity as usize).checked_div(stripes).unwrap_or(0),
             stripes: std::iter::repeat_with(Stripe::default).take(stripes).collect(),
             bytes: AtomicUsize::new(0),
@@ -168,7 +164,8 @@ impl Tier {
         let map = self.map.pin();
         let slot = map.get(&self.hash(entity)).filter(|slot| slot.block.key() == entity)?;
         slot.touch();
-        slot.block.get(table).map(Part::to_entry)
+        let shapes = self.shapes.pin();
+        slot.block.get(table, |shape| shapes.get(shape)).map(Part::to_entry)
     }
 
     /// What is known of some entities under some tables, by their prefixes: for every entity and table
@@ -184,8 +181,8 @@ impl Tier {
         mut each: impl FnMut(usize, usize, Option<Part<'_>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let tables: Vec<Option<u32>> = prefixes.iter().map(|prefix| self.tables.known(prefix)).collect();
-        let mut hints = vec![0; tables.len()];
-        let map = self.map.pin();
+        let mut hints = vec![Hint::default(); tables.len()];
+        let (map, shapes) = (self.map.pin(), self.shapes.pin());
         let slots: Vec<Option<&Slot>> = entities.clone().map(|entity| map.get(&self.hash(entity))).collect();
         let mut touched = 0;
         for slot in slots.iter().flatten() {
@@ -202,9 +199,9 @@ impl Tier {
             }
             for (at, table) in tables.iter().enumerate() {
                 let part = slot.zip(*table).and_then(|(slot, table)| {
-                    let position = slot.block.position_near(table, hints[at])?;
-                    hints[at] = position;
-                    Some(slot.block.part(position))
+                    let hint = &mut hints[at];
+                    hint.position = slot.block.position_near(table, hint.position)?;
+                    slot.block.part(hint.position, |shape| hint.ids(shape, || shapes.get(shape)))
                 });
                 each(number, at, part)?;
             }
@@ -266,16 +263,14 @@ impl Tier {
     /// those keys, so that the disk is asked.
     pub(crate) fn end_forgetting(&self, write: Write, forget: impl Fn(&[u8]) -> bool) {
         let Write(stripes) = write;
-        let prefixes = self.tables.prefixes();
-        let map = self.map.pin();
+        let (map, tables) = (self.map.pin(), self.tables.pin());
         for &index in &stripes {
             let mut clock = self.stripes[index].lock();
             let mut queue = std::mem::take(&mut clock.queue);
             queue.retain(|hash| {
                 let Some(slot) = map.get(hash) else { return false };
-                let goes = |table: u32| {
-                    prefixes.get(table as usize).is_none_or(|prefix| forget(&[prefix, slot.block.key()].concat()))
-                };
+                let goes =
+                    |table: u32| tables.get(table).is_none_or(|prefix| forget(&[prefix, slot.block.key()].concat()));
                 if !slot.block.tables().any(goes) {
                     return true;
                 }
@@ -312,12 +307,13 @@ impl Tier {
 
     fn put(&self, clock: &mut Clock, key: &[u8], entry: &Entry) {
         let (prefix, entity) = layout::split(key);
-        let (hash, table) = (self.hash(entity), self.tables.number(prefix));
+        let (hash, table) = (self.hash(entity), self.tables.number(prefix, usize::MAX).unwrap_or_default());
+        let payload = Payload::of(entry, |ids| self.shapes.number(ids, SHAPES));
         let map = self.map.pin();
         let old = map.get(&hash);
         let new = match old.filter(|slot| slot.block.key() == entity) {
-            Some(slot) => slot.block.with(table, entry),
-            None => Block::of(entity, table, entry),
+            Some(slot) => slot.block.with(table, &payload),
+            None => Block::of(entity, table, &payload),
         };
         let Some(block) = new.filter(|block| cost(block) <= self.stripe_bytes) else {
             if old.is_some() {

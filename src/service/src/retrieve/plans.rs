@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use foldhash::quality::RandomState;
 use model::Result;
 use model::plan::Plan;
 use model::registry::{FeatureRequest, Registry};
@@ -30,7 +31,7 @@ pub(super) struct Plans {
 #[derive(Default)]
 struct Known {
     revision: u64,
-    plans: HashMap<(FeatureRequest, bool), Arc<Planned>>,
+    plans: HashMap<(FeatureRequest, bool), Arc<Planned>, RandomState>,
 }
 
 impl Plans {

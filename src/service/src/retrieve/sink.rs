@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use model::Row;
 use model::answer::Gather;
 use model::ports::RowSink;
@@ -26,7 +27,7 @@ pub(super) struct Repeated<'a, S> {
     again: Vec<bool>,
     /// The place of the next row, for each table.
     next: Vec<usize>,
-    kept: HashMap<(usize, usize), Option<Row>>,
+    kept: HashMap<(usize, usize), Option<Row>, RandomState>,
 }
 
 impl<'a, S: RowSink> Repeated<'a, S> {
@@ -35,7 +36,7 @@ impl<'a, S: RowSink> Repeated<'a, S> {
         for (at, first) in first.iter().enumerate() {
             again[*first] |= *first != at;
         }
-        Self { of, first, again, next: vec![0; tables], kept: HashMap::new() }
+        Self { of, first, again, next: vec![0; tables], kept: HashMap::default() }
     }
 }
 

@@ -1,12 +1,16 @@
 //! All that the tier knows of one entity, in one piece of memory, so that a read of several views finds
 //! it with one look and reads it in a row. Knows no map and no lock.
 //!
+//! Most rows stand there slim: the keeper of the blocks has their ids, under a number.
+//!
 //! Layout, little-endian: `u32` parts n, `u32` length of the entity's key, n × (`u32` table, `u32` kind
 //! and end of the payload), the key, the payloads, and [`SLACK`] zeros, so that a reader of short
 //! values may load more than the value.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use model::row::RowRef;
+use model::row::{RowRef, Slim, Stored};
 
 use super::super::layout::Entry;
 
@@ -19,6 +23,9 @@ const END: u32 = (1 << KIND) - 1;
 const ABSENT: u32 = 0;
 const ROW: u32 = 1;
 const STATE: u32 = 2;
+/// A row without its ids, behind the number (`u32`) of their sequence.
+const SLIM: u32 = 3;
+const SHAPE: usize = 4;
 
 /// What is known of one entity.
 pub(super) struct Block(Box<[u8]>);
@@ -41,30 +48,49 @@ impl Part<'_> {
     }
 }
 
-/// A part to put into a block: table, kind, payload.
-type Raw<'a> = (u32, u32, &'a [u8]);
+/// What is put under a table.
+pub(super) struct Payload<'a> {
+    kind: u32,
+    bytes: Cow<'a, [u8]>,
+}
 
-fn raw(table: u32, entry: &Entry) -> Raw<'_> {
-    match entry {
-        Entry::Absent => (table, ABSENT, &[]),
-        Entry::Row(row) => (table, ROW, row.as_bytes()),
-        Entry::State(state) => (table, STATE, state),
+impl<'a> Payload<'a> {
+    /// An entry as it stands in a block. `shape` gives the number of a row's ids; where it gives none, the row
+    /// stands there as it is stored.
+    pub(super) fn of(entry: &'a Entry, shape: impl FnOnce(&[u32]) -> Option<u32>) -> Self {
+        let (kind, bytes) = match entry {
+            Entry::Absent => (ABSENT, [].as_slice().into()),
+            Entry::State(state) => (STATE, state[..].into()),
+            Entry::Row(row) => match Slim::ids(row).and_then(|ids| shape(&ids)) {
+                None => (ROW, row.as_bytes()[..].into()),
+                Some(number) => {
+                    let mut slim = number.to_le_bytes().to_vec();
+                    Slim::put(&mut slim, row);
+                    (SLIM, slim.into())
+                }
+            },
+        };
+        Self { kind, bytes }
     }
 }
 
+/// A part of a block: table, kind, payload.
+type Raw<'a> = (u32, u32, &'a [u8]);
+
 impl Block {
     /// The block of an entity of which one thing is known.
-    pub(super) fn of(key: &[u8], table: u32, entry: &Entry) -> Option<Self> {
-        Self::build(key, std::iter::once(raw(table, entry)))
+    pub(super) fn of(key: &[u8], table: u32, payload: &Payload<'_>) -> Option<Self> {
+        Self::build(key, std::iter::once((table, payload.kind, &*payload.bytes)))
     }
 
     /// The block with a part replaced or added; `None` where it would be too large for its numbers.
-    pub(super) fn with(&self, table: u32, entry: &Entry) -> Option<Self> {
+    pub(super) fn with(&self, table: u32, payload: &Payload<'_>) -> Option<Self> {
+        let new = (table, payload.kind, &*payload.bytes);
         let kept = self.raws().filter(|(other, ..)| *other != table);
         // Where it was, so that one view stands at one place in the blocks of all entities.
         let at = self.position(table).unwrap_or(self.len());
         let (before, after) = (kept.clone().take(at), kept.skip(at));
-        Self::build(self.key(), before.chain(std::iter::once(raw(table, entry))).chain(after))
+        Self::build(self.key(), before.chain(std::iter::once(new)).chain(after))
     }
 
     /// The block without the tables that meet the condition; `None` where nothing is left.
@@ -122,20 +148,21 @@ impl Block {
         if here { Some(hint) } else { self.position(table) }
     }
 
-    /// The part at a position.
-    pub(super) fn part(&self, position: usize) -> Part<'_> {
+    /// The part at a position; `ids` gives the ids with a number. `None` where it gives none.
+    pub(super) fn part<'a>(&'a self, position: usize, ids: impl FnOnce(u32) -> Option<&'a [u32]>) -> Option<Part<'a>> {
         let (kind, start, end) = self.span(position);
-        match kind {
+        // What stands behind a row is not the row's, and harmless to load.
+        Some(match kind {
             ABSENT => Part::Absent,
-            // What stands behind it is not the row's, and harmless to load.
-            ROW => Part::Row(RowRef::of_checked(&self.0[start..])),
+            ROW => Part::Row(RowRef::Stored(Stored::of_checked(&self.0[start..]))),
+            SLIM => Part::Row(RowRef::Slim(Slim::of(ids(self.u32_at(start))?, &self.0[start + SHAPE..]))),
             _ => Part::State(&self.0[start..end]),
-        }
+        })
     }
 
     /// The part of a table.
-    pub(super) fn get(&self, table: u32) -> Option<Part<'_>> {
-        self.position(table).map(|position| self.part(position))
+    pub(super) fn get<'a>(&'a self, table: u32, ids: impl FnOnce(u32) -> Option<&'a [u32]>) -> Option<Part<'a>> {
+        self.position(table).and_then(|position| self.part(position, ids))
     }
 
     fn position(&self, table: u32) -> Option<usize> {

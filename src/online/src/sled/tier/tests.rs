@@ -3,6 +3,9 @@
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
+use model::ports::Table;
+use model::row::{Column, Version};
+use model::{Row, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -24,7 +27,7 @@ fn key(n: u64) -> Key {
 
 /// What an entity with one number costs.
 fn one() -> u64 {
-    cost(&Block::of(&key(0), 0, &state(0)).expect("small")) as u64
+    cost(&Block::of(&key(0), 0, &Payload::of(&state(0), |_| None)).expect("small")) as u64
 }
 
 fn write(tier: &Tier, key: &Key, entry: Entry) {
@@ -224,4 +227,49 @@ proptest! {
             prop_assert_eq!(tier.get(&key_under(table, entity)), oracle.get(&(table, entity)).cloned());
         }
     }
+}
+
+proptest! {
+    /// A row comes back as it was written, whatever columns, values and times it has: alone and in a read of
+    /// several tables, slim or as it is stored.
+    #[test]
+    fn rows_come_back_as_they_were_written(
+        rows in proptest::collection::vec(
+            proptest::collection::vec((0u32..4, proptest::collection::vec(any::<u8>(), 0..20), 0i64..2), 0..5), 1..20),
+        long in 0usize..100_000,
+    ) {
+        let tier = Tier::new(10_000_000);
+        let prefix = |table: usize| layout::table_prefix(layout::Kind::Row, &Table::new("p", format!("view_{table}")));
+        let (prefixes, entity): (Vec<_>, _) = ((0..3).map(prefix).collect(), b"entity");
+        let mut last = [const { None }; 3];
+        for (at, columns) in rows.into_iter().enumerate() {
+            let columns = columns.into_iter().map(|(id, value, event)| Column {
+                id,
+                value: if at == 0 && id == 0 { vec![7; long].into() } else { value.into() },
+                version: Version { event: Timestamp(event), created: Timestamp(event * 2) },
+            });
+            let row = Row::pack(columns.collect());
+            let key = Key::from([prefixes[at % 3].as_slice(), entity].concat());
+            write(&tier, &key, Entry::Row(row.clone()));
+            prop_assert_eq!(tier.get(&key), Some(Entry::Row(row.clone())));
+            last[at % 3] = Some(row);
+        }
+        let mut read = Vec::new();
+        let done = tier.read(&prefixes, std::iter::once(entity.as_slice()), |_, _, part| {
+            read.push(part.map(Part::to_entry));
+            Ok::<(), ()>(())
+        });
+        prop_assert_eq!(done, Ok(()));
+        prop_assert_eq!(read, last.map(|row| row.map(Entry::Row)));
+    }
+}
+
+#[test]
+fn only_so_many_sequences_have_a_number() {
+    let numbers = Numbers::default();
+    assert_eq!(numbers.number(&[1, 2], 2), Some(0));
+    assert_eq!(numbers.number(&[1], 2), Some(1));
+    assert_eq!(numbers.number(&[2], 2), None);
+    assert_eq!(numbers.number(&[1, 2], 2), Some(0), "it has one");
+    assert_eq!((numbers.known(&[2]), numbers.pin().get(1)), (None, Some([1].as_slice())));
 }
