@@ -44,7 +44,7 @@ pub struct ViewPlan {
     pub plain_name: String,
     /// The features asked for.
     pub features: Vec<Field>,
-    /// What to take of a row for them.
+    /// What to take of a row for them, in the order of a row's columns.
     pub wanted: Vec<Wanted>,
     /// Their names in the answer.
     pub names: Arc<Names>,
@@ -151,14 +151,16 @@ impl Plan {
         // A whole row has all features of its view, sorted by id.
         let mut ids: Vec<u32> = view.features.iter().map(|f| column_id(&f.name)).collect();
         ids.sort_unstable();
-        let wanted = projection.features.iter().map(|f| {
+        let wanted = projection.features.iter().enumerate().map(|(feature, f)| {
             let id = column_id(&f.name);
-            Wanted::new(id, f.value_type, ids.binary_search(&id).unwrap_or_default())
+            Wanted::new(feature, id, f.value_type, ids.binary_search(&id).unwrap_or_default())
         });
+        let mut wanted: Vec<_> = wanted.collect();
+        wanted.sort_by_key(Wanted::id);
         self.views.push(ViewPlan {
             plain_name: projection.plain_name,
             view,
-            wanted: wanted.collect(),
+            wanted,
             features: projection.features,
             names: Arc::new(Names::new(names)),
         });

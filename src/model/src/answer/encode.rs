@@ -119,28 +119,35 @@ fn tail_of(times: &[Timestamp]) -> Vec<u8> {
         put_head(&mut out, STATUSES, times.len());
         out.put_bytes(FieldStatus::Present as u8, times.len());
     }
+    // Rows were often written together: a time is mostly the one before it.
+    let mut last = (Timestamp::default(), encoded_time(Timestamp::default()));
     for time in times {
-        put_time(&mut out, *time);
+        if last.0 != *time {
+            last = (*time, encoded_time(*time));
+        }
+        match last.1 {
+            Some((bytes, length)) => {
+                let end = out.len() + length;
+                out.extend_from_slice(&bytes);
+                out.truncate(end);
+            }
+            None => put_message(&mut out, TIMES, &time.to_proto()),
+        }
     }
     out
 }
 
-/// One of the `event_timestamps`.
-fn put_time(out: &mut Vec<u8>, time: Timestamp) {
+/// One of the `event_timestamps` in an array's first bytes, and how many they are; `None` where they are more.
+fn encoded_time(time: Timestamp) -> Option<([u8; TIME], usize)> {
     let time = time.to_proto();
-    let (Some((seconds, length)), Some((nanos, more))) = (short_varint(time.seconds), short_varint(time.nanos.into()))
-    else {
-        return put_message(out, TIMES, &time);
-    };
+    let (seconds, length) = short_varint(time.seconds)?;
+    let (nanos, more) = short_varint(time.nanos.into())?;
     // Fields 1 and 2 of `Timestamp`; one that is 0 does not stand there.
-    let first = if seconds == 0 { 0 } else { 1 + length };
-    let second = if nanos == 0 { 0 } else { 1 + more };
+    let (first, second) = (if seconds == 0 { 0 } else { 1 + length }, if nanos == 0 { 0 } else { 1 + more });
     let fields = if seconds == 0 { 0 } else { u128::from(seconds << 8 | 0x08) };
     let fields = if nanos == 0 { fields } else { fields | u128::from(nanos << 8 | 0x10) << (8 * first) };
     let whole = fields << 16 | u128::from(first + second) << 8 | u128::from(TIMES);
-    let end = out.len() + 2 + (first + second) as usize;
-    out.extend_from_slice(&whole.to_le_bytes());
-    out.truncate(end);
+    Some((whole.to_le_bytes(), 2 + (first + second) as usize))
 }
 
 /// The varint of a number below 2^35, in an integer's first bytes, and how many they are.

@@ -24,6 +24,8 @@ const KEY: u8 = 0x0A;
 /// A feature to take from a view's rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
+    /// Which feature of the answer it is.
+    feature: u32,
     id: u32,
     /// Where the column stood in the last row.
     position: u32,
@@ -34,9 +36,9 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// The column with this id, holding values of this type (`Invalid`: of any); `position` is where
-    /// it probably stands among a row's columns.
-    pub fn new(id: u32, value_type: ValueType, position: usize) -> Self {
+    /// As this feature of the answer the column with this id, holding values of this type (`Invalid`: of
+    /// any); `position` is where it probably stands among a row's columns.
+    pub fn new(feature: usize, id: u32, value_type: ValueType, position: usize) -> Self {
         // A value begins with its field's key, and the fields of `Value` are numbered as the types are;
         // the lowest three bits are the wire type.
         let field = value_type as u16;
@@ -44,16 +46,41 @@ impl Wanted {
             0..16 => (field << 3, 0x00F8),
             _ => ((field << 3 & 0x7F) | 0x80 | field >> 4 << 8, 0xFFF8),
         };
-        Self { id, position: position as u32, tag, mask, value_type }
+        Self { feature: feature as u32, id, position: position as u32, tag, mask, value_type }
+    }
+
+    /// The column.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 }
 
-/// A feature in the making.
+/// A feature in the making. (In the code below a feature is its place among those that are in the making.)
 #[derive(Clone, Copy, Debug)]
 struct Feature {
     wanted: Wanted,
     /// How much of its block is there, bytes.
     length: usize,
+}
+
+impl Feature {
+    /// Puts `values[start..end]` behind the block by a copy of fixed size, where it is a short value of the right
+    /// type and there is room; gives whether it is put.
+    #[inline]
+    fn put_short(&mut self, block: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
+        let len = end.wrapping_sub(start);
+        if let Some(bytes) = values.get(start..).and_then(<[u8]>::first_chunk::<STEP>)
+            && let value = u128::from_le_bytes(*bytes)
+            && value as u16 & self.wanted.mask == self.wanted.tag
+            && len.wrapping_sub(2) <= SHORT - 2
+            && let Some(slot) = block.get_mut(self.length..).and_then(<[u8]>::first_chunk_mut::<STEP>)
+        {
+            *slot = (value << 16 | (len as u128) << 8 | u128::from(KEY)).to_le_bytes();
+            self.length += 2 + len;
+            return true;
+        }
+        false
+    }
 }
 
 /// One view's answer in the making.
@@ -77,15 +104,14 @@ pub struct Gather {
 impl Gather {
     /// Begins an answer of `rows` rows at `now`; values older than `ttl_us` are not given (0: all are).
     /// A value that was written under another type than the wanted one was never written for this
-    /// feature: it is null.
+    /// feature: it is null. It is quickest where `wanted` are in the order of a row's columns.
     pub fn new(names: Arc<Names>, wanted: &[Wanted], ttl_us: i64, now: Timestamp, rows: usize) -> Self {
         Self { ttl_us, now, ..Self::with(names, wanted.iter().copied(), rows) }
     }
 
     /// Begins an answer of `rows` rows that are not read but worked out ([`Gather::push_values`]).
     pub fn of_values(names: Arc<Names>, rows: usize) -> Self {
-        let anything = Wanted::new(0, ValueType::Invalid, 0);
-        let wanted = std::iter::repeat_n(anything, names.len());
+        let wanted = (0..names.len()).map(|feature| Wanted::new(feature, 0, ValueType::Invalid, 0));
         Self::with(names, wanted, rows)
     }
 
@@ -140,30 +166,33 @@ impl Gather {
         self.end_row(time);
     }
 
-    /// Puts the values of the features from `first` on, each by a copy of fixed size, as long as they stand
-    /// where they are expected and are short values of the right type; gives the first feature that is left.
+    /// Puts the values of the features from `first` on, as long as they stand where they are expected and can be
+    /// put by [`Feature::put_short`]; gives the first feature that is left.
     #[inline]
     fn put_short(&mut self, first: usize, row: &impl Columns) -> usize {
         let (stride, values) = (self.stride, row.values());
         let mut blocks = self.values.get_mut(first * stride..).unwrap_or_default();
+        let columns = row.all();
+        if first == 0 && columns.len() == self.features.len() {
+            // The whole row is wanted.
+            let mut start = 0;
+            for (done, (feature, (id, end))) in self.features.iter_mut().zip(columns).enumerate() {
+                let Some((block, rest)) = blocks.split_at_mut_checked(stride) else { return done };
+                if id != feature.wanted.id || !feature.put_short(block, values, start, end) {
+                    return done;
+                }
+                (blocks, start) = (rest, end);
+            }
+            return self.features.len();
+        }
         let features = self.features.get_mut(first..).unwrap_or_default();
-        for (done, Feature { wanted, length }) in features.iter_mut().enumerate() {
+        for (done, feature) in features.iter_mut().enumerate() {
             let Some((block, rest)) = blocks.split_at_mut_checked(stride) else { return first + done };
-            if let Some((id, start, end)) = row.column(wanted.position as usize)
-                && let Some(bytes) = values.get(start..).and_then(<[u8]>::first_chunk::<STEP>)
-                && let value = u128::from_le_bytes(*bytes)
-                && let len = end.wrapping_sub(start)
-                && id == wanted.id
-                && value as u16 & wanted.mask == wanted.tag
-                && len.wrapping_sub(2) <= SHORT - 2
-                && let Some(slot) = block.get_mut(*length..).and_then(<[u8]>::first_chunk_mut::<STEP>)
-            {
-                *slot = (value << 16 | (len as u128) << 8 | u128::from(KEY)).to_le_bytes();
-                *length += 2 + len;
-                blocks = rest;
-            } else {
+            let Some((id, start, end)) = row.column(feature.wanted.position as usize) else { return first + done };
+            if id != feature.wanted.id || !feature.put_short(block, values, start, end) {
                 return first + done;
             }
+            blocks = rest;
         }
         self.features.len()
     }
@@ -183,8 +212,10 @@ impl Gather {
 
     /// The answer. Every row must have been pushed.
     pub fn finish(self) -> ViewAnswer {
-        let block = |(at, feature): (usize, &Feature)| (at * self.stride, at * self.stride + feature.length);
-        let blocks = self.features.iter().enumerate().map(block).collect();
+        let mut blocks = vec![(0, 0); self.features.len()];
+        for (at, Feature { wanted, length }) in self.features.iter().enumerate() {
+            blocks[wanted.feature as usize] = (at * self.stride, at * self.stride + length);
+        }
         let times = if self.split.is_empty() { Times::per_row(self.times) } else { Times::PerValue(self.split) };
         ViewAnswer { names: self.names, rows: self.rows, values: self.values, blocks, statuses: self.statuses, times }
     }
@@ -221,7 +252,7 @@ impl Gather {
             if time != newest {
                 self.split(newest);
             }
-            if let Some(slot) = self.split.get_mut(feature * self.rows + at) {
+            if let Some(slot) = self.split.get_mut(wanted.feature as usize * self.rows + at) {
                 *slot = time;
             }
         }
@@ -258,7 +289,8 @@ impl Gather {
 
     fn put_null(&mut self, feature: usize, status: FieldStatus, at: usize) {
         self.put(feature, &[]);
-        self.statuses[feature * self.rows + at] = status as u8;
+        let of_answer = self.features[feature].wanted.feature as usize;
+        self.statuses[of_answer * self.rows + at] = status as u8;
     }
 
     fn put(&mut self, feature: usize, value: &[u8]) {

@@ -49,7 +49,8 @@ fn expected(row: Option<&Row>, id: u32, value_type: ValueType, ttl_us: i64) -> E
 }
 
 fn of_row(row: &Row, wanted: &[(u32, ValueType)], ttl_us: i64, now: Timestamp) -> ViewAnswer {
-    let wanted: Vec<_> = wanted.iter().map(|(id, value_type)| Wanted::new(*id, *value_type, 0)).collect();
+    let wanted: Vec<_> =
+        wanted.iter().enumerate().map(|(at, (id, value_type))| Wanted::new(at, *id, *value_type, 0)).collect();
     let mut gather = Gather::new(names(wanted.len()), &wanted, ttl_us, now, 1);
     gather.push(Some(row.borrowed()));
     gather.finish()
@@ -82,11 +83,22 @@ struct Case {
     wanted: Vec<(u32, ValueType, usize)>,
     ttl_us: i64,
     fan_out: Vec<usize>,
+    /// Whether the wanted features are in the order of a row's columns.
+    sorted: bool,
 }
 
 impl Case {
+    fn wanted(&self) -> Vec<Wanted> {
+        let wanted = self.wanted.iter().enumerate().map(|(at, (id, t, position))| Wanted::new(at, *id, *t, *position));
+        let mut wanted: Vec<_> = wanted.collect();
+        if self.sorted {
+            wanted.sort_by_key(Wanted::id);
+        }
+        wanted
+    }
+
     fn gather(&self) -> ViewAnswer {
-        let wanted: Vec<_> = self.wanted.iter().map(|(id, t, position)| Wanted::new(*id, *t, *position)).collect();
+        let wanted = self.wanted();
         let mut gather = Gather::new(names(wanted.len()), &wanted, self.ttl_us, NOW, self.rows.len());
         for row in &self.rows {
             gather.push(row.as_ref().map(Row::borrowed));
@@ -96,7 +108,7 @@ impl Case {
 
     /// The same of rows without their ids, where a row has such a form; bytes stand behind it in `slack`.
     fn gather_slim(&self, slack: usize) -> ViewAnswer {
-        let wanted: Vec<_> = self.wanted.iter().map(|(id, t, position)| Wanted::new(*id, *t, *position)).collect();
+        let wanted = self.wanted();
         let mut gather = Gather::new(names(wanted.len()), &wanted, self.ttl_us, NOW, self.rows.len());
         for row in &self.rows {
             let Some((row, ids)) = row.as_ref().and_then(|row| Some((row, Slim::ids(row)?))) else {
@@ -126,10 +138,10 @@ fn case() -> impl Strategy<Value = Case> {
         let wanted = (0..features).map(|f| (Just(column_id(&f.to_string())), types.clone(), 0usize..6));
         let rows = proptest::collection::vec(row(features), 0..40);
         let fan_out = proptest::collection::vec(any::<proptest::sample::Index>(), 0..200);
-        (rows, wanted.collect::<Vec<_>>(), prop_oneof![Just(0), Just(TTL)], fan_out).prop_map(
-            |(rows, wanted, ttl_us, fan_out)| {
+        (rows, wanted.collect::<Vec<_>>(), prop_oneof![Just(0), Just(TTL)], fan_out, any::<bool>()).prop_map(
+            |(rows, wanted, ttl_us, fan_out, sorted)| {
                 let fan_out = if rows.is_empty() { Vec::new() } else { fan_out };
-                Case { fan_out: fan_out.iter().map(|at| at.index(rows.len())).collect(), rows, wanted, ttl_us }
+                Case { fan_out: fan_out.iter().map(|at| at.index(rows.len())).collect(), rows, wanted, ttl_us, sorted }
             },
         )
     })

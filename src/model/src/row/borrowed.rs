@@ -20,6 +20,9 @@ pub(crate) trait Columns {
     /// The column's id, and where its value begins and ends in [`Columns::values`]; `None` behind the last.
     fn column(&self, position: usize) -> Option<(u32, usize, usize)>;
 
+    /// All columns: their ids, and where their values end.
+    fn all(&self) -> impl ExactSizeIterator<Item = (u32, usize)>;
+
     /// The place of the column with this id; `None` where it was never written.
     fn find(&self, id: u32) -> Option<usize>;
 
@@ -149,6 +152,11 @@ impl Columns for (&[[u8; 8]], &[u8]) {
         Some((id, start, end))
     }
 
+    #[inline]
+    fn all(&self) -> impl ExactSizeIterator<Item = (u32, usize)> {
+        self.0.iter().map(|bytes| entry(*bytes))
+    }
+
     fn find(&self, id: u32) -> Option<usize> {
         self.0.binary_search_by_key(&id, |bytes| entry(*bytes).0).ok()
     }
@@ -183,7 +191,7 @@ impl<'a> Slim<'a> {
     pub fn ids(row: &Row) -> Option<Vec<u32>> {
         let row = row.stored();
         let length = row.len().checked_sub(1).map_or(0, |last| row.end(last));
-        let fits = row.shares_time() && length <= usize::from(u16::MAX);
+        let fits = row.shares_time() && u16::try_from(length).is_ok();
         fits.then(|| (0..row.len()).map(|index| row.id(index)).collect())
     }
 
@@ -192,12 +200,12 @@ impl<'a> Slim<'a> {
         let row = row.stored();
         put_version(out, row.newest());
         out.extend_from_slice(&[0; Self::END]);
-        let ends = (0..row.len()).map(|index| row.end(index));
+        let mut ends = (0..row.len()).map(|index| row.end(index));
         for end in ends.clone() {
             out.extend_from_slice(&(end as u16).to_le_bytes());
         }
         let start = row.values_start();
-        out.extend_from_slice(&row.0[start..start + ends.last().unwrap_or(0)]);
+        out.extend_from_slice(&row.0[start..start + ends.next_back().unwrap_or(0)]);
     }
 
     /// The version of all columns.
@@ -232,6 +240,12 @@ impl Columns for SlimColumns<'_> {
         // The end of the value before it, and its own.
         let both = u32::from_le_bytes(*self.ends.get(position * Slim::END..)?.first_chunk()?);
         Some((id, (both & 0xFFFF) as usize, (both >> 16) as usize))
+    }
+
+    #[inline]
+    fn all(&self) -> impl ExactSizeIterator<Item = (u32, usize)> {
+        let (ends, _) = self.ends.get(Slim::END..).unwrap_or_default().as_chunks();
+        self.ids.iter().zip(ends).map(|(id, end)| (*id, usize::from(u16::from_le_bytes(*end))))
     }
 
     fn find(&self, id: u32) -> Option<usize> {

@@ -165,7 +165,7 @@ impl Tier {
         let slot = map.get(&self.hash(entity)).filter(|slot| slot.block.key() == entity)?;
         slot.touch();
         let shapes = self.shapes.pin();
-        slot.block.get(table, |shape| shapes.get(shape)).map(Part::to_entry)
+        slot.block.open().get(table, |shape| shapes.get(shape)).map(Part::to_entry)
     }
 
     /// What is known of some entities under some tables, by their prefixes: for every entity and table
@@ -193,15 +193,15 @@ impl Tier {
         }
         std::hint::black_box(touched);
         for (number, (entity, slot)) in entities.zip(slots).enumerate() {
-            let slot = slot.filter(|slot| slot.block.key() == entity);
-            if let Some(slot) = slot {
+            let block = slot.map(|slot| (slot, slot.block.open())).filter(|(_, block)| block.key == entity);
+            let block = block.map(|(slot, block)| {
                 slot.touch();
-            }
-            for (at, table) in tables.iter().enumerate() {
-                let part = slot.zip(*table).and_then(|(slot, table)| {
-                    let hint = &mut hints[at];
-                    hint.position = slot.block.position_near(table, hint.position)?;
-                    slot.block.part(hint.position, |shape| hint.ids(shape, || shapes.get(shape)))
+                block
+            });
+            for (at, (table, hint)) in tables.iter().zip(&mut hints).enumerate() {
+                let part = block.zip(*table).and_then(|(block, table)| {
+                    hint.position = block.position_near(table, hint.position)?;
+                    block.part(hint.position, |shape| hint.ids(shape, || shapes.get(shape)))
                 });
                 each(number, at, part)?;
             }
@@ -271,7 +271,7 @@ impl Tier {
                 let Some(slot) = map.get(hash) else { return false };
                 let goes =
                     |table: u32| tables.get(table).is_none_or(|prefix| forget(&[prefix, slot.block.key()].concat()));
-                if !slot.block.tables().any(goes) {
+                if !slot.block.open().tables().any(goes) {
                     return true;
                 }
                 if let Some(left) = slot.block.without(goes) {

@@ -25,7 +25,6 @@ const ROW: u32 = 1;
 const STATE: u32 = 2;
 /// A row without its ids, behind the number (`u32`) of their sequence.
 const SLIM: u32 = 3;
-const SHAPE: usize = 4;
 
 /// What is known of one entity.
 pub(super) struct Block(Box<[u8]>);
@@ -86,17 +85,19 @@ impl Block {
     /// The block with a part replaced or added; `None` where it would be too large for its numbers.
     pub(super) fn with(&self, table: u32, payload: &Payload<'_>) -> Option<Self> {
         let new = (table, payload.kind, &*payload.bytes);
-        let kept = self.raws().filter(|(other, ..)| *other != table);
+        let old = self.open();
+        let kept = old.raws().filter(|(other, ..)| *other != table);
         // Where it was, so that one view stands at one place in the blocks of all entities.
-        let at = self.position(table).unwrap_or(self.len());
+        let at = old.position(table).unwrap_or(old.parts.len());
         let (before, after) = (kept.clone().take(at), kept.skip(at));
-        Self::build(self.key(), before.chain(std::iter::once(new)).chain(after))
+        Self::build(old.key, before.chain(std::iter::once(new)).chain(after))
     }
 
     /// The block without the tables that meet the condition; `None` where nothing is left.
     pub(super) fn without(&self, goes: impl Fn(u32) -> bool) -> Option<Self> {
-        let left: Vec<_> = self.raws().filter(|(table, ..)| !goes(*table)).collect();
-        if left.is_empty() { None } else { Self::build(self.key(), left.iter().copied()) }
+        let old = self.open();
+        let left: Vec<_> = old.raws().filter(|(table, ..)| !goes(*table)).collect();
+        if left.is_empty() { None } else { Self::build(old.key, left.iter().copied()) }
     }
 
     fn build<'a>(key: &[u8], parts: impl Iterator<Item = Raw<'a>> + Clone) -> Option<Self> {
@@ -126,66 +127,83 @@ impl Block {
         &self.0
     }
 
-    /// The number of parts.
-    pub(super) fn len(&self) -> usize {
-        self.u32_at(0) as usize
-    }
-
     /// The entity's key.
     pub(super) fn key(&self) -> &[u8] {
-        let start = HEAD + self.len() * PART;
-        &self.0[start..start + self.u32_at(4) as usize]
+        self.open().key
     }
 
+    /// The block, to be read.
+    pub(super) fn open(&self) -> Opened<'_> {
+        let (head, rest) = self.0.split_at(HEAD);
+        let (parts, rest) = rest.split_at(u32_at(head, 0) as usize * PART);
+        let (key, payloads) = rest.split_at(u32_at(head, 4) as usize);
+        Opened { parts: parts.as_chunks().0, key, payloads }
+    }
+}
+
+/// A block that is read.
+#[derive(Clone, Copy)]
+pub(super) struct Opened<'a> {
+    /// Table, and kind and end.
+    parts: &'a [[u8; PART]],
+    /// The entity's key.
+    pub(super) key: &'a [u8],
+    /// The payloads, and what stands behind them.
+    payloads: &'a [u8],
+}
+
+impl<'a> Opened<'a> {
     /// The tables of the parts.
-    pub(super) fn tables(&self) -> impl Iterator<Item = u32> {
-        (0..self.len()).map(|position| self.u32_at(HEAD + position * PART))
+    pub(super) fn tables(self) -> impl Iterator<Item = u32> + Clone {
+        self.parts.iter().map(|part| u32_at(part, 0))
     }
 
     /// Where the part of a table stands; `hint` is where it probably does.
-    pub(super) fn position_near(&self, table: u32, hint: usize) -> Option<usize> {
-        let here = hint < self.len() && self.u32_at(HEAD + hint * PART) == table;
+    pub(super) fn position_near(self, table: u32, hint: usize) -> Option<usize> {
+        let here = self.parts.get(hint).is_some_and(|part| u32_at(part, 0) == table);
         if here { Some(hint) } else { self.position(table) }
     }
 
     /// The part at a position; `ids` gives the ids with a number. `None` where it gives none.
-    pub(super) fn part<'a>(&'a self, position: usize, ids: impl FnOnce(u32) -> Option<&'a [u32]>) -> Option<Part<'a>> {
+    pub(super) fn part(self, position: usize, ids: impl FnOnce(u32) -> Option<&'a [u32]>) -> Option<Part<'a>> {
         let (kind, start, end) = self.span(position);
+        let bytes = &self.payloads[start..];
         // What stands behind a row is not the row's, and harmless to load.
         Some(match kind {
+            SLIM => {
+                let (shape, row) = bytes.split_first_chunk()?;
+                Part::Row(RowRef::Slim(Slim::of(ids(u32::from_le_bytes(*shape))?, row)))
+            }
+            ROW => Part::Row(RowRef::Stored(Stored::of_checked(bytes))),
             ABSENT => Part::Absent,
-            ROW => Part::Row(RowRef::Stored(Stored::of_checked(&self.0[start..]))),
-            SLIM => Part::Row(RowRef::Slim(Slim::of(ids(self.u32_at(start))?, &self.0[start + SHAPE..]))),
-            _ => Part::State(&self.0[start..end]),
+            _ => Part::State(&bytes[..end - start]),
         })
     }
 
     /// The part of a table.
-    pub(super) fn get<'a>(&'a self, table: u32, ids: impl FnOnce(u32) -> Option<&'a [u32]>) -> Option<Part<'a>> {
+    pub(super) fn get(self, table: u32, ids: impl FnOnce(u32) -> Option<&'a [u32]>) -> Option<Part<'a>> {
         self.position(table).and_then(|position| self.part(position, ids))
     }
 
-    fn position(&self, table: u32) -> Option<usize> {
+    fn position(self, table: u32) -> Option<usize> {
         self.tables().position(|other| other == table)
     }
 
-    fn raws(&self) -> impl Iterator<Item = Raw<'_>> + Clone {
-        (0..self.len()).map(|position| {
+    fn raws(self) -> impl Iterator<Item = Raw<'a>> + Clone {
+        (0..self.parts.len()).map(move |position| {
             let (kind, start, end) = self.span(position);
-            (self.u32_at(HEAD + position * PART), kind, &self.0[start..end])
+            (u32_at(&self.parts[position], 0), kind, &self.payloads[start..end])
         })
     }
 
     /// Kind, start and end of a part's payload.
-    fn span(&self, position: usize) -> (u32, usize, usize) {
-        let at = HEAD + position * PART + 4;
-        let word = self.u32_at(at);
-        let start = if position == 0 { 0 } else { self.u32_at(at - PART) & END };
-        let base = HEAD + self.len() * PART + self.u32_at(4) as usize;
-        (word >> KIND, base + start as usize, base + (word & END) as usize)
+    fn span(self, position: usize) -> (u32, usize, usize) {
+        let word = |position: usize| u32_at(&self.parts[position], 4);
+        let start = if position == 0 { 0 } else { word(position - 1) & END };
+        (word(position) >> KIND, start as usize, (word(position) & END) as usize)
     }
+}
 
-    fn u32_at(&self, at: usize) -> u32 {
-        self.0.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
-    }
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }

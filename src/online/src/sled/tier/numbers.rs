@@ -7,22 +7,22 @@ use foldhash::quality::RandomState;
 
 /// Sequences, each with a number. They stay as long as this does.
 pub(super) struct Numbers<T> {
-    numbers: papaya::HashMap<Arc<[T]>, u32, RandomState>,
-    sequences: papaya::HashMap<u32, Arc<[T]>, RandomState>,
+    by_sequence: papaya::HashMap<Arc<[T]>, u32, RandomState>,
+    by_number: papaya::HashMap<u32, Arc<[T]>, RandomState>,
     /// How many there are.
     count: Mutex<u32>,
 }
 
 impl<T> Default for Numbers<T> {
     fn default() -> Self {
-        Self { numbers: papaya::HashMap::default(), sequences: papaya::HashMap::default(), count: Mutex::default() }
+        Self { by_sequence: papaya::HashMap::default(), by_number: papaya::HashMap::default(), count: Mutex::default() }
     }
 }
 
 impl<T: Clone + Eq + Hash> Numbers<T> {
     /// The number of a sequence that has one.
     pub(super) fn known(&self, sequence: &[T]) -> Option<u32> {
-        self.numbers.pin().get(sequence).copied()
+        self.by_sequence.pin().get(sequence).copied()
     }
 
     /// The number of a sequence; `None` where it has none and there are `most` already.
@@ -40,14 +40,14 @@ impl<T: Clone + Eq + Hash> Numbers<T> {
         let (number, sequence): (_, Arc<[T]>) = (*count, sequence.into());
         *count += 1;
         // Whoever finds the number finds the sequence.
-        self.sequences.pin().insert(number, Arc::clone(&sequence));
-        self.numbers.pin().insert(sequence, number);
+        self.by_number.pin().insert(number, Arc::clone(&sequence));
+        self.by_sequence.pin().insert(sequence, number);
         Some(number)
     }
 
     /// To look up sequences.
     pub(super) fn pin(&self) -> Pinned<'_, T> {
-        Pinned(self.sequences.pin())
+        Pinned(self.by_number.pin())
     }
 }
 
