@@ -72,16 +72,7 @@ class FeastRegistry:
         self.repo = repo
         (self.port,) = free_ports(1)
         self.process = Process("feast serve_registry", repo / "feast.log")
-        repo.mkdir(parents=True)
-        config = {
-            "project": project,
-            "provider": "local",
-            "registry": {"path": str(repo / "registry.db"), "cache_ttl_seconds": 0},
-            "online_store": {"type": "sqlite", "path": str(repo / "online.db")},
-            "offline_store": {"type": "file"},
-            "entity_key_serialization_version": 3,
-        }
-        (repo / "feature_store.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        write_feast(repo, project, registry={"path": str(repo / "registry.db"), "cache_ttl_seconds": 0})
 
     @property
     def calls(self) -> RegistryServerStub:

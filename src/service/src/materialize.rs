@@ -201,7 +201,12 @@ fn last_end(view: &View) -> Option<Timestamp> {
 /// Why a view cannot be materialized; `None` where it can.
 fn refusal(view: &View) -> Option<Error> {
     let name = &view.name;
-    if matches!(view.kind, ViewKind::OnDemand | ViewKind::Label) {
+    if view.kind == ViewKind::Label {
+        return Some(Error::invalid(format!(
+            "LabelView {name} cannot be materialized via materialize(). Use FeatureStore.push() to write labels."
+        )));
+    }
+    if view.kind == ViewKind::OnDemand {
         return Some(Error::invalid(format!("{name} has no batch source to materialize: it gets its data by push")));
     }
     if !view.online {
