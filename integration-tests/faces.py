@@ -137,8 +137,10 @@ class Http:
     has_times = True
     partial = True
 
-    def __init__(self, larder: Larder) -> None:
+    def __init__(self, larder: Larder, prefix: str = "", headers: Mapping[str, str] | None = None) -> None:
         self.larder = larder
+        self.prefix = prefix
+        self.headers = dict(headers or {})
 
     def push(self, source: str, rows: Sequence[Row], to: str = "online") -> None:
         """POST /push."""
@@ -170,7 +172,7 @@ class Http:
         return Answer(answer["metadata"]["feature_names"], columns)
 
     def _post(self, path: str, body: object) -> object:
-        response = self.larder.post(path, body)
+        response = self.larder.post(self.prefix + path, body, headers=self.headers)
         if response.status_code != 200:
             raise http_refusal(response.status_code, response.text)
         return response.json() if response.content else None
@@ -190,7 +192,8 @@ class Grpc:
     has_times = True
     partial = True
 
-    def __init__(self, larder: Larder) -> None:
+    def __init__(self, larder: Larder, metadata: Sequence[tuple[str, str]] = ()) -> None:
+        self.metadata = list(metadata)
         self.channel = grpc.insecure_channel(f"{HOST}:{larder.ports.online}")
         self.serving = ServingServiceStub(self.channel)
         self.feature_server = GrpcFeatureServerStub(self.channel)
@@ -240,7 +243,7 @@ class Grpc:
     def call(self, method: grpc.UnaryUnaryMultiCallable, request: object) -> object:
         """Call, and turn an error into a refusal."""
         try:
-            return method(request, timeout=60)
+            return method(request, timeout=60, metadata=self.metadata)
         except grpc.RpcError as error:
             raise RefusedError.of_detail(error.details(), error.code()) from error
 

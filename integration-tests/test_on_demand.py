@@ -175,6 +175,27 @@ def test_a_written_view_is_computed_by_the_write_and_read_like_any_other(both: B
     assert stored_sum(both, 31) == 8.5
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_sdk_writes_an_on_demand_view(both: Both, number: int) -> None:
+    """Its remote store sends the join key twice, once as the entity's and once as the view's column."""
+    at, drivers = now().replace(microsecond=0) - timedelta(minutes=1), [100 * number + n for n in range(number)]
+    of = {"rating": "good", "seats": 1, "since": at, "tags": ["x"], "event_timestamp": at}
+    rows = [{"driver_id": driver, "trips": driver, "conv_rate": 0.5} | of for driver in drivers]
+    for each in (both.remote, both.local):
+        each.write_to_online_store("stored", pd.DataFrame(rows))
+    answer = both.agree(["stored:stored_sum"], {"driver_id": drivers})
+    assert answer["stored_sum"] == [driver + 0.5 for driver in drivers]
+
+
+def test_columns_of_other_lengths_are_refused(both: Both) -> None:
+    columns = {"trips": [1, 2], "conv_rate": [0.5, 0.5], "event_timestamp": [now().isoformat()] * 2}
+    for keys in ([1, 1, 2, 3], [1, 2, 1, 2], [1, 1, 1, 1, 2, 2], [1]):
+        body = {"feature_view_name": "stored", "df": {"driver_id": keys, **columns}}
+        assert both.larder.post("/write-to-online-store", body).status_code == 422, keys
+    body = {"push_source_name": "stats_push", "df": {"driver_id": [1, 1, 2, 2], **columns}}
+    assert both.larder.post("/push", body).status_code == 422, "no client does that"
+
+
 @pytest.mark.parametrize("transform", [True, False])
 def test_a_write_is_computed_unless_it_says_not_to(both: Both, transform: bool) -> None:
     driver = 34 + transform

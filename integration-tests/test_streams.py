@@ -644,6 +644,21 @@ def test_a_view_whose_windows_cannot_be_computed_is_refused_with_the_reason(worl
         assert name not in names
 
 
+def test_an_ordinary_apply_and_start_warn_of_nothing(tmp_path: Path, larder: StartLarder, kafka: broker.Kafka) -> None:
+    """Feast's client applies a view before its entity; and a stream need not have all of a view's columns."""
+    topic = Topic(kafka)
+    world = World(larder(make_repo(tmp_path / "repo")), store(tmp_path / "repo"), kafka)
+    partial = plain_view("quiet", topic)
+    partial.features.append(Field(name="by_push", dtype=Int64))
+    world.features.apply([CARD, partial])
+    world.drain(topic, ["quiet"])
+    world.larder.restart()
+    world.drain(topic, ["quiet"])
+    assert [line for line in world.larder.log.splitlines() if "WARN" in line or "ERROR" in line] == []
+    assert "is not consumed until its entity is applied" in world.larder.log
+    assert "pushes and materializations fill it" in world.larder.log
+
+
 # --- lag, brokers -------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ mod larder;
 mod limits;
 mod online;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ pub(crate) use limits::Limits;
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) project: String,
+    /// All projects that are served, `project` among them; `None` is every one of the registry.
+    pub(crate) projects: Option<BTreeSet<String>>,
     /// The repository: relative paths of file sources start here.
     #[cfg_attr(not(feature = "offline"), allow(dead_code))]
     pub(crate) dir: PathBuf,
@@ -220,6 +222,7 @@ impl Config {
     fn new(project: String, dir: &Path) -> Self {
         Self {
             project,
+            projects: None,
             dir: dir.to_owned(),
             data: dir.join("data"),
             services: vec![Service::Online, Service::Registry, Service::Offline, Service::Ingest],

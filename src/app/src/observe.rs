@@ -10,13 +10,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{Counter, Histogram, counter, histogram};
 use opentelemetry::propagation::{Extractor, Injector};
+use rpc::outcome::Outcome;
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-
-/// gRPC's status for a method that a service does not have.
-const UNIMPLEMENTED: u16 = 12;
-/// gRPC's statuses of our own faults: UNKNOWN, INTERNAL, DATA_LOSS.
-const OUR_FAULT: [u16; 3] = [2, 13, 15];
 
 /// The W3C headers of a request or response.
 struct Headers<'a>(&'a HeaderMap);
@@ -53,13 +49,13 @@ pub(crate) struct Observer {
 
 struct Endpoint {
     seconds: Histogram,
-    outcomes: RwLock<Vec<Outcome>>,
+    outcomes: RwLock<Vec<Counts>>,
 }
 
-/// The counters of one status: gRPC's number or HTTP's.
+/// The counters of one outcome.
 #[derive(Clone)]
-struct Outcome {
-    status: u16,
+struct Counts {
+    outcome: Outcome,
     requests: Counter,
     errors: Option<Counter>,
 }
@@ -83,21 +79,20 @@ impl Observer {
         Arc::clone(endpoints.entry(endpoint.to_owned()).or_insert_with(|| Arc::new(of())))
     }
 
-    fn outcome(&self, endpoint: &str, of: &Endpoint, status: u16) -> Outcome {
-        let found = |outcomes: &[Outcome]| outcomes.iter().find(|outcome| outcome.status == status).cloned();
-        if let Some(outcome) = found(&of.outcomes.read().unwrap_or_else(PoisonError::into_inner)) {
-            return outcome;
+    fn counts(&self, endpoint: &str, of: &Endpoint, outcome: Outcome) -> Counts {
+        let found = |all: &[Counts]| all.iter().find(|counts| counts.outcome == outcome).cloned();
+        if let Some(counts) = found(&of.outcomes.read().unwrap_or_else(PoisonError::into_inner)) {
+            return counts;
         }
         let labels =
-            [("service", self.service.to_owned()), ("endpoint", endpoint.to_owned()), ("status", status.to_string())];
-        let failed = status != 0 && !(200..300).contains(&status);
-        let outcome = Outcome {
-            status,
+            [("service", self.service.into()), ("endpoint", endpoint.to_owned().into()), ("status", outcome.label())];
+        let counts = Counts {
+            outcome,
             requests: counter!("larder_requests_total", &labels),
-            errors: failed.then(|| counter!("larder_request_errors_total", &labels)),
+            errors: outcome.is_error().then(|| counter!("larder_request_errors_total", &labels)),
         };
-        of.outcomes.write().unwrap_or_else(PoisonError::into_inner).push(outcome.clone());
-        outcome
+        of.outcomes.write().unwrap_or_else(PoisonError::into_inner).push(counts.clone());
+        counts
     }
 }
 
@@ -123,23 +118,29 @@ pub(crate) async fn request(State(observer): State<Arc<Observer>>, request: Requ
     let mut response = next.run(request).instrument(span.clone()).await;
     let seconds = began.elapsed().as_secs_f64();
     rpc::status::blame_caller(response.headers_mut());
-    let status = status(&response);
+    let outcome = Outcome::of(&response);
     if traced {
-        span.record("status", status);
+        span.record("status", &*outcome.label());
         opentelemetry::global::get_text_map_propagator(|p| {
             p.inject_context(&span.context(), &mut HeadersMut(response.headers_mut()));
         });
     }
     // Unknown methods of a known service (UNIMPLEMENTED) must not become label values.
-    let named = if status == UNIMPLEMENTED { "unknown" } else { named };
+    let named = if outcome.is_unknown_method() { "unknown" } else { named };
     let endpoint = observer.known(named).unwrap_or_else(|| observer.made(named));
     endpoint.seconds.record(seconds);
-    let outcome = observer.outcome(named, &endpoint, status);
-    outcome.requests.increment(1);
-    if let Some(errors) = outcome.errors {
+    let counts = observer.counts(named, &endpoint, outcome);
+    counts.requests.increment(1);
+    if let Some(errors) = counts.errors {
         errors.increment(1);
-        if OUR_FAULT.contains(&status) || status >= 500 {
-            tracing::error!(service, endpoint = named, status, seconds, "a request failed by our fault");
+        if outcome.is_our_fault() {
+            tracing::error!(
+                service,
+                endpoint = named,
+                status = &*outcome.label(),
+                seconds,
+                "a request failed by our fault"
+            );
         }
     }
     response
@@ -157,10 +158,4 @@ fn endpoint(request: &Request) -> String {
         Some(route) => route.as_str().to_owned(),
         None => "unknown".into(),
     }
-}
-
-/// gRPC's status number where the answer carries one in its head, else HTTP's.
-fn status(response: &Response) -> u16 {
-    let grpc = response.headers().get("grpc-status").and_then(|v| v.to_str().ok()?.parse().ok());
-    grpc.unwrap_or_else(|| response.status().as_u16())
 }

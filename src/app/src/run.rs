@@ -114,7 +114,7 @@ fn streams(
             registry: shared.catalog.subscribe(),
             store: shared.store.clone(),
             clock: shared.clock.clone(),
-            settings: ingest_settings(&config.ingest),
+            settings: ingest_settings(config),
             gate: gate.clone(),
         };
         let shutdown = shutdown.clone();
@@ -236,8 +236,9 @@ async fn listen(
     let tls = config.tls.as_ref().map(|(cert, key)| tls(cert, key)).transpose()?;
     let mut listeners: Vec<(&'static str, TcpListener, Router, bool)> = Vec::new();
     if config.services.contains(&Service::Online) {
-        let router =
-            server::online_router(online_face(config, shared)).await.map_err(|e| Error::Reflection(e.to_string()))?;
+        let router = server::online_router(online_face(config, shared), config.projects.clone())
+            .await
+            .map_err(|e| Error::Reflection(e.to_string()))?;
         listeners.push(("online", bind(config, "online", config.ports.online).await?, router, true));
     }
     if config.services.contains(&Service::Registry) {
@@ -332,8 +333,11 @@ fn transformations(config: &Config) -> Option<offline::transform::Settings> {
 }
 
 #[cfg(feature = "kafka")]
-fn ingest_settings(config: &config::Ingest) -> ingest::Settings {
+fn ingest_settings(config: &Config) -> ingest::Settings {
+    let projects = config.projects.clone();
+    let config = &config.ingest;
     ingest::Settings {
+        projects,
         group_prefix: config.group_prefix.clone(),
         auto_offset_reset: match config.start {
             config::Start::Earliest => ingest::OffsetReset::Earliest,

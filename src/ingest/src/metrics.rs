@@ -99,6 +99,12 @@ pub(crate) fn refused(project: &str, view: &str, reason: &str) {
     tracing::warn!(project, view, reason, "the view's stream is not consumed");
 }
 
+/// An entity of the view is not registered yet.
+pub(crate) fn waiting(project: &str, view: &str, entity: &str) {
+    status(project, view, Status::Stopped);
+    tracing::info!(project, view, entity, "the view's stream is not consumed until its entity is applied");
+}
+
 pub(crate) fn stopped(project: &str, view: &str, why: &str) {
     status(project, view, Status::Stopped);
     tracing::info!(project, view, why, "stopped consuming");
@@ -115,14 +121,14 @@ pub(crate) fn gone(project: &str, view: &str) {
     tracing::info!(project, view, "the view is gone: its consumer has stopped");
 }
 
-/// A feature that nothing fills.
+/// A feature that the stream does not fill: in a windowed view nothing else does.
 pub(crate) fn unfilled(feed: &Feed, feature: &str) {
-    tracing::warn!(
-        project = feed.view.project,
-        view = feed.view.name,
-        feature,
-        "no aggregation or column of the stream fills this feature: it will be null"
-    );
+    let (project, view) = (&feed.view.project, &feed.view.name);
+    if feed.view.is_windowed() {
+        tracing::warn!(project, view, feature, "no aggregation has this feature's name: it will be null");
+    } else {
+        tracing::info!(project, view, feature, "the stream has no such column: pushes and materializations fill it");
+    }
 }
 
 pub(crate) fn assigned(feed: &Feed, partition: i32, offset: Option<i64>) {

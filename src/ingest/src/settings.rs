@@ -1,6 +1,6 @@
 //! What can be set about ingestion. Knows no file and no environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -28,6 +28,8 @@ impl OffsetReset {
 /// What can be set about ingestion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The projects whose streams are consumed; `None` is every one of the registry.
+    pub projects: Option<BTreeSet<String>>,
     /// A view's consumer group is `<group_prefix>.<project>.<view>`.
     pub group_prefix: String,
     /// This process as a static member of its groups (Kafka's `group.instance.id`): a restart, even
@@ -56,6 +58,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            projects: None,
             group_prefix: "larder".to_owned(),
             group_instance_id: Some("larder".to_owned()),
             auto_offset_reset: OffsetReset::Earliest,

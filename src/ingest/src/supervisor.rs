@@ -43,6 +43,9 @@ enum Want {
     Run(Arc<Feed>),
     /// Do not, and keep what is there: it is switched off, or refused for a reason.
     Rest(Option<String>),
+    /// Do not yet: this entity of the view is not registered, so its join key is not known. Feast's clients
+    /// apply a view before its entities.
+    Wait(String),
     /// Nothing: the view is gone. What it leaves is removed by who deleted it ([`crate::gate`]); a
     /// registry file that vanished deletes nothing.
     Nothing,
@@ -53,6 +56,7 @@ impl Want {
         match (self, other) {
             (Self::Run(a), Self::Run(b)) => a.identity == b.identity,
             (Self::Rest(a), Self::Rest(b)) => a == b,
+            (Self::Wait(a), Self::Wait(b)) => a == b,
             (Self::Nothing, Self::Nothing) => true,
             _ => false,
         }
@@ -104,13 +108,18 @@ fn reconcile(
     gate: &Gate,
     shutdown: &CancellationToken,
 ) {
-    let views = || registry.projects.values().flat_map(|p| p.views.values());
+    let only = &deps.settings.projects;
+    let served = |project: &String| only.as_ref().is_none_or(|only| only.contains(project));
+    let views = registry.projects.iter().filter(|(name, _)| served(name)).flat_map(|(_, p)| p.views.values());
     let name = |view: &View| (view.project.clone(), view.name.clone());
-    for view in views() {
+    for view in views {
         let want = match Feed::of(view, &deps.settings.group_prefix) {
             Ok(Some(feed)) => Want::Run(Arc::new(feed)),
             Ok(None) => Want::Rest(None),
-            Err(error) => Want::Rest(Some(error.message().to_owned())),
+            Err(error) => match unknown_entity(registry, view) {
+                Some(entity) => Want::Wait(entity),
+                None => Want::Rest(Some(error.message().to_owned())),
+            },
         };
         match actors.get_mut(&name(view)) {
             Some(actor) => {
@@ -136,6 +145,12 @@ fn reconcile(
             actor.want.send_if_modified(|now| !matches!(std::mem::replace(now, Want::Nothing), Want::Nothing));
         }
     }
+}
+
+/// An entity of the view that is not registered.
+fn unknown_entity(registry: &Registry, view: &View) -> Option<String> {
+    let known = &registry.projects.get(&view.project)?.entities;
+    view.join_keys.iter().map(|key| &key.entity).find(|entity| !known.contains_key(*entity)).cloned()
 }
 
 /// One view's actor: does what is wanted until something else is, or `shutdown`.
@@ -183,6 +198,10 @@ async fn drive(
                 if let Some(reason) = reason {
                     metrics::refused(&project, &view, &reason);
                 }
+                Duration::MAX
+            }
+            Want::Wait(entity) => {
+                metrics::waiting(&project, &view, &entity);
                 Duration::MAX
             }
             Want::Nothing => {

@@ -147,7 +147,8 @@ impl Plan {
             .iter()
             .map(|f| if full_feature_names { format!("{}__{}", projection.name, f.name) } else { f.name.clone() })
             .collect();
-        self.join_group(&view, keys);
+        let asked: Vec<u32> = projection.features.iter().map(|f| column_id(&f.name)).collect();
+        self.join_group(&view, view.table.part(&asked), keys);
         // A whole row has all features of its view, sorted by id.
         let mut ids: Vec<u32> = view.features.iter().map(|f| column_id(&f.name)).collect();
         ids.sort_unstable();
@@ -168,7 +169,7 @@ impl Plan {
     }
 
     /// Adds the view that is planned next to the group that has its keys.
-    fn join_group(&mut self, view: &View, keys: Vec<(JoinKey, String)>) {
+    fn join_group(&mut self, view: &View, table: Arc<Table>, keys: Vec<(JoinKey, String)>) {
         let next = self.views.len();
         let same = |group: &&mut Group| {
             let alike = |((a, x), (b, y)): (&(JoinKey, String), &(JoinKey, String))| {
@@ -181,11 +182,11 @@ impl Plan {
         };
         if let Some(group) = self.groups.iter_mut().find(same) {
             group.views.push(next);
-            group.tables.push(view.table.clone());
+            group.tables.push(table);
         } else {
             self.groups.push(Group {
                 views: vec![next],
-                tables: vec![view.table.clone()],
+                tables: vec![table],
                 windowed: view.is_windowed(),
                 entityless: view.is_entityless(),
                 keys,

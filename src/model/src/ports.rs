@@ -43,12 +43,14 @@ pub struct Table {
     pub view: String,
     /// The names behind the column ids of its rows, sorted by id.
     features: Arc<[(u32, Arc<str>)]>,
+    /// The table that this is a part of; `None` where it is whole.
+    whole: Option<Arc<Table>>,
 }
 
 impl Table {
     /// A table whose columns' names nobody asks for: for states, markers and whole tables.
     pub fn new(project: impl Into<String>, view: impl Into<String>) -> Self {
-        Self { project: project.into(), view: view.into(), features: Arc::default() }
+        Self { project: project.into(), view: view.into(), features: Arc::default(), whole: None }
     }
 
     /// A table with these features.
@@ -60,7 +62,24 @@ impl Table {
         let mut named: Vec<_> = features.into_iter().map(|name| (column_id(name), Arc::from(name))).collect();
         named.sort();
         named.dedup();
-        Self { project: project.into(), view: view.into(), features: named.into() }
+        Self { project: project.into(), view: view.into(), features: named.into(), whole: None }
+    }
+
+    /// This table for reads of the features with these ids alone: a store may leave out all other columns of
+    /// its rows, and no more. The table itself, where those are all it has.
+    #[must_use]
+    pub fn part(self: &Arc<Self>, ids: &[u32]) -> Arc<Self> {
+        let features: Arc<[_]> = self.features.iter().filter(|(id, _)| ids.contains(id)).cloned().collect();
+        if features.len() == self.features.len() {
+            return self.clone();
+        }
+        let (project, view) = (self.project.clone(), self.view.clone());
+        Arc::new(Self { project, view, features, whole: Some(self.clone()) })
+    }
+
+    /// The table of which this is a [`Table::part`]; `None` where it is whole.
+    pub fn whole(&self) -> Option<&Arc<Self>> {
+        self.whole.as_ref()
     }
 
     /// Its features: [`column_id`] and name, sorted by id.

@@ -52,11 +52,20 @@ const TIME_PER_COLUMN: u8 = 1;
 
 impl Row {
     /// Packs columns (in any order; of two with one id the later stands) into a row.
-    pub fn pack(mut columns: Vec<Column>) -> Self {
+    pub fn pack(columns: Vec<Column>) -> Self {
+        Self::packed(None, columns)
+    }
+
+    /// [`Row::pack`] with some of a row's columns, and the newest version among all of them.
+    pub fn pack_part(of_all: Version, columns: Vec<Column>) -> Self {
+        Self::packed(Some(of_all), columns)
+    }
+
+    fn packed(of_all: Option<Version>, mut columns: Vec<Column>) -> Self {
         columns.reverse();
         columns.sort_by_key(|c| c.id);
         columns.dedup_by_key(|c| c.id);
-        let newest = columns.iter().map(|c| c.version).max().unwrap_or_default();
+        let newest = columns.iter().map(|c| c.version).max().max(of_all).unwrap_or_default();
         let shared = columns.iter().all(|c| c.version == newest);
         let values: usize = columns.iter().map(|c| c.value.len()).sum();
         let mut out = Vec::with_capacity(HEADER + columns.len() * 24 + values);

@@ -35,6 +35,7 @@ pub async fn run_all<S: Subject>(make: impl Fn() -> S + Sync) {
     cases::equal_versions_are_corrections(make().store()).await;
     cases::stale_rows_are_counted(make().store()).await;
     cases::partial_rows_merge_by_column(make().store()).await;
+    cases::parts_of_tables_are_read_as_of_the_whole(make().store()).await;
     cases::times_are_kept_to_the_microsecond(make().store()).await;
     cases::every_kind_of_value_is_kept(make().store()).await;
     cases::states_are_set_and_removed(make().store()).await;

@@ -88,6 +88,9 @@ impl Store {
 
     /// The table's fields; worked out again when its features change.
     fn fields(&self, table: &Arc<Table>) -> Arc<Fields> {
+        if let Some(whole) = table.whole() {
+            return Arc::new(self.fields(whole).part(table));
+        }
         let known = self.fields.pin();
         if let Some((of, fields)) = known.get(&**table)
             && (Arc::ptr_eq(of, table) || of.features() == table.features())

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod codec;
+pub mod outcome;
 pub mod status;
 
 /// Generated clients and servers, by package (`feast.serving` is [`feast::serving`]); the package-less

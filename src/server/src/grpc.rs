@@ -15,13 +15,13 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server;
 use tonic_reflection::server::Builder;
 
-use crate::Online;
+use crate::projects::Projects;
 
 /// ServingService, GrpcFeatureServer, health and reflection.
-pub(crate) async fn online_routes(online: Online) -> Result<Routes, tonic_reflection::server::Error> {
-    let limit = online.limits.max_body_bytes.get();
-    let serving = serving::Serving::new(online.retriever.clone());
-    let feature_server = feature_server::FeatureServer::new(online);
+pub(crate) async fn online_routes(projects: Projects) -> Result<Routes, tonic_reflection::server::Error> {
+    let limit = projects.limits().max_body_bytes.get();
+    let serving = serving::Serving::new(projects.clone());
+    let feature_server = feature_server::FeatureServer::new(projects);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<ServingServiceServer<serving::Serving>>().await;
     reporter.set_serving::<GrpcFeatureServerServer<feature_server::FeatureServer>>().await;

@@ -8,17 +8,28 @@ mod materialize;
 mod request;
 mod write;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Router, middleware};
 use model::{Error, Kind};
 
-use crate::Online;
+use crate::projects::{self, Projects};
 
-/// All HTTP routes of the online port.
-pub(crate) fn router(online: Online) -> Router {
+/// All HTTP routes of the online port: once for the server's own project, once for any.
+pub(crate) fn router(projects: Projects) -> Router {
+    let limit = projects.limits().max_body_bytes.get();
+    Router::new()
+        .nest("/projects/{project}", routes().layer(middleware::from_fn(projects::in_path)))
+        .merge(routes())
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(limit))
+        .with_state(projects)
+}
+
+fn routes() -> Router<Projects> {
     Router::new()
         .route("/get-online-features", post(features::get_online_features))
         .route("/push", post(write::push))
@@ -28,10 +39,6 @@ pub(crate) fn router(online: Online) -> Router {
         .route("/search", post(search))
         .route("/retrieve-online-documents", post(search))
         .route("/health", get(|| async { StatusCode::OK }))
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(online.limits.max_body_bytes.get()))
-        .with_state(online)
 }
 
 /// Reads a body as the handler of `path` would, and forgets it: what the fuzz targets call.

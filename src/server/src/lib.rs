@@ -6,7 +6,9 @@ pub mod grpc;
 pub mod http;
 pub mod limits;
 pub mod listen;
+mod projects;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use service::catalog::Catalog;
@@ -16,8 +18,9 @@ use service::push::Pusher;
 use service::retrieve::Retriever;
 
 use limits::{Guard, Limits};
+use projects::Projects;
 
-/// What the online face serves.
+/// What the online face serves, for one project.
 #[derive(Clone)]
 pub struct Online {
     /// Reads.
@@ -30,14 +33,32 @@ pub struct Online {
     pub limits: Limits,
 }
 
-/// The router of the online port: JSON over HTTP, and gRPC with health and reflection.
+impl Online {
+    /// The same for another project.
+    fn of_project(&self, project: &str) -> Self {
+        Self {
+            retriever: Arc::new(self.retriever.of_project(project)),
+            pusher: Arc::new(self.pusher.of_project(project)),
+            materializer: self.materializer.as_ref().map(|m| Arc::new(m.of_project(project))),
+            limits: self.limits,
+        }
+    }
+}
+
+/// The router of the online port: JSON over HTTP, and gRPC with health and reflection. A request that names
+/// a project is answered for that one, if it is in `projects` (all are where that is `None`); others are for
+/// the project of `online`.
 ///
 /// Errors: the descriptors cannot be read (a broken build).
-pub async fn online_router(online: Online) -> Result<axum::Router, tonic_reflection::server::Error> {
+pub async fn online_router(
+    online: Online,
+    projects: Option<BTreeSet<String>>,
+) -> Result<axum::Router, tonic_reflection::server::Error> {
     let guard = Guard::new(online.limits);
-    let grpc = grpc::online_routes(online.clone()).await?;
+    let projects = Projects::new(online, projects);
+    let grpc = grpc::online_routes(projects.clone()).await?;
     // tonic's fallback answers every path as gRPC; ours tells the two protocols apart.
-    Ok(grpc.into_axum_router().reset_fallback().merge(http::router(online)).layer(guard))
+    Ok(grpc.into_axum_router().reset_fallback().merge(http::router(projects)).layer(guard))
 }
 
 /// The router of the registry port: gRPC with health and reflection; within `limits`.

@@ -71,6 +71,13 @@ impl Materializer {
         Self { catalog, store, log, clock, project, running: Arc::default() }
     }
 
+    /// The same for another project.
+    #[must_use]
+    pub fn of_project(&self, project: &str) -> Self {
+        let (catalog, store, log) = (self.catalog.clone(), self.store.clone(), self.log.clone());
+        Self::new(catalog, store, log, self.clock.clone(), project.to_owned())
+    }
+
     /// Now, by the server's clock: the end of a materialization without event timestamps.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
@@ -169,7 +176,7 @@ impl Materializer {
             applied += written.applied as u64;
         }
         let seconds = (self.clock.now().micros() - began.micros()) as f64 / 1e6;
-        metrics::materialized(&view.name, rows, applied, seconds);
+        metrics::materialized(&view.project, &view.name, rows, applied, seconds);
         Ok(())
     }
 }

@@ -1,14 +1,36 @@
 //! What the verbs count. Knows no exporter: the binary installs one.
 
-use ::metrics::{counter, gauge, histogram};
+use ::metrics::{Counter, Histogram, counter, gauge, histogram};
 use model::Error;
 use model::ports::Table;
 
-/// One answered read: rows are entity rows, features are columns.
-pub(crate) fn retrieved(rows: usize, features: usize) {
-    counter!("larder_online_features_rows_total").increment(rows as u64);
-    histogram!("larder_online_features_entities").record(rows as f64);
-    counter!("larder_online_features_values_total").increment((rows * features) as u64);
+/// What is counted of one project's reads.
+pub(crate) struct Reads {
+    rows: Counter,
+    entities: Histogram,
+    values: Counter,
+}
+
+impl Reads {
+    pub(crate) fn of(project: &str) -> Self {
+        let project = || ("project", project.to_owned());
+        Self {
+            rows: counter!("larder_online_features_rows_total", &[project()]),
+            entities: histogram!("larder_online_features_entities", &[project()]),
+            values: counter!("larder_online_features_values_total", &[project()]),
+        }
+    }
+
+    /// One answered read: rows are entity rows, features are columns.
+    pub(crate) fn retrieved(&self, rows: usize, features: usize) {
+        self.rows.increment(rows as u64);
+        self.entities.record(rows as f64);
+        self.values.increment((rows * features) as u64);
+    }
+}
+
+fn of_view(project: &str, view: &str) -> [(&'static str, String); 2] {
+    [("project", project.to_owned()), ("view", view.to_owned())]
 }
 
 /// One answered read with features that were computed for it, by so many functions.
@@ -17,27 +39,29 @@ pub(crate) fn computed(rows: usize, functions: usize) {
 }
 
 /// One accepted write: rows as the client sent them, and columns that no view uses.
-pub(crate) fn pushed(verb: &'static str, rows: usize, ignored_columns: usize) {
-    counter!("larder_pushed_rows_total", "verb" => verb).increment(rows as u64);
+pub(crate) fn pushed(project: &str, verb: &'static str, rows: usize, ignored_columns: usize) {
+    let labels = [("project", project.to_owned()), ("verb", verb.to_owned())];
+    counter!("larder_pushed_rows_total", &labels).increment(rows as u64);
     if ignored_columns > 0 {
-        counter!("larder_push_ignored_columns_total", "verb" => verb).increment(ignored_columns as u64);
-        tracing::debug!(verb, ignored_columns, "columns that no feature view uses were left out");
+        counter!("larder_push_ignored_columns_total", &labels).increment(ignored_columns as u64);
+        tracing::debug!(project, verb, ignored_columns, "columns that no feature view uses were left out");
     }
 }
 
 /// One view's materialization: rows read from its source and how many of them were newer.
-pub(crate) fn materialized(view: &str, rows: u64, applied: u64, seconds: f64) {
-    counter!("larder_materialized_rows_total", "view" => view.to_owned()).increment(rows);
+pub(crate) fn materialized(project: &str, view: &str, rows: u64, applied: u64, seconds: f64) {
+    counter!("larder_materialized_rows_total", &of_view(project, view)).increment(rows);
     histogram!("larder_materialize_seconds").record(seconds);
-    tracing::info!(view, rows, applied, seconds, "materialized");
+    tracing::info!(project, view, rows, applied, seconds, "materialized");
 }
 
 /// Events pushed to a windowed view, and how many of them were older than every window.
-pub(crate) fn events_pushed(view: &str, events: usize, late_dropped: usize) {
-    counter!("larder_pushed_events_total", "view" => view.to_owned()).increment(events as u64);
+pub(crate) fn events_pushed(project: &str, view: &str, events: usize, late_dropped: usize) {
+    let labels = of_view(project, view);
+    counter!("larder_pushed_events_total", &labels).increment(events as u64);
     if late_dropped > 0 {
-        counter!("larder_pushed_events_late_dropped_total", "view" => view.to_owned()).increment(late_dropped as u64);
-        tracing::info!(view, late_dropped, "pushed events were older than every window of the view");
+        counter!("larder_pushed_events_late_dropped_total", &labels).increment(late_dropped as u64);
+        tracing::info!(project, view, late_dropped, "pushed events were older than every window of the view");
     }
 }
 

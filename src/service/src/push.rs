@@ -64,7 +64,7 @@ pub struct How {
 pub struct Pusher {
     catalog: Arc<Catalog>,
     log: Option<Arc<dyn OfflineLog>>,
-    folder: Folder,
+    folder: Arc<Folder>,
     computer: Computer,
     project: String,
 }
@@ -95,9 +95,17 @@ impl Pusher {
         clock: Arc<dyn Clock>,
         project: String,
     ) -> Self {
-        let folder = Folder::new(store, clock.clone());
+        let folder = Arc::new(Folder::new(store, clock.clone()));
         let computer = Computer { transformer: None, clock, project: project.clone() };
         Self { catalog, log, folder, computer, project }
+    }
+
+    /// The same for another project.
+    #[must_use]
+    pub fn of_project(&self, project: &str) -> Self {
+        let project = project.to_owned();
+        let computer = Computer { project: project.clone(), ..self.computer.clone() };
+        Self { catalog: self.catalog.clone(), log: self.log.clone(), folder: self.folder.clone(), computer, project }
     }
 
     /// With what runs the functions of on-demand views.
@@ -135,7 +143,7 @@ impl Pusher {
             batches.extend(computed);
             self.folder.write(writes(&batches), events).await?;
         }
-        metrics::pushed("push", frame.rows, ignored_columns(frame, &batches));
+        metrics::pushed(&self.project, "push", frame.rows, ignored_columns(frame, &batches));
         Ok(())
     }
 
@@ -155,7 +163,7 @@ impl Pusher {
         let computed = self.computer.written(project, &view, frame, how.transform_on_write).await?;
         let batches = [read_rows(view, computed.as_ref().unwrap_or(frame))?];
         self.folder.write(writes(&batches), Vec::new()).await?;
-        metrics::pushed("write_to_online_store", frame.rows, ignored_columns(frame, &batches));
+        metrics::pushed(&self.project, "write_to_online_store", frame.rows, ignored_columns(frame, &batches));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ mod sink;
 
 pub(crate) use on_demand::not_built_in;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use model::answer::{Answer, Gather, ViewAnswer};
 use model::plan::{Bound, Group, ViewPlan};
@@ -19,7 +19,8 @@ use model::registry::FeatureRequest;
 use model::{EntityKeys, Result, Timestamp, Value, value};
 
 use crate::catalog::Catalog;
-use crate::{metrics, windows};
+use crate::metrics::Reads;
+use crate::windows;
 pub use limits::Limits;
 use plans::{Planned, Plans};
 use sink::{Gathers, Repeated};
@@ -45,6 +46,8 @@ pub struct Retriever {
     project: String,
     limits: Limits,
     plans: Plans,
+    /// Made by the first answer: a project that does not exist has no series.
+    reads: OnceLock<Reads>,
     transformer: Option<Arc<dyn Transformer>>,
 }
 
@@ -57,7 +60,33 @@ impl Retriever {
         project: String,
         limits: Limits,
     ) -> Self {
-        Self { catalog, store, clock, project, limits, plans: Plans::default(), transformer: None }
+        Self {
+            catalog,
+            store,
+            clock,
+            project,
+            limits,
+            plans: Plans::default(),
+            reads: OnceLock::new(),
+            transformer: None,
+        }
+    }
+
+    /// The same for another project.
+    #[must_use]
+    pub fn of_project(&self, project: &str) -> Self {
+        let (catalog, store, clock) = (self.catalog.clone(), self.store.clone(), self.clock.clone());
+        Self::new(catalog, store, clock, project.to_owned(), self.limits).with_transformer(self.transformer.clone())
+    }
+
+    /// The project whose features are read.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// Whether the registry has the project now.
+    pub fn has_project(&self) -> bool {
+        self.catalog.snapshot().project(&self.project).is_ok()
     }
 
     /// With what runs the functions of on-demand views.
@@ -93,7 +122,9 @@ impl Retriever {
         let plan = &planned.plan;
         let bound = plan.bind(entities)?;
         let views = self.read(planned, &bound, self.clock.now()).await?;
-        metrics::retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
+        self.reads
+            .get_or_init(|| Reads::of(&self.project))
+            .retrieved(bound.rows, plan.views.iter().map(|v| v.names.len()).sum());
         Ok(Answer { columns: bound.columns, views, versions: if with_versions { plan.versions() } else { Vec::new() } })
     }
 

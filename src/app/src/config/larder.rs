@@ -1,7 +1,7 @@
 //! `larder.yaml`: our own configuration. Every key is optional but `project`; an unknown key is an
 //! error, so that a misspelt one is found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use super::{
 #[serde(deny_unknown_fields)]
 struct File {
     project: Spanned<String>,
+    projects: Option<BTreeSet<String>>,
     data: Option<PathBuf>,
     host: Option<String>,
     online_port: Option<u16>,
@@ -108,6 +109,10 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         return Err(yaml.bad(&file.project, "project: is empty".into()));
     }
     let mut config = Config::new(file.project.value, dir);
+    if let Some(mut projects) = file.projects {
+        projects.insert(config.project.clone());
+        config.projects = Some(projects);
+    }
     if let Some(data) = file.data {
         config.data = dir.join(data);
     }

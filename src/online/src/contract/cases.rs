@@ -108,6 +108,31 @@ pub(super) async fn partial_rows_merge_by_column(store: &dyn OnlineStore) {
     assert_eq!(stored.newest().event, Timestamp(20));
 }
 
+pub(super) async fn parts_of_tables_are_read_as_of_the_whole(store: &dyn OnlineStore) {
+    let (t, names) = (table("p", "v"), ["old", "mixed", "only h", "nobody"]);
+    write(store, rows(&[(&t, "old", row(10, 1, &[("f", b"f10"), ("g", b"g10"), ("h", b"h10")]))])).await;
+    write(store, rows(&[(&t, "mixed", row(-10, 0, &[("f", b"f-10")]))])).await;
+    write(store, rows(&[(&t, "mixed", row(-5, 3, &[("g", b"")]))])).await;
+    write(store, rows(&[(&t, "only h", row(-7, 0, &[("h", b"h-7")]))])).await;
+    let whole = get(store, &t, &names).await;
+    for asked in [&["f"][..], &["g"], &["h"], &["f", "g"], &["h", "f"], &["f", "g", "h"], &["unknown"]] {
+        let ids: Vec<u32> = asked.iter().map(|name| column_id(name)).collect();
+        let parts = get(store, &t.part(&ids), &names).await;
+        for ((part, whole), name) in parts.iter().zip(&whole).zip(names) {
+            let (Some(part), Some(whole)) = (part, whole) else {
+                assert_eq!(part, whole, "{name}: {asked:?}");
+                continue;
+            };
+            for id in &ids {
+                assert_eq!(part.get(*id), whole.get(*id), "{name}: {asked:?}");
+            }
+            if ids.iter().any(|id| whole.get(*id).is_none()) {
+                assert_eq!(part.newest(), whole.newest(), "{name}: {asked:?}: the time of what was never written");
+            }
+        }
+    }
+}
+
 pub(super) async fn times_are_kept_to_the_microsecond(store: &dyn OnlineStore) {
     let t = table("p", "v");
     let year_9999 = 253_402_300_799_999_999;

@@ -53,6 +53,16 @@ impl Fields {
         }
     }
 
+    /// Those of a part of the table.
+    pub(crate) fn part(&self, part: &Table) -> Self {
+        let asked = |(id, _): &&(u32, Field)| part.feature(*id).is_ok();
+        Self {
+            ts: self.ts.clone(),
+            times: self.times.clone(),
+            features: self.features.iter().filter(asked).copied().collect(),
+        }
+    }
+
     /// How many fields a row is read from.
     pub(crate) fn len(&self) -> usize {
         2 + self.features.len()
@@ -64,7 +74,7 @@ impl Fields {
         [self.ts.as_slice(), self.times.as_slice()].into_iter().chain(features)
     }
 
-    /// The row from its fields' values; `Err` where they are damaged.
+    /// The row, or the part of it, from its fields' values; `Err` where they are damaged.
     pub(crate) fn row(&self, mut values: Vec<Option<Bytes>>) -> Result<Option<Row>, Damaged> {
         let columns = values.split_off(2);
         let (times, ts) = (values.pop().flatten(), values.pop().flatten());
@@ -86,7 +96,7 @@ impl Fields {
         let column = |(value, (id, field)): (Option<Bytes>, &(u32, Field))| {
             Some(Column { id: *id, value: value?, version: own.get(field).copied().unwrap_or(version) })
         };
-        Ok(Some(Row::pack(columns.into_iter().zip(&self.features).filter_map(column).collect())))
+        Ok(Some(Row::pack_part(version, columns.into_iter().zip(&self.features).filter_map(column).collect())))
     }
 
     /// The operation that merges a row, for `write.lua`: 'R', the two fields of times, the distinct

@@ -137,6 +137,16 @@ fn keeps_the_contract() {
     block_on(run_all(|| Opened::new(&server)));
 }
 
+#[test]
+fn only_what_is_asked_for_is_read() {
+    let server = Server::new(&[]);
+    let (store, t) = (server.open(), table("p", "v"));
+    let whole = row(10, 1, &[("f", b"f"), ("g", b"g"), ("h", b"h")]);
+    block_on(store.write(rows(&[(&t, "a", whole)]))).expect("writes");
+    let found = block_on(get(&store, &t.part(&[column_id("g")]), &["a"]));
+    assert_eq!(found, [Some(row(10, 1, &[("g", b"g")]))]);
+}
+
 /// Three nodes, each with a third of the slots.
 fn cluster() -> Vec<Server> {
     let buses: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use model::ports::{Read, RowWrite, Table, WriteBatch, Written};
 use model::row::{Column, Version, column_id};
 use model::{EntityKey, Error, Result, Row, Timestamp};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Rows, ToSql, TransactionBehavior, params};
 
 use super::layout::{self, Known};
 
@@ -128,7 +128,13 @@ fn features<T>(
     value: impl Fn(&[u8]) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<Vec<(u32, T, Version)>> {
     let mut select = connection.prepare_cached(&layout::select(name, ours))?;
-    let mut rows = select.query([key])?;
+    collect(select.query([key])?, value)
+}
+
+fn collect<T>(
+    mut rows: Rows<'_>,
+    value: impl Fn(&[u8]) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<(u32, T, Version)>> {
     let mut out = Vec::new();
     while let Some(row) = rows.next()? {
         let id = column_id(row.get_ref(0)?.as_str()?);
@@ -139,11 +145,38 @@ fn features<T>(
     Ok(out)
 }
 
+/// Those of an entity's features that the part of a table has, and the newest version of all that are stored.
+/// Rows that lack one of them are read whole: their newest version may be another column's.
+fn part_of_row(
+    connection: &Connection,
+    (name, ours): (&str, bool),
+    key: &[u8],
+    part: &Table,
+) -> rusqlite::Result<Option<Row>> {
+    let asked = part.features();
+    let copy = |value: &[u8]| Ok(Bytes::copy_from_slice(value));
+    let mut select = connection.prepare_cached(&layout::select_some(name, ours, asked.len()))?;
+    let names = asked.iter().map(|(_, name)| name as &dyn ToSql);
+    let bound: Vec<&dyn ToSql> = std::iter::once(&key as &dyn ToSql).chain(names).collect();
+    let mut found = collect(select.query(&bound[..])?, copy)?;
+    let mut newest = found.iter().map(|(_, _, version)| *version).max();
+    if found.is_empty() || found.len() < asked.len() {
+        let all = features(connection, name, ours, key, copy)?;
+        newest = all.iter().map(|(_, _, version)| *version).max();
+        found = all.into_iter().filter(|(id, _, _)| part.feature(*id).is_ok()).collect();
+    }
+    let columns = found.into_iter().map(|(id, value, version)| Column { id, value, version }).collect();
+    Ok(newest.map(|newest| Row::pack_part(newest, columns)))
+}
+
 /// Reads rows; a table that is not there has none.
 pub(super) fn read_rows(connection: &Connection, known: &mut Known, read: &Read) -> Result<Vec<Option<Row>>, Failure> {
     let name = layout::table_name(&read.table);
     let Some(ours) = known.table(connection, &name)? else { return Ok(vec![None; read.keys.len()]) };
     let row = |key: &EntityKey| {
+        if read.table.whole().is_some() {
+            return Ok(part_of_row(connection, (&name, ours), key.as_bytes(), &read.table)?);
+        }
         let found = features(connection, &name, ours, key.as_bytes(), |v| Ok(Bytes::copy_from_slice(v)))?;
         let columns: Vec<_> = found.into_iter().map(|(id, value, version)| Column { id, value, version }).collect();
         Ok((!columns.is_empty()).then(|| Row::pack(columns)))

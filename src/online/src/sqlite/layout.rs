@@ -115,6 +115,12 @@ pub(crate) fn select(name: &str, ours: bool) -> String {
     format!("SELECT feature_name, value, event_ts, created_ts, {ours} FROM {name} WHERE entity_key = ?1")
 }
 
+/// The query [`select`] for so many features alone; their names are `?2`, `?3`, and so on.
+pub(crate) fn select_some(name: &str, ours: bool, features: usize) -> String {
+    let places: Vec<_> = (2..features + 2).map(|at| format!("?{at}")).collect();
+    format!("{} AND feature_name IN ({})", select(name, ours), places.join(", "))
+}
+
 /// The statement that sets a feature: entity key, name, value, text, event and created time as Feast
 /// has them, and as we do.
 pub(crate) fn upsert(name: &str) -> String {

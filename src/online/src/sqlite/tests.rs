@@ -45,6 +45,15 @@ async fn keeps_the_contract() {
     run_all(InFile::new).await;
 }
 
+#[tokio::test]
+async fn only_what_is_asked_for_is_read() {
+    let (file, t) = (InFile::new(), table("p", "v"));
+    let whole = row(10, 1, &[("f", b"f"), ("g", b"g"), ("h", b"h")]);
+    file.store.write(rows(&[(&t, "a", whole)])).await.expect("writes");
+    let found = get(&file.store, &t.part(&[column_id("g")]), &["a"]).await;
+    assert_eq!(found, [Some(row(10, 1, &[("g", b"g")]))]);
+}
+
 /// What `feast apply` and a write of Feast's leave behind (`SqliteOnlineStore.update`, `online_write_batch`).
 fn as_feast(connection: &Connection, name: &str, rows: &[(&str, &str, &[u8], i64)]) {
     connection

@@ -13,16 +13,16 @@ use service::push::{Cell, Destination, Frame, How};
 use tonic::{Request, Response, Status};
 
 use super::serving::answer;
-use crate::Online;
+use crate::projects::Projects;
 
-/// The service over the verbs of the online port.
+/// The service over the verbs of each project.
 pub(crate) struct FeatureServer {
-    online: Online,
+    projects: Projects,
 }
 
 impl FeatureServer {
-    pub(crate) fn new(online: Online) -> Self {
-        Self { online }
+    pub(crate) fn new(projects: Projects) -> Self {
+        Self { projects }
     }
 }
 
@@ -34,11 +34,12 @@ fn how(allow_registry_cache: bool) -> How {
 #[tonic::async_trait]
 impl GrpcFeatureServer for FeatureServer {
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushResponse>, Status> {
+        let online = self.projects.of(request.metadata().as_ref()).map_err(|e| to_grpc(&e))?;
         let request = request.into_inner();
         let pushed = async {
             let frame = one_row(request.features, request.typed_features)?;
             let to = Destination::parse(&request.to)?;
-            self.online.pusher.push(&request.stream_feature_view, &frame, to, how(request.allow_registry_cache)).await
+            online.pusher.push(&request.stream_feature_view, &frame, to, how(request.allow_registry_cache)).await
         };
         pushed.await.map(|()| Response::new(PushResponse { status: true })).map_err(|e| to_grpc(&e))
     }
@@ -47,11 +48,12 @@ impl GrpcFeatureServer for FeatureServer {
         &self,
         request: Request<WriteToOnlineStoreRequest>,
     ) -> Result<Response<WriteToOnlineStoreResponse>, Status> {
+        let online = self.projects.of(request.metadata().as_ref()).map_err(|e| to_grpc(&e))?;
         let request = request.into_inner();
         let written = async {
             let frame = one_row(request.features, request.typed_features)?;
             let view = &request.feature_view_name;
-            self.online.pusher.write_to_online_store(view, &frame, how(request.allow_registry_cache)).await
+            online.pusher.write_to_online_store(view, &frame, how(request.allow_registry_cache)).await
         };
         written.await.map(|()| Response::new(WriteToOnlineStoreResponse { status: true })).map_err(|e| to_grpc(&e))
     }
@@ -60,7 +62,7 @@ impl GrpcFeatureServer for FeatureServer {
         &self,
         request: Request<GetOnlineFeaturesRequest>,
     ) -> Result<Response<OnlineFeatures>, Status> {
-        answer(&self.online.retriever, request.into_inner()).await.map(Response::new)
+        answer(&self.projects, request).await.map(Response::new)
     }
 }
 

@@ -1,7 +1,5 @@
 //! `feast.serving.ServingService`: unpack, call, pack.
 
-use std::sync::Arc;
-
 use model::Error;
 use model::registry::FeatureRequest;
 use proto::feast::serving::get_online_features_request::Kind as Asked;
@@ -9,17 +7,19 @@ use proto::feast::serving::{GetFeastServingInfoRequest, GetFeastServingInfoRespo
 use rpc::answer::OnlineFeatures;
 use rpc::status::to_grpc;
 use rpc::stubs::feast::serving::serving_service_server::ServingService;
-use service::retrieve::{self, Retriever};
+use service::retrieve;
 use tonic::{Request, Response, Status};
 
-/// The service over the one retriever.
+use crate::projects::Projects;
+
+/// The service over the retriever of each project.
 pub(crate) struct Serving {
-    retriever: Arc<Retriever>,
+    projects: Projects,
 }
 
 impl Serving {
-    pub(crate) fn new(retriever: Arc<Retriever>) -> Self {
-        Self { retriever }
+    pub(crate) fn new(projects: Projects) -> Self {
+        Self { projects }
     }
 }
 
@@ -36,12 +36,17 @@ impl ServingService for Serving {
         &self,
         request: Request<GetOnlineFeaturesRequest>,
     ) -> Result<Response<OnlineFeatures>, Status> {
-        answer(&self.retriever, request.into_inner()).await.map(Response::new)
+        answer(&self.projects, request).await.map(Response::new)
     }
 }
 
 /// Answers the request; `GrpcFeatureServer` has the same method.
-pub(super) async fn answer(retriever: &Retriever, request: GetOnlineFeaturesRequest) -> Result<OnlineFeatures, Status> {
+pub(super) async fn answer(
+    projects: &Projects,
+    request: Request<GetOnlineFeaturesRequest>,
+) -> Result<OnlineFeatures, Status> {
+    let online = projects.of(request.metadata().as_ref()).map_err(|e| to_grpc(&e))?;
+    let request = request.into_inner();
     let features = match request.kind {
         Some(Asked::FeatureService(name)) => FeatureRequest::Service(name),
         Some(Asked::Features(list)) => FeatureRequest::Refs(list.val),
@@ -54,5 +59,5 @@ pub(super) async fn answer(retriever: &Retriever, request: GetOnlineFeaturesRequ
         full_feature_names: request.full_feature_names,
         include_feature_view_version_metadata: request.include_feature_view_version_metadata,
     };
-    retriever.get_online_features(request).await.map(OnlineFeatures::from).map_err(|e| to_grpc(&e))
+    online.retriever.get_online_features(request).await.map(OnlineFeatures::from).map_err(|e| to_grpc(&e))
 }

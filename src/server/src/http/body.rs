@@ -8,25 +8,26 @@ use model::{Error, Kind};
 use serde::de::DeserializeOwned;
 
 use super::Failure;
-use crate::Online;
-use crate::limits::Interrupted;
+use crate::limits::{Interrupted, Limits};
+use crate::projects::Projects;
 
 /// A JSON body of a known shape, whatever its content type says (as Feast's own server).
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Online> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Projects> for Body<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, online: &Online) -> Result<Self, Failure> {
-        let bytes = Bytes::from_request(request, online).await.map_err(|rejection| unread(&rejection, online))?;
-        parse(&bytes, online.limits.max_json_depth.get()).map(Body).map_err(Failure)
+    async fn from_request(request: Request, projects: &Projects) -> Result<Self, Failure> {
+        let limits = projects.limits();
+        let bytes = Bytes::from_request(request, projects).await.map_err(|rejection| unread(&rejection, limits))?;
+        parse(&bytes, limits.max_json_depth.get()).map(Body).map_err(Failure)
     }
 }
 
 /// Why a body could not be read.
-fn unread(rejection: &BytesRejection, online: &Online) -> Failure {
+fn unread(rejection: &BytesRejection, limits: &Limits) -> Failure {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let limit = online.limits.max_body_bytes;
+        let limit = limits.max_body_bytes;
         let what = format!("the request body is larger than {limit} bytes");
         return Failure(Error::over_limit(Kind::TooLarge, "max_body_bytes", what, "send it in parts"));
     }

@@ -1,6 +1,5 @@
 //! `POST /get-online-features`.
 
-use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use service::retrieve::Request;
@@ -8,10 +7,10 @@ use service::retrieve::Request;
 use super::body::Body;
 use super::request::GetOnlineFeatures;
 use super::{Failure, json};
-use crate::Online;
+use crate::projects::Face;
 
 pub(super) async fn get_online_features(
-    State(online): State<Online>,
+    Face(online): Face,
     Body(request): Body<GetOnlineFeatures>,
 ) -> Result<impl IntoResponse, Failure> {
     let answer = online.retriever.get_online_features(Request::from(request)).await?;

@@ -23,6 +23,37 @@ impl<'de> Deserialize<'de> for Df {
     }
 }
 
+/// A frame that the SDK's remote online store may have made. It sends the join keys of an on-demand view
+/// twice, once as the entity's and once as the view's columns, both into one list: `[1, 1, 2, 2]` beside
+/// the two times of two rows. That is read as what it means; else the frame is a [`Df`].
+///
+/// Source: `online_write_batch` in `feast/infra/online_stores/remote.py`.
+pub(super) struct Written(pub(super) Frame);
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut columns = deserializer.deserialize_map(Columns)?;
+        halve_doubled(&mut columns);
+        frame(columns).map(Self).map_err(|e| de::Error::custom(e.message()))
+    }
+}
+
+/// Takes every second cell of the columns that have each cell twice in a row.
+fn halve_doubled(columns: &mut [(String, Column)]) {
+    let times = columns.iter().find_map(|(name, column)| match column {
+        Column::List(cells) if name == "event_timestamp" => Some(cells.len()),
+        _ => None,
+    });
+    for (_, column) in columns {
+        if let Column::List(cells) = column
+            && times.is_some_and(|rows| rows > 0 && cells.len() == 2 * rows)
+            && let Some(half) = cells.halved()
+        {
+            *cells = half;
+        }
+    }
+}
+
 /// A column as it stands in the body.
 enum Column {
     List(Cells),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use model::{Error, Kind, Timestamp};
@@ -14,6 +14,7 @@ use service::materialize::{Job, Materializer, Start};
 use super::Failure;
 use super::body::Body;
 use crate::Online;
+use crate::projects::Face;
 
 /// `MaterializeRequest` of `feast/feature_server.py`.
 #[derive(Deserialize)]
@@ -45,7 +46,7 @@ pub(super) struct Mode {
 }
 
 pub(super) async fn materialize(
-    State(online): State<Online>,
+    Face(online): Face,
     Query(mode): Query<Mode>,
     Body(request): Body<Materialize>,
 ) -> Result<Response, Failure> {
@@ -65,7 +66,7 @@ pub(super) async fn materialize(
 }
 
 pub(super) async fn materialize_incremental(
-    State(online): State<Online>,
+    Face(online): Face,
     Query(mode): Query<Mode>,
     Body(request): Body<MaterializeIncremental>,
 ) -> Result<Response, Failure> {

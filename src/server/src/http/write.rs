@@ -1,14 +1,13 @@
 //! `POST /push` and `POST /write-to-online-store`.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use service::push::{Destination, How};
 
 use super::Failure;
 use super::body::Body;
-use super::frame::Df;
-use crate::Online;
+use super::frame::{Df, Written};
+use crate::projects::Face;
 
 fn yes() -> bool {
     true
@@ -36,14 +35,14 @@ pub(super) struct Push {
 #[derive(Deserialize)]
 pub(super) struct WriteToOnlineStore {
     feature_view_name: String,
-    df: Df,
+    df: Written,
     #[serde(default = "yes")]
     allow_registry_cache: bool,
     #[serde(default = "yes")]
     transform_on_write: bool,
 }
 
-pub(super) async fn push(State(online): State<Online>, Body(request): Body<Push>) -> Result<StatusCode, Failure> {
+pub(super) async fn push(Face(online): Face, Body(request): Body<Push>) -> Result<StatusCode, Failure> {
     let to = Destination::parse(&request.to)?;
     let Push { allow_registry_cache, transform_on_write, .. } = request;
     let how = How { allow_registry_cache, transform_on_write };
@@ -52,7 +51,7 @@ pub(super) async fn push(State(online): State<Online>, Body(request): Body<Push>
 }
 
 pub(super) async fn write_to_online_store(
-    State(online): State<Online>,
+    Face(online): Face,
     Body(request): Body<WriteToOnlineStore>,
 ) -> Result<axum::Json<()>, Failure> {
     let WriteToOnlineStore { allow_registry_cache, transform_on_write, .. } = request;

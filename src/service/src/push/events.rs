@@ -104,7 +104,7 @@ impl Folder {
         let folded = windows::fold(&view, &spec, &*self.store, &events, now)
             .await
             .map_err(|(FoldError::Store(e) | FoldError::State(e))| e)?;
-        metrics::events_pushed(&view.name, folded.applied, folded.late_dropped);
+        metrics::events_pushed(&view.project, &view.name, folded.applied, folded.late_dropped);
         Ok(folded.states)
     }
 }

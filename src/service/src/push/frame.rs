@@ -19,6 +19,17 @@ pub enum Cell {
     Typed(Value),
 }
 
+impl Cell {
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Json(a), Self::Json(b)) => a == b,
+            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Typed(a), Self::Typed(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
 /// The cells of one column. The first three say the same as JSON numbers and strings one by one, for
 /// a fraction of the cost.
 #[derive(Clone, Debug)]
@@ -113,6 +124,25 @@ impl Cells {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Every second cell, where each cell stands twice in a row; else `None`.
+    #[must_use]
+    pub fn halved(&self) -> Option<Self> {
+        fn every_second<T: Clone>(cells: &[T], same: impl Fn(&T, &T) -> bool) -> Option<Vec<T>> {
+            cells.chunks(2).map(|pair| matches!(pair, [a, b] if same(a, b)).then(|| pair[0].clone())).collect()
+        }
+        Some(match self {
+            Self::Integers(cells) => Self::Integers(every_second(cells, i64::eq)?),
+            Self::Floats(cells) => Self::Floats(every_second(cells, |a, b| a.to_bits() == b.to_bits())?),
+            Self::Texts(cells) => {
+                let all: Vec<_> = (0..cells.len()).map(|row| cells.at(row)).collect();
+                let mut half = Texts::default();
+                every_second(&all, |a, b| a == b)?.into_iter().for_each(|text| half.push(text));
+                Self::Texts(half)
+            }
+            Self::Mixed(cells) => Self::Mixed(every_second(cells, Cell::same)?),
+        })
     }
 
     /// The cell of a row.

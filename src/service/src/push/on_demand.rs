@@ -20,6 +20,7 @@ use crate::retrieve::not_built_in;
 const EVENT_TIMESTAMP: &str = "event_timestamp";
 
 /// Computes what is written.
+#[derive(Clone)]
 pub(super) struct Computer {
     pub(super) transformer: Option<Arc<dyn Transformer>>,
     pub(super) clock: Arc<dyn Clock>,
