@@ -12,7 +12,6 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
-use proto::Raw;
 use proto::feast::serving::get_online_features_request::Kind;
 use proto::feast::serving::{GetFeastServingInfoRequest, GetFeastServingInfoResponse, GetOnlineFeaturesRequest};
 use rpc::answer::OnlineFeatures;
@@ -27,7 +26,7 @@ use crate::workload::{SHAPES, Shape};
 /// The answers by shape, for each protocol.
 #[derive(Default)]
 struct Answers {
-    grpc: HashMap<(usize, usize), Vec<u8>>,
+    grpc: HashMap<(usize, usize), Bytes>,
     http: HashMap<(usize, usize), Bytes>,
 }
 
@@ -42,7 +41,7 @@ pub(crate) async fn run(dir: &Path, port: u16) -> Result<()> {
     for shape in SHAPES {
         let key = (shape.entities, shape.features);
         if let Ok(bytes) = std::fs::read(file(dir, "grpc", shape)) {
-            answers.grpc.insert(key, bytes);
+            answers.grpc.insert(key, bytes.into());
         }
         if let Ok(bytes) = std::fs::read(file(dir, "http", shape)) {
             answers.http.insert(key, bytes.into());
@@ -82,7 +81,7 @@ impl ServingService for Serving {
         };
         let entities = request.entities.values().next().map_or(0, |column| column.val.len());
         let answer = self.0.grpc.get(&(entities, features)).ok_or_else(|| Status::not_found("no such shape"))?;
-        Ok(Response::new(OnlineFeatures::Bytes(Raw(answer.clone()))))
+        Ok(Response::new(OnlineFeatures::Bytes(answer.clone())))
     }
 }
 

@@ -88,6 +88,8 @@ impl EntityKey {
 pub struct EntityKeys {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// How many bytes all keys have in common at least: the join keys' names.
+    head: usize,
 }
 
 impl EntityKeys {
@@ -109,7 +111,7 @@ impl EntityKeys {
             }
             ends.push(bytes.len());
         }
-        Ok(Self { bytes, ends })
+        Ok(Self { bytes, ends, head: head.len() })
     }
 
     /// The number of keys.
@@ -131,14 +133,16 @@ impl EntityKeys {
     /// For each key the position where it stands first; `None` where no key repeats.
     pub fn repeats(&self) -> Option<Vec<usize>> {
         let mut seen = HashMap::with_capacity_and_hasher(self.len(), foldhash::fast::RandomState::default());
-        let first: Vec<usize> = self.iter().enumerate().map(|(at, key)| *seen.entry(key).or_insert(at)).collect();
+        let own = self.iter().map(|key| &key[self.head..]);
+        let first: Vec<usize> = own.enumerate().map(|(at, key)| *seen.entry(key).or_insert(at)).collect();
         (seen.len() < first.len()).then_some(first)
     }
 
     /// The keys that stand at their own place in `first` ([`EntityKeys::repeats`]): each once.
     #[must_use]
     pub fn firsts(&self, first: &[usize]) -> Self {
-        let mut out = Self { bytes: Vec::with_capacity(self.bytes.len()), ends: Vec::with_capacity(first.len()) };
+        let (bytes, ends) = (Vec::with_capacity(self.bytes.len()), Vec::with_capacity(first.len()));
+        let mut out = Self { bytes, ends, head: self.head };
         for (at, key) in self.iter().enumerate() {
             if first[at] == at {
                 out.bytes.extend_from_slice(key);
@@ -165,7 +169,7 @@ impl EntityKeys {
 
 impl From<EntityKey> for EntityKeys {
     fn from(key: EntityKey) -> Self {
-        Self { bytes: key.as_bytes().to_vec(), ends: vec![key.as_bytes().len()] }
+        Self { bytes: key.as_bytes().to_vec(), ends: vec![key.as_bytes().len()], head: 0 }
     }
 }
 

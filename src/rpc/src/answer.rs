@@ -1,19 +1,20 @@
-//! `feast.serving.GetOnlineFeaturesResponse` as the stubs have it: to a server the answer's blocks,
-//! to a client the bytes that came. Neither is ever a message of values.
+//! `feast.serving.GetOnlineFeaturesResponse` as the stubs have it: to a server the answer's blocks, or
+//! bytes; to a client the bytes that came. Neither is ever a message of values.
 
 use model::answer::Answer;
-use prost::bytes::{Buf, BufMut};
-use prost::encoding::{DecodeContext, WireType};
-use prost::{DecodeError, Message};
-use proto::Raw;
+use prost::DecodeError;
+use prost::bytes::{Buf as _, BufMut as _, Bytes};
+use tonic::codec::{DecodeBuf, EncodeBuf};
+
+use crate::codec::Wire;
 
 /// The response, on its way out or in.
 #[derive(Clone, Debug)]
 pub enum OnlineFeatures {
     /// A server's: it is encoded from its blocks, straight into the buffer that is sent.
     Answer(Box<Answer>),
-    /// A client's.
-    Bytes(Raw),
+    /// The message's bytes.
+    Bytes(Bytes),
 }
 
 impl OnlineFeatures {
@@ -21,14 +22,8 @@ impl OnlineFeatures {
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
             Self::Answer(answer) => answer.encode(),
-            Self::Bytes(raw) => raw.0,
+            Self::Bytes(bytes) => bytes.into(),
         }
-    }
-}
-
-impl Default for OnlineFeatures {
-    fn default() -> Self {
-        Self::Bytes(Raw::default())
     }
 }
 
@@ -38,35 +33,22 @@ impl From<Answer> for OnlineFeatures {
     }
 }
 
-impl Message for OnlineFeatures {
-    fn encode_raw(&self, buf: &mut impl BufMut) {
-        match self {
-            Self::Answer(answer) => answer.encode_to(buf),
-            Self::Bytes(raw) => raw.encode_raw(buf),
-        }
-    }
-
-    fn merge_field(
-        &mut self,
-        tag: u32,
-        wire_type: WireType,
-        buf: &mut impl Buf,
-        ctx: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        let mut raw = Raw(std::mem::take(self).into_bytes());
-        let merged = raw.merge_field(tag, wire_type, buf, ctx);
-        *self = Self::Bytes(raw);
-        merged
-    }
-
-    fn encoded_len(&self) -> usize {
+impl Wire for OnlineFeatures {
+    fn wire_len(&self) -> usize {
         match self {
             Self::Answer(answer) => answer.encoded_len(),
-            Self::Bytes(raw) => raw.encoded_len(),
+            Self::Bytes(bytes) => bytes.len(),
         }
     }
 
-    fn clear(&mut self) {
-        *self = Self::default();
+    fn put(self, buf: &mut EncodeBuf<'_>) {
+        match self {
+            Self::Answer(answer) => answer.encode_to(buf),
+            Self::Bytes(bytes) => buf.put_slice(&bytes),
+        }
+    }
+
+    fn take(buf: &mut DecodeBuf<'_>) -> Result<Self, DecodeError> {
+        Ok(Self::Bytes(buf.copy_to_bytes(buf.remaining())))
     }
 }
