@@ -17,16 +17,6 @@ pub enum OnlineFeatures {
     Bytes(Bytes),
 }
 
-impl OnlineFeatures {
-    /// The message's bytes.
-    pub fn into_bytes(self) -> Vec<u8> {
-        match self {
-            Self::Answer(answer) => answer.encode(),
-            Self::Bytes(bytes) => bytes.into(),
-        }
-    }
-}
-
 impl From<Answer> for OnlineFeatures {
     fn from(answer: Answer) -> Self {
         Self::Answer(Box::new(answer))
