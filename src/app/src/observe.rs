@@ -94,6 +94,35 @@ impl Observer {
         of.outcomes.write().unwrap_or_else(PoisonError::into_inner).push(counts.clone());
         counts
     }
+
+    /// Whether a request with these headers is in a trace.
+    fn is_traced(&self, headers: &HeaderMap) -> bool {
+        self.exporting || headers.contains_key("traceparent")
+    }
+
+    fn count(&self, named: &str, seconds: f64, outcome: Outcome) {
+        let endpoint = self.known(named).unwrap_or_else(|| self.made(named));
+        endpoint.seconds.record(seconds);
+        let counts = self.counts(named, &endpoint, outcome);
+        counts.requests.increment(1);
+        if let Some(errors) = counts.errors {
+            errors.increment(1);
+            if outcome.is_our_fault() {
+                let (service, status) = (self.service, &*outcome.label());
+                tracing::error!(service, endpoint = named, status, seconds, "a request failed by our fault");
+            }
+        }
+    }
+}
+
+impl server::http::features::Observer for Observer {
+    fn is_unseen(&self, headers: &HeaderMap) -> bool {
+        !self.is_traced(headers) && !tracing::enabled!(tracing::Level::DEBUG)
+    }
+
+    fn answered(&self, route: &'static str, began: Instant, response: &Response) {
+        self.count(route, began.elapsed().as_secs_f64(), Outcome::of(response));
+    }
 }
 
 /// Middleware for one service's router.
@@ -103,7 +132,7 @@ impl Observer {
 pub(crate) async fn request(State(observer): State<Arc<Observer>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let name = endpoint(&request);
-    let traced = observer.exporting || request.headers().contains_key("traceparent");
+    let traced = observer.is_traced(request.headers());
     let (service, named) = (observer.service, name.as_str());
     let span = if traced {
         let parent = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
@@ -127,22 +156,7 @@ pub(crate) async fn request(State(observer): State<Arc<Observer>>, request: Requ
     }
     // Unknown methods of a known service (UNIMPLEMENTED) must not become label values.
     let named = if outcome.is_unknown_method() { "unknown" } else { named };
-    let endpoint = observer.known(named).unwrap_or_else(|| observer.made(named));
-    endpoint.seconds.record(seconds);
-    let counts = observer.counts(named, &endpoint, outcome);
-    counts.requests.increment(1);
-    if let Some(errors) = counts.errors {
-        errors.increment(1);
-        if outcome.is_our_fault() {
-            tracing::error!(
-                service,
-                endpoint = named,
-                status = &*outcome.label(),
-                seconds,
-                "a request failed by our fault"
-            );
-        }
-    }
+    observer.count(named, seconds, outcome);
     response
 }
 

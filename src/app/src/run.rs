@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::{Router, middleware};
 use model::Timestamp;
 use model::ports::{Clock, DatasetStore, OfflineLog, OnlineStore, RegistryStore, Transformer};
+use server::listen::Routed;
 use service::catalog::{Catalog, CatalogSettings};
 use service::datasets::Datasets;
 use service::materialize::Materializer;
@@ -235,10 +236,12 @@ async fn listen(
 ) -> Result<(), Error> {
     let tls = config.tls.as_ref().map(|(cert, key)| tls(cert, key)).transpose()?;
     let mut listeners: Vec<(&'static str, TcpListener, Router, bool)> = Vec::new();
+    let mut reads = None;
     if config.services.contains(&Service::Online) {
-        let router = server::online_router(online_face(config, shared), config.projects.clone())
+        let (router, past) = server::online_router(online_face(config, shared), config.projects.clone())
             .await
             .map_err(|e| Error::Reflection(e.to_string()))?;
+        reads = Some(past);
         listeners.push(("online", bind(config, "online", config.ports.online).await?, router, true));
     }
     if config.services.contains(&Service::Registry) {
@@ -261,8 +264,15 @@ async fn listen(
         let tls = tls.clone().filter(|_| secured);
         tracing::info!(service, address, tls = tls.is_some(), "listening");
         let observer = observe::Observer::new(service, config.telemetry.otlp_endpoint.is_some());
-        let router = router.layer(middleware::from_fn_with_state(observer, observe::request));
-        tasks.spawn(server::listen::run(listener, router, tls, config.limits.of_port(), shutdown.clone()));
+        let router = router.layer(middleware::from_fn_with_state(observer.clone(), observe::request));
+        let (limits, shutdown) = (config.limits.of_port(), shutdown.clone());
+        match reads.take() {
+            // They are the first listener's.
+            Some(reads) => {
+                tasks.spawn(server::listen::run(listener, reads.past(router, observer), tls, limits, shutdown))
+            }
+            None => tasks.spawn(server::listen::run(listener, Routed(router), tls, limits, shutdown)),
+        };
     }
     Ok(())
 }

@@ -55,6 +55,7 @@ pub(crate) async fn run(dir: &Path, port: u16) -> Result<()> {
     let grpc = tonic::service::Routes::new(ServingServiceServer::new(Serving(answers)));
     let router = grpc.into_axum_router().reset_fallback().merge(http);
     let listener = server::listen::bind("127.0.0.1", port).await.map_err(tried(format!("port {port}")))?;
+    let router = server::listen::Routed(router);
     server::listen::run(listener, router, None, server::limits::Limits::default(), CancellationToken::new()).await;
     Ok(())
 }

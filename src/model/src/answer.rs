@@ -8,7 +8,7 @@
 mod encode;
 mod gather;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use prost::Message as _;
 use proto::feast::serving::get_online_features_response::FeatureVector;
@@ -61,9 +61,11 @@ enum Times {
 /// The names of a view's features in the answer.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    names: Vec<String>,
+    list: Vec<String>,
     /// Each as field 1 of `FeatureList`.
     encoded: Vec<u8>,
+    /// The list as a face writes it.
+    written: OnceLock<Box<[u8]>>,
 }
 
 /// One feature of one row.
@@ -81,7 +83,12 @@ impl Names {
     /// Keeps the names.
     pub fn new(names: Vec<String>) -> Self {
         let encoded = FeatureList { val: names.clone() }.encode_to_vec();
-        Self { names, encoded }
+        Self { list: names, encoded, written: OnceLock::new() }
+    }
+
+    /// What `write` makes of the names, made once: there must be one way to write them.
+    pub fn written(&self, write: impl FnOnce(&[String]) -> Vec<u8>) -> &[u8] {
+        self.written.get_or_init(|| write(&self.list).into())
     }
 }
 
@@ -89,7 +96,7 @@ impl std::ops::Deref for Names {
     type Target = [String];
 
     fn deref(&self) -> &[String] {
-        &self.names
+        &self.list
     }
 }
 
@@ -121,6 +128,31 @@ impl ViewAnswer {
             let name = &self.names[feature];
             Error::internal(format!("a stored value of {name} is damaged: write the row again"), e)
         })
+    }
+
+    /// A feature's values, for readers that take fixed steps: they end where the number says, what lies behind
+    /// them is of other features. Row after row, each is field 1 of `FeatureVector`: key, length, bytes.
+    pub fn values(&self, feature: usize) -> (&[u8], usize) {
+        let (start, end) = self.blocks[feature];
+        (&self.values[start..], end - start)
+    }
+
+    /// A feature's `FieldStatus` numbers, row after row.
+    pub fn statuses(&self, feature: usize) -> &[u8] {
+        &self.statuses[feature * self.rows..][..self.rows]
+    }
+
+    /// When a feature's values were true, row after row.
+    pub fn times(&self, feature: usize) -> &[Timestamp] {
+        match &self.times {
+            Times::PerRow(times, _) => times,
+            Times::PerValue(times) => &times[feature * self.rows..][..self.rows],
+        }
+    }
+
+    /// See [`Names::written`].
+    pub fn names_written(&self, write: impl FnOnce(&[String]) -> Vec<u8>) -> &[u8] {
+        self.names.written(write)
     }
 
     /// The features' names in the answer.

@@ -1,14 +1,13 @@
 //! JSON over HTTP, in the shapes of `feast/feature_server.py`.
 
 mod body;
-mod features;
+pub mod features;
 mod frame;
 pub mod json;
 mod materialize;
 mod request;
 mod write;
 
-use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,19 +18,17 @@ use crate::projects::{self, Projects};
 
 /// All HTTP routes of the online port: once for the server's own project, once for any.
 pub(crate) fn router(projects: Projects) -> Router {
-    let limit = projects.limits().max_body_bytes.get();
     Router::new()
         .nest("/projects/{project}", routes().layer(middleware::from_fn(projects::in_path)))
         .merge(routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(limit))
         .with_state(projects)
 }
 
 fn routes() -> Router<Projects> {
     Router::new()
-        .route("/get-online-features", post(features::get_online_features))
+        .route(features::PATH, post(features::get_online_features))
         .route("/push", post(write::push))
         .route("/write-to-online-store", post(write::write_to_online_store))
         .route("/materialize", post(materialize::materialize))

@@ -17,6 +17,7 @@ use service::materialize::Materializer;
 use service::push::Pusher;
 use service::retrieve::Retriever;
 
+use http::features::Reads;
 use limits::{Guard, Limits};
 use projects::Projects;
 
@@ -45,7 +46,8 @@ impl Online {
     }
 }
 
-/// The router of the online port: JSON over HTTP, and gRPC with health and reflection. A request that names
+/// The router of the online port: JSON over HTTP, and gRPC with health and reflection; and the way of reads
+/// past it. A request that names
 /// a project is answered for that one, if it is in `projects` (all are where that is `None`); others are for
 /// the project of `online`.
 ///
@@ -53,12 +55,13 @@ impl Online {
 pub async fn online_router(
     online: Online,
     projects: Option<BTreeSet<String>>,
-) -> Result<axum::Router, tonic_reflection::server::Error> {
+) -> Result<(axum::Router, Reads), tonic_reflection::server::Error> {
     let guard = Guard::new(online.limits);
     let projects = Projects::new(online, projects);
     let grpc = grpc::online_routes(projects.clone()).await?;
     // tonic's fallback answers every path as gRPC; ours tells the two protocols apart.
-    Ok(grpc.into_axum_router().reset_fallback().merge(http::router(projects)).layer(guard))
+    let reads = Reads { projects: projects.clone(), guard: guard.clone() };
+    Ok((grpc.into_axum_router().reset_fallback().merge(http::router(projects)).layer(guard), reads))
 }
 
 /// The router of the registry port: gRPC with health and reflection; within `limits`.

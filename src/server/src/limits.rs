@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures::future::{Either, Map};
 use futures::{FutureExt as _, future};
@@ -85,7 +85,7 @@ impl Guard {
         Self { limits, buffered: Arc::default() }
     }
 
-    fn check_head(&self, request: &Request) -> Result<(), Error> {
+    pub(crate) fn check_head<B>(&self, request: &axum::http::Request<B>) -> Result<(), Error> {
         let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
         let size = |total, (name, value): (&axum::http::HeaderName, &axum::http::HeaderValue)| {
             total + name.as_str().len() + value.len() + 4
@@ -97,7 +97,16 @@ impl Guard {
         let message = format!("the request's path and headers have {size} bytes, the limit is {limit}");
         Err(Error::over_limit(Kind::TooLarge, "max_header_bytes", message, "send fewer"))
     }
+
+    /// The body as it may be read. What is read of it counts as kept in memory until both are gone.
+    pub(crate) fn hold<B>(&self, inner: B) -> (Patient<B>, Arc<Taken>) {
+        let taken = Arc::new(Taken { bytes: AtomicUsize::new(0), of: Arc::clone(&self.buffered) });
+        (Patient { inner, limits: self.limits, taken: Arc::clone(&taken), silence: None }, taken)
+    }
 }
+
+/// The status of a head that is too large.
+pub(crate) const HEAD_TOO_LARGE: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
 
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
@@ -127,15 +136,11 @@ impl<S: Service<Request, Response = Response, Error = Infallible>> Service<Reque
 
     fn call(&mut self, request: Request) -> Self::Future {
         if let Err(error) = self.guard.check_head(&request) {
-            return Either::Right(ready(Ok(refusal(
-                &request,
-                error,
-                Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
-            ))));
+            return Either::Right(ready(Ok(refusal(request.headers(), error, Some(HEAD_TOO_LARGE)))));
         }
-        let taken = Arc::new(Taken { bytes: AtomicUsize::new(0), of: Arc::clone(&self.guard.buffered) });
-        let (limits, held) = (self.guard.limits, Arc::clone(&taken));
-        let request = request.map(|inner| Body::new(Patient { inner, limits, taken, silence: None }));
+        let (head, body) = request.into_parts();
+        let (body, held) = self.guard.hold(body);
+        let request = Request::from_parts(head, Body::new(body));
         // What is read of the body stays in memory until there is an answer.
         let release: Box<dyn FnOnce(_) -> _ + Send> = Box::new(move |answer| {
             drop(held);
@@ -146,8 +151,8 @@ impl<S: Service<Request, Response = Response, Error = Infallible>> Service<Reque
 }
 
 /// A refusal in the protocol of the request.
-pub(crate) fn refusal(request: &Request, error: Error, status: Option<StatusCode>) -> Response {
-    if crate::http::is_grpc(request.headers()) {
+pub(crate) fn refusal(headers: &HeaderMap, error: Error, status: Option<StatusCode>) -> Response {
+    if crate::http::is_grpc(headers) {
         return rpc::status::to_grpc(&error).into_http();
     }
     let mut response = Failure(error).into_response();
@@ -158,7 +163,7 @@ pub(crate) fn refusal(request: &Request, error: Error, status: Option<StatusCode
 }
 
 /// The bytes that one request has in memory.
-struct Taken {
+pub(crate) struct Taken {
     bytes: AtomicUsize,
     of: Arc<AtomicUsize>,
 }
@@ -170,8 +175,8 @@ impl Drop for Taken {
 }
 
 /// A body that is read with patience, but not without end.
-struct Patient {
-    inner: Body,
+pub(crate) struct Patient<B> {
+    inner: B,
     limits: Limits,
     taken: Arc<Taken>,
     /// Runs while the client is silent.
@@ -194,7 +199,7 @@ impl Interrupted {
     }
 }
 
-impl Patient {
+impl<B> Patient<B> {
     fn take(&self, bytes: usize) -> Result<(), axum::Error> {
         self.taken.bytes.fetch_add(bytes, Ordering::Relaxed);
         let total = self.taken.of.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -212,7 +217,7 @@ impl Patient {
     }
 }
 
-impl http_body::Body for Patient {
+impl<B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Unpin> http_body::Body for Patient<B> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -226,7 +231,7 @@ impl http_body::Body for Patient {
                 {
                     return Poll::Ready(Some(Err(error)));
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)))
             }
             Poll::Pending => {
                 let patience = self.limits.body_timeout;
@@ -268,7 +273,7 @@ impl Service<Request> for Full {
     fn call(&mut self, request: Request) -> Self::Future {
         let what = format!("{} connections are open, which is the limit", self.connections);
         let error = Error::over_limit(Kind::TooMany, "max_connections", what, "try again in a moment");
-        let mut response = refusal(&request, error, None);
+        let mut response = refusal(request.headers(), error, None);
         let headers = response.headers_mut();
         headers.insert(axum::http::header::RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
         if request.version() < axum::http::Version::HTTP_2 {

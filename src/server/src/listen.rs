@@ -3,22 +3,26 @@
 
 mod patient;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tower::util::Oneshot;
 
 use crate::limits::{Full, Limits};
 use patient::Patient;
@@ -33,21 +37,55 @@ const LOBBY_PATIENCE: Duration = Duration::from_secs(5);
 const HEAD_BUFFER: usize = 400 * 1024;
 
 /// What a connection needs.
-struct Listener {
-    router: Router,
+struct Listener<S> {
+    service: S,
     tls: Option<TlsAcceptor>,
     limits: Limits,
 }
 
-/// Serves `router` on `listener` until `shutdown`, then lets requests in flight end.
+/// What answers the requests of a connection.
+pub trait Serve:
+    Service<http::Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Serve for S
+where
+    S: Service<http::Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+}
+
+/// What takes axum's requests, as a connection needs it.
+#[derive(Clone)]
+pub struct Routed<S>(pub S);
+
+impl<S> Service<http::Request<Incoming>> for Routed<S>
+where
+    S: tower::Service<Request, Response = Response, Error = Infallible> + Clone,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Oneshot<S, Request>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        self.0.clone().oneshot(request.map(axum::body::Body::new))
+    }
+}
+
+/// Serves `service` on `listener` until `shutdown`, then lets requests in flight end.
 pub async fn run(
     listener: TcpListener,
-    router: Router,
+    service: impl Serve,
     tls: Option<Arc<ServerConfig>>,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let shared = Arc::new(Listener { router, tls: tls.map(TlsAcceptor::from), limits });
+    let shared = Arc::new(Listener { service, tls: tls.map(TlsAcceptor::from), limits });
     let graceful = GracefulShutdown::new();
     let seats = Arc::new(Semaphore::new(limits.max_connections.get().min(Semaphore::MAX_PERMITS)));
     let lobby = Arc::new(Semaphore::new(LOBBY));
@@ -82,26 +120,31 @@ pub async fn run(
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Listener>, watcher: Watcher, _seat: OwnedSemaphorePermit) {
-    let router = shared.router.clone();
-    open(stream, &shared, router, watcher).await;
+async fn connection(
+    stream: TcpStream,
+    shared: Arc<Listener<impl Serve>>,
+    watcher: Watcher,
+    _seat: OwnedSemaphorePermit,
+) {
+    let service = shared.service.clone();
+    open(stream, &shared, service, watcher).await;
 }
 
 /// A connection over the limit: each of its requests is told so, and it does not stay.
-async fn turned_away(stream: TcpStream, shared: Arc<Listener>, watcher: Watcher, _place: OwnedSemaphorePermit) {
-    let full = Full { connections: shared.limits.max_connections };
+async fn turned_away(
+    stream: TcpStream,
+    shared: Arc<Listener<impl Serve>>,
+    watcher: Watcher,
+    _place: OwnedSemaphorePermit,
+) {
+    let full = Routed(Full { connections: shared.limits.max_connections });
     // Told or not: whoever sends nothing is closed at the end of this time.
     if tokio::time::timeout(LOBBY_PATIENCE, open(stream, &shared, full, watcher)).await.is_err() {
         tracing::debug!("a connection over the limit was closed");
     }
 }
 
-async fn open<S>(stream: TcpStream, shared: &Listener, service: S, watcher: Watcher)
-where
-    S: tower::Service<Request, Response = axum::response::Response, Error = std::convert::Infallible>,
-    S: Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
+async fn open(stream: TcpStream, shared: &Listener<impl Serve>, service: impl Serve, watcher: Watcher) {
     let limits = &shared.limits;
     match &shared.tls {
         None => serve(stream, limits, service, watcher).await,
@@ -113,16 +156,12 @@ where
     }
 }
 
-async fn serve<S>(
+async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     limits: &Limits,
-    service: S,
+    service: impl Serve,
     watcher: Watcher,
-) where
-    S: tower::Service<Request, Response = axum::response::Response, Error = std::convert::Infallible>,
-    S: Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
+) {
     // Twice the limit: what is over it but not by much is told so by name.
     let head = limits.max_header_bytes.get().saturating_mul(2);
     let mut builder = Builder::new(TokioExecutor::new());
@@ -140,11 +179,7 @@ async fn serve<S>(
         .keep_alive_interval(Some(limits.ping_interval))
         .keep_alive_timeout(limits.ping_timeout);
     let stream = Patient::new(stream, limits.header_timeout, limits.write_timeout);
-    // hyper's bodies to axum's, which all services here take
-    let service = tower::util::MapRequest::new(service, |request: http::Request<hyper::body::Incoming>| {
-        request.map(axum::body::Body::new)
-    });
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let served = builder.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(served.into_owned()).await {
         tracing::debug!(%error, "a connection ended early");
     }

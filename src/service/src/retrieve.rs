@@ -38,6 +38,9 @@ pub struct Request {
     pub include_feature_view_version_metadata: bool,
 }
 
+/// Features that were asked for before, and how they are read.
+pub struct Known(Arc<Planned>);
+
 /// Answers [`Request`]s for one project.
 pub struct Retriever {
     catalog: Arc<Catalog>,
@@ -100,15 +103,54 @@ impl Retriever {
     ///
     /// Errors: see [`Plan::new`] and [`Plan::bind`]; too many rows; the store's own.
     pub async fn get_online_features(&self, request: Request) -> Result<Answer> {
-        self.limits.check_request(&request)?;
+        self.limits.check_features(&request.features)?;
+        self.limits.check_entities(&request.entities)?;
         let registry = self.catalog.snapshot();
         let planned = self.plans.get(&registry, &self.project, request.features, request.full_feature_names)?;
-        let rows = request.entities.first().map_or(1, |(_, values)| values.len());
+        self.answer(&planned, request.entities, request.include_feature_view_version_metadata).await
+    }
+
+    /// What [`Retriever::learn`] was told of this spelling, while the registry is as it was.
+    pub fn known(&self, spelling: &[u8], full_feature_names: bool) -> Option<Known> {
+        self.plans.spelled(&self.catalog.snapshot(), spelling, full_feature_names).map(Known)
+    }
+
+    /// Answers a request for known features.
+    ///
+    /// Errors: as [`Retriever::get_online_features`].
+    pub async fn get_known(
+        &self,
+        features: &Known,
+        entities: Vec<(String, Vec<Value>)>,
+        include_feature_view_version_metadata: bool,
+    ) -> Result<Answer> {
+        self.limits.check_entities(&entities)?;
+        self.answer(&features.0, entities, include_feature_view_version_metadata).await
+    }
+
+    /// Remembers that a face's `spelling` means these features, so that it need not be read the next time. All
+    /// spellings are one space: one must not mean two things.
+    ///
+    /// Errors: there are too many, or they cannot be planned.
+    pub fn learn(&self, spelling: &[u8], features: FeatureRequest, full_feature_names: bool) -> Result<()> {
+        self.limits.check_features(&features)?;
+        let registry = self.catalog.snapshot();
+        let planned = self.plans.get(&registry, &self.project, features, full_feature_names)?;
+        self.plans.note(&registry, spelling, full_feature_names, planned);
+        Ok(())
+    }
+
+    async fn answer(
+        &self,
+        planned: &Planned,
+        entities: Vec<(String, Vec<Value>)>,
+        with_versions: bool,
+    ) -> Result<Answer> {
+        let rows = entities.first().map_or(1, |(_, values)| values.len());
         self.limits.check_values(rows, planned.plan.views.iter().map(|v| v.names.len()).sum())?;
-        let with_versions = request.include_feature_view_version_metadata;
         match &planned.plan.on_demand {
-            None => self.read_plan(&planned, request.entities, with_versions).await,
-            Some(part) => self.compute(&planned, part, request.entities, with_versions).await,
+            None => self.read_plan(planned, entities, with_versions).await,
+            Some(part) => self.compute(planned, part, entities, with_versions).await,
         }
     }
 

@@ -1,14 +1,16 @@
 //! Request bodies: JSON to typed requests, with errors that name the limit or the place.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use std::future::poll_fn;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use bytes::{Bytes, BytesMut};
 use model::{Error, Kind};
 use serde::de::DeserializeOwned;
 
 use super::Failure;
-use crate::limits::{Interrupted, Limits};
+use crate::limits::Interrupted;
 use crate::projects::Projects;
 
 /// A JSON body of a known shape, whatever its content type says (as Feast's own server).
@@ -19,26 +21,47 @@ impl<T: DeserializeOwned> FromRequest<Projects> for Body<T> {
 
     async fn from_request(request: Request, projects: &Projects) -> Result<Self, Failure> {
         let limits = projects.limits();
-        let bytes = Bytes::from_request(request, projects).await.map_err(|rejection| unread(&rejection, limits))?;
+        let bytes = read(request.into_body(), limits.max_body_bytes).await?;
         parse(&bytes, limits.max_json_depth.get()).map(Body).map_err(Failure)
     }
 }
 
-/// Why a body could not be read.
-fn unread(rejection: &BytesRejection, limits: &Limits) -> Failure {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let limit = limits.max_body_bytes;
-        let what = format!("the request body is larger than {limit} bytes");
-        return Failure(Error::over_limit(Kind::TooLarge, "max_body_bytes", what, "send it in parts"));
+/// A whole body.
+///
+/// Errors: it has more than `limit` bytes; it was interrupted, by the client or by a limit.
+pub(super) async fn read<B>(mut body: B, limit: NonZeroUsize) -> model::Result<Bytes>
+where
+    B: http_body::Body<Data = Bytes, Error = axum::Error> + Unpin,
+{
+    let (mut whole, mut parts, mut size) = (Bytes::new(), BytesMut::new(), 0);
+    while size <= limit.get() {
+        let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else {
+            return Ok(if parts.is_empty() { whole } else { parts.freeze() });
+        };
+        let Ok(data) = frame.map_err(|error| unread(&error))?.into_data() else { continue };
+        size += data.len();
+        if whole.is_empty() && parts.is_empty() {
+            // Mostly it is all of it.
+            whole = data;
+        } else {
+            parts.extend_from_slice(&std::mem::take(&mut whole));
+            parts.extend_from_slice(&data);
+        }
     }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(rejection);
+    let what = format!("the request body is larger than {limit} bytes");
+    Err(Error::over_limit(Kind::TooLarge, "max_body_bytes", what, "send it in parts"))
+}
+
+/// Why a body could not be read.
+fn unread(error: &axum::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
-            return Failure(interrupted.error.clone());
+            return interrupted.error.clone();
         }
         cause = error.source();
     }
-    Failure(Error::invalid(format!("the request body could not be read: {}", rejection.body_text())))
+    Error::invalid(format!("the request body could not be read: {error}"))
 }
 
 /// Reads a JSON body of a known shape, at most `max_depth` lists and objects deep.

@@ -7,6 +7,7 @@
 mod answer;
 mod text;
 mod value;
+mod whole;
 mod wire;
 mod zone;
 

@@ -3,6 +3,8 @@
 //! Source: `GetOnlineFeaturesRequest` in `feast/feature_server.py`; what is not one of its fields is
 //! ignored, as pydantic does.
 
+pub(super) mod usual;
+
 use std::fmt;
 
 use model::Value;

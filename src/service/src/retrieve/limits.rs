@@ -2,9 +2,7 @@
 
 use model::registry::FeatureRequest;
 use model::value::proto_value::Val;
-use model::{Error, Kind, Result};
-
-use super::Request;
+use model::{Error, Kind, Result, Value};
 
 /// The most that one read may have. Each is `limits.<name>` in the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -26,15 +24,20 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What can be seen before there is a plan.
-    pub(super) fn check_request(&self, request: &Request) -> Result<()> {
-        if let FeatureRequest::Refs(refs) = &request.features
+    /// The features asked for, before there is a plan.
+    pub(super) fn check_features(&self, features: &FeatureRequest) -> Result<()> {
+        if let FeatureRequest::Refs(refs) = features
             && refs.len() > self.max_features
         {
             let what = format!("{} features in one request, the limit is {}", refs.len(), self.max_features);
             return Err(too_large("max_features", what, "ask in several requests, or for a feature service"));
         }
-        for (name, values) in &request.entities {
+        Ok(())
+    }
+
+    /// The entity columns.
+    pub(super) fn check_entities(&self, entities: &[(String, Vec<Value>)]) -> Result<()> {
+        for (name, values) in entities {
             if values.len() > self.max_entities {
                 let (rows, limit) = (values.len(), self.max_entities);
                 let what = format!("{rows} entity rows in one request, the limit is {limit}");

@@ -14,6 +14,9 @@ use crate::windows;
 /// More distinct requests than this under one registry, and the plans are made anew: a client that
 /// never repeats itself must not fill the memory.
 const MOST: usize = 10_000;
+/// The most bytes of spellings that are kept, and of one of them.
+const SPELLINGS: usize = 16 << 20;
+const SPELLING: usize = 256 << 10;
 
 /// A plan with the window definitions of its views.
 pub(super) struct Planned {
@@ -32,6 +35,17 @@ pub(super) struct Plans {
 struct Known {
     revision: u64,
     plans: HashMap<(FeatureRequest, bool), Arc<Planned>, RandomState>,
+    /// The plans again, by spellings of their features: those with short names, and those with full ones.
+    spellings: [HashMap<Box<[u8]>, Arc<Planned>, RandomState>; 2],
+    /// The bytes of all spellings.
+    spelled: usize,
+}
+
+impl Known {
+    fn forget_spellings(&mut self) {
+        self.spellings.iter_mut().for_each(HashMap::clear);
+        self.spelled = 0;
+    }
 }
 
 impl Plans {
@@ -62,11 +76,41 @@ impl Plans {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.revision < registry.revision || known.plans.len() >= MOST {
             known.plans.clear();
+            known.forget_spellings();
             known.revision = registry.revision;
         }
         if known.revision == registry.revision {
             known.plans.insert(key, planned.clone());
         }
         Ok(planned)
+    }
+
+    /// The plan of features in this spelling, where it was [noted](Plans::note).
+    pub(super) fn spelled(
+        &self,
+        registry: &Registry,
+        spelling: &[u8],
+        full_feature_names: bool,
+    ) -> Option<Arc<Planned>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let spellings = &known.spellings[usize::from(full_feature_names)];
+        spellings.get(spelling).filter(|_| known.revision == registry.revision).cloned()
+    }
+
+    /// Notes that features in this spelling have this plan. One that is too long is not noted.
+    pub(super) fn note(&self, registry: &Registry, spelling: &[u8], full_feature_names: bool, planned: Arc<Planned>) {
+        if spelling.len() > SPELLING {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.revision != registry.revision {
+            return;
+        }
+        if known.spelled + spelling.len() > SPELLINGS {
+            known.forget_spellings();
+        }
+        if known.spellings[usize::from(full_feature_names)].insert(spelling.into(), planned).is_none() {
+            known.spelled += spelling.len();
+        }
     }
 }

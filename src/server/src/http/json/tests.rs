@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use model::answer::{Answer, Names, ViewAnswer};
+use model::answer::{Answer, Gather, Names, ViewAnswer, Wanted};
+use model::row::{Column, Version, column_id};
 use model::value::proto_value::Val;
-use model::{Timestamp, Value};
+use model::{Row, Timestamp, Value, ValueType};
 use proptest::prelude::*;
 use prost::Message as _;
 use proto::feast::types as t;
@@ -57,6 +58,40 @@ fn view() -> impl Strategy<Value = ViewAnswer> {
     })
 }
 
+/// Rows as a store has them, some of them missing, too old, or with a time for each column; read as columns of
+/// whole numbers of any size, and of one type.
+fn stored() -> impl Strategy<Value = ViewAnswer> {
+    let number = (any::<i64>(), 0u32..64).prop_map(|(number, shift)| number >> shift);
+    let cell = (number, 0u8..12, 0i64..3);
+    let rows = proptest::collection::vec((proptest::collection::vec(cell, 3), 0u8..8, 0i64..4), 0..40);
+    let types = proptest::sample::select(vec![ValueType::Int32, ValueType::Int64, ValueType::UnixTimestamp]);
+    (rows, types, any::<bool>()).prop_map(|(rows, value_type, split)| {
+        let ids: Vec<u32> = (0..3).map(|feature| column_id(&format!("f{feature}"))).collect();
+        let wanted: Vec<_> = (0..).zip(&ids).map(|(at, id)| Wanted::new(at, *id, value_type, 0)).collect();
+        let names = Arc::new(Names::new(vec!["f0".into(), "f1".into(), "f2".into()]));
+        let mut gather = Gather::new(names, &wanted, 2_000_000, Timestamp::from_seconds(4), rows.len());
+        for (cells, there, second) in rows {
+            let columns = ids.iter().zip(cells).map(|(id, (number, null, own))| Column {
+                id: *id,
+                value: match (null, value_type) {
+                    (0, _) => Vec::new(),
+                    (_, ValueType::Int32) => Value { val: Some(Val::Int32Val(number as i32)) }.encode_to_vec(),
+                    (_, ValueType::Int64) => Value { val: Some(Val::Int64Val(number)) }.encode_to_vec(),
+                    _ => Value { val: Some(Val::UnixTimestampVal(number)) }.encode_to_vec(),
+                }
+                .into(),
+                version: Version {
+                    event: Timestamp::from_seconds(if split { own } else { second }),
+                    created: Timestamp::default(),
+                },
+            });
+            let row = (there > 0).then(|| Row::pack(columns.collect()));
+            gather.push(row.as_ref().map(Row::borrowed));
+        }
+        gather.finish()
+    })
+}
+
 /// What prost makes of bytes, and the JSON of that.
 fn by_prost(bytes: &[u8]) -> Option<String> {
     Value::decode(bytes).ok().map(|value| super::oracle::value(&value))
@@ -73,7 +108,7 @@ fn by_writer(bytes: &[u8]) -> Option<String> {
 proptest! {
     #[test]
     fn answers_are_what_their_messages_give(
-        views in proptest::collection::vec(view(), 0..4),
+        views in proptest::collection::vec(prop_oneof![view(), stored()], 0..4),
         entities in proptest::collection::vec(proptest::collection::vec(value(), 0..5), 0..3),
         versions in proptest::collection::vec(("[a-z]{0,5}", 0i32..300), 0..3),
     ) {

@@ -46,11 +46,6 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// A whole number.
-pub(super) fn integer(out: &mut Vec<u8>, number: i64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
 /// A double as Python's `repr` has it: the fewest digits that read back as the same number, with an
 /// exponent below 1e-4 and from 1e16 on. What JSON has no number for is a string, as in protobuf's JSON.
 pub(super) fn double(out: &mut Vec<u8>, number: f64) {
@@ -97,7 +92,7 @@ fn scientific(out: &mut Vec<u8>, number: &str) {
     if exponent.abs() < 10 {
         out.push(b'0');
     }
-    integer(out, i64::from(exponent.abs()));
+    super::whole::integer(out, i64::from(exponent.abs()));
 }
 
 /// Bytes in base64, in quotes.

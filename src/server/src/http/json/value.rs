@@ -6,12 +6,18 @@ use prost::Message as _;
 
 use super::text;
 use super::wire::{self, DELIMITED, FIXED32, FIXED64, Unusual, VARINT};
-use super::zone;
+use super::{whole, zone};
 
 /// The bytes are no `feast.types.Value`.
 #[derive(Debug, thiserror::Error)]
 #[error("the bytes are no feast.types.Value: {0}")]
 pub struct Damaged(String);
+
+impl From<Unusual> for Damaged {
+    fn from(_: Unusual) -> Self {
+        Self("they stop before their end".to_owned())
+    }
+}
 
 /// How deep values may stand in values where they are read directly. prost reads 100 messages deep, and
 /// a level of a map is three of them.
@@ -93,12 +99,12 @@ fn deeper(depth: u32) -> Result<u32, Unusual> {
 }
 
 fn int32(out: &mut Vec<u8>, bytes: &mut &[u8]) -> Result<(), Unusual> {
-    text::integer(out, i64::from(wire::varint(bytes)? as i32));
+    whole::integer(out, i64::from(wire::varint(bytes)? as i32));
     Ok(())
 }
 
 fn int64(out: &mut Vec<u8>, bytes: &mut &[u8]) -> Result<(), Unusual> {
-    text::integer(out, wire::varint(bytes)? as i64);
+    whole::integer(out, wire::varint(bytes)? as i64);
     Ok(())
 }
 
