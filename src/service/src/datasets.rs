@@ -33,9 +33,9 @@ use crate::metrics;
 /// So many run at once, as in Feast.
 const AT_ONCE: usize = 2;
 /// So many may wait in a project.
-const WAITING: usize = 1000;
+const WAITING: usize = 100;
 /// So many that have ended are kept in a project, the latest.
-const KEPT: usize = 1000;
+const KEPT: usize = 200;
 /// A preview's rows, where none are named, and at most.
 const PREVIEW: usize = 10;
 const PREVIEW_MOST: usize = 10_000;
@@ -373,3 +373,6 @@ fn wanted(object: &Object, limit: usize) -> Result<DatasetPreview> {
         limit,
     })
 }
+
+#[cfg(test)]
+mod tests;
