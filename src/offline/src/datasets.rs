@@ -24,10 +24,10 @@ use proto::feast::core::{DataSource, data_source::FileOptions, data_source::Opti
 use crate::convert::{arrow_type, from_values, in_column, is_text, micros, timestamps, to_values, utc_micros};
 use crate::error::{arrow as arrow_error, engine as engine_error, sql as sql_error};
 use crate::frame::Frame;
-use crate::history::{ready, retrieve};
-use crate::plan::{HistoricalRequest, resolve};
+use crate::plan::{HistoricalRequest, Part, resolve};
 use crate::pull::{Pull, pull};
 use crate::source::Location;
+use crate::verbs::Entities;
 use crate::{Offline, append, metrics};
 
 /// The event time column of entity rows and of what is kept.
@@ -51,9 +51,11 @@ impl Offline {
         Location::of(&file(&retrieval.path), self.engine.repo())?;
         let registry = (self.registry)();
         let request = historical(&registry, &retrieval.project, &retrieval.features)?;
-        let mut parts = Vec::new();
-        for part in resolve(&registry, &request)? {
-            parts.push(ready(&self.engine, part).await?);
+        let mut join_keys = Vec::new();
+        for (_, column) in resolve(&registry, &request)?.iter().flat_map(Part::keys) {
+            if !join_keys.iter().any(|key| key == column) {
+                join_keys.push(column.to_owned());
+            }
         }
         let frame = match retrieval.entities {
             EntityRows::Given { columns, times } => self.given(&columns, &times)?,
@@ -64,13 +66,7 @@ impl Offline {
         let (Some(first), Some(last)) = (arrow::compute::min(&times), arrow::compute::max(&times)) else {
             return Err(Error::invalid("there are no entity rows with a time: nothing to retrieve"));
         };
-        let mut join_keys = Vec::new();
-        for (_, column) in parts.iter().flat_map(|part| part.part.keys()) {
-            if !join_keys.iter().any(|key| key == column) {
-                join_keys.push(column.to_owned());
-            }
-        }
-        let export = retrieve(self.engine.clone(), frame.shared(), parts, self.settings.batch_rows)?;
+        let export = self.historical(&request, Entities::Frame(frame)).await?;
         let rows = append::export(&self.writer(), &retrieval.path, retrieval.overwrite, export).await?;
         metrics::exported(rows);
         Ok(KeptDataset { refs: request.refs, join_keys, span: Timestamp(first)..=Timestamp(last), rows })
