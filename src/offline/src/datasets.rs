@@ -187,31 +187,18 @@ fn file(path: &str) -> DataSource {
 ///
 /// Errors: no such project or feature service; a malformed reference.
 fn historical(registry: &Registry, project: &str, features: &FeatureRequest) -> Result<HistoricalRequest> {
-    let found = registry.project(project)?;
-    let (mut views, mut refs) = (Vec::new(), Vec::new());
-    match features {
-        FeatureRequest::Refs(given) => {
-            let mut seen = BTreeSet::new();
-            for text in given {
-                let reference = FeatureRef::parse(text)?;
-                if seen.insert(reference.view.clone()) {
-                    views.push((reference.view, None));
-                }
-            }
-            refs.clone_from(given);
-        }
-        FeatureRequest::Service(name) => {
-            let service =
-                found.feature_services.get(name).ok_or_else(|| Error::feature_service_not_found(name, project))?;
-            for projection in service.spec.iter().flat_map(|s| &s.features) {
-                let alias = Some(projection.feature_view_name_alias.clone()).filter(|alias| !alias.is_empty());
-                let used = alias.as_ref().unwrap_or(&projection.feature_view_name);
-                refs.extend(projection.feature_columns.iter().map(|column| format!("{used}:{}", column.name)));
-                views.push((projection.feature_view_name.clone(), alias));
-            }
+    let refs = match features {
+        FeatureRequest::Service(name) => return HistoricalRequest::of_service(registry, project, name, false),
+        FeatureRequest::Refs(refs) => refs,
+    };
+    let (mut views, mut seen) = (Vec::new(), BTreeSet::new());
+    for text in refs {
+        let reference = FeatureRef::parse(text)?;
+        if seen.insert(reference.view.clone()) {
+            views.push((reference.view, None));
         }
     }
-    Ok(HistoricalRequest { project: project.to_owned(), views, refs, full_feature_names: false })
+    Ok(HistoricalRequest { project: project.to_owned(), views, refs: refs.clone(), full_feature_names: false })
 }
 
 /// A column's values to look at: times as pandas writes them.
