@@ -2,7 +2,7 @@
 #
 # Variables: PROFILE=debug|release (what `make build` and `make demo` use), KEEP=1 (`make demo` leaves its servers up),
 # STREAM=auto|kafka|push (`make demo`), CARGO_TARGET_DIR, LARDER_CACHE, KAFKA_BOOTSTRAP_SERVERS, PYTEST_ARGS,
-# BENCH_ARGS.
+# BENCH_ARGS, FUZZ_SECONDS, FUZZ_TARGETS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,7 +18,7 @@ export LARDER_CACHE
 export PYTHONWARNINGS ?= ignore
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup build demo test test-rust test-integration bench-online lint advisories format clean
+.PHONY: help setup build demo test test-rust test-integration fuzz bench-online lint advisories format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -41,6 +41,9 @@ test-integration: setup ## pytest against the debug binary; PYTEST_ARGS="-k word
 	cargo build --workspace --bins --locked
 	LARDER_BIN=$(abspath $(TARGET))/debug/larder \
 	    .venv/bin/python -m pytest -c integration-tests/pytest.ini integration-tests $(PYTEST_ARGS)
+
+fuzz: ## libFuzzer on the decoders, FUZZ_SECONDS=60 each; FUZZ_TARGETS="body value"; fails where it finds something
+	@scripts/fuzz.sh
 
 bench-online: setup ## online serving beside its peers, on a quiet machine; BENCH_ARGS="--only grpc-100x50 --seconds 2"
 	cargo build --locked --release -p app --no-default-features

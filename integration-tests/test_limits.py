@@ -9,8 +9,8 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -20,8 +20,8 @@ from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStu
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
 from conftest import StartLarder
-from larder_env.process import wait_until
 from larder_env.server import HOST, Larder
+from raw import PREFACE, SOON, connect, counted, drained, eventually, frame, headers, post_of, send_for_ever
 from rides import Rides
 
 LIMITS = {
@@ -34,17 +34,16 @@ LIMITS = {
     "max_values": 50,
     "max_value_bytes": 1000,
     "max_connections": 20,
+    "max_concurrent_streams": 5,
     "header_timeout_seconds": 1,
     "body_timeout_seconds": 1,
-    "idle_timeout_seconds": 60,
+    "idle_timeout_seconds": 3,
     "write_timeout_seconds": 2,
     "ping_interval_seconds": 1,
     "ping_timeout_seconds": 1,
 }
 READ = "/get-online-features"
 TRIPS = ["driver_stats:trips"]
-SOON = 20.0
-"""Longer than any of the timeouts, with room for a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +67,6 @@ def larder(served: Rides) -> Iterator[Larder]:
         re.MULTILINE,
     )
     assert "panicked" not in server.log
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    wait_until(holds, "the condition", SOON)
-
-
-def refusals(larder: Larder, limit: str) -> int:
-    """How often a limit has refused."""
-    found = re.search(rf'^larder_refusals_total{{limit="{limit}"}} (\d+)$', larder.metrics(), re.MULTILINE)
-    return int(found.group(1)) if found else 0
-
-
-@contextmanager
-def counted(larder: Larder, limit: str) -> Iterator[None]:
-    """What happens inside is counted under the limit's name."""
-    before = refusals(larder, limit)
-    yield
-    eventually(lambda: refusals(larder, limit) > before)
 
 
 def post(larder: Larder, body: object, **options: object) -> requests.Response:
@@ -162,6 +142,8 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "nothing": (b"", 422, "EOF"),
     "null": (b"null", 422, "null"),
     "cut off": (b'{"features": ["driver_stats:tri', 422, "EOF"),
+    "a list of the fields": (b' [{"driver_id": [1]}, null, ["driver_stats:trips"]]', 422, "takes an object"),
+    "a number out of range": (b'{"features": [], "entities": {"driver_id": [1e400]}}', 422, "number out of range"),
     "a list of lists for a key": (json.dumps(columns(driver_id=[[1]])).encode(), 422, "driver_id"),
 }
 
@@ -194,21 +176,6 @@ def test_a_head_over_the_limit(larder: Larder) -> None:
 
 
 # --- slow clients ------------------------------------------------------------------------------------------------
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection((HOST, port), timeout=SOON)
-
-
-def drained(connection: socket.socket) -> str:
-    """What the server says until it closes the connection."""
-    said = b""
-    try:
-        while more := connection.recv(65_536):
-            said += more
-    except ConnectionResetError:
-        pass
-    return said.decode()
 
 
 def http_message(answer: str) -> str:
@@ -273,15 +240,10 @@ def test_bodies_that_are_too_much_together(larder: Larder) -> None:
     assert "(limits.max_buffered_bytes)" in http_message(refused[0])
 
 
-def frame(kind: int, payload: bytes = b"", flags: int = 0) -> bytes:
-    """An HTTP/2 frame of the connection itself."""
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + bytes(4) + payload
-
-
 def test_a_half_open_http2_connection(larder: Larder) -> None:
     """Whoever never answers a ping is gone: the connection is closed."""
-    with connect(larder.ports.online) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4))
+    with counted(larder, "ping_timeout_seconds"), connect(larder.ports.online) as connection:
+        connection.sendall(PREFACE)
         heard = b""
         while more := connection.recv(65_536):
             heard += more
@@ -309,6 +271,38 @@ def test_too_many_connections(larder: Larder) -> None:
     eventually(lambda: requests.get(f"{larder.online_url}/health", timeout=SOON).status_code == 200)
 
 
+def test_a_connection_that_asks_nothing_more(larder: Larder) -> None:
+    """HTTP/1: the first request is answered, the second never comes."""
+    with counted(larder, "idle_timeout_seconds"), connect(larder.ports.online) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert drained(connection).startswith("HTTP/1.1 200 ")
+
+
+def test_too_many_streams(larder: Larder) -> None:
+    """HTTP/2: the client is told how many, and what it opens beyond them is refused, as the protocol says."""
+    most = LIMITS["max_concurrent_streams"]
+    opened = b"".join(headers(2 * at + 1, post_of(READ), end=False) for at in range(most + 1))
+    refused = frame(3, (7).to_bytes(4, "big"), stream=2 * most + 1)  # RST_STREAM with REFUSED_STREAM
+    with connect(larder.ports.online) as connection:
+        connection.sendall(PREFACE + opened)
+        heard = b""
+        while refused not in heard:
+            more = connection.recv(65_536)
+            assert more, heard
+            heard += more
+    assert (3).to_bytes(2, "big") + most.to_bytes(4, "big") in heard, "SETTINGS_MAX_CONCURRENT_STREAMS"
+
+
+def test_a_length_over_the_limit_is_not_waited_for(larder: Larder) -> None:
+    """Whoever says that a body is too large is told so before it sends a byte of it."""
+    head = f"POST {READ} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {10**12}\r\n\r\n"
+    with counted(larder, "max_body_bytes"), connect(larder.ports.online) as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(65_536).decode()
+    assert answer.startswith("HTTP/1.1 413 ")
+    assert "(limits.max_body_bytes)" in http_message(answer)
+
+
 def test_a_client_that_takes_nothing(larder: Larder) -> None:
     """Pipelined requests whose answers nobody reads: the connection is closed, and its memory is free."""
     request = f"GET /{'x' * 8000} HTTP/1.1\r\nhost: x\r\n\r\n".encode() * 50
@@ -318,8 +312,3 @@ def test_a_client_that_takes_nothing(larder: Larder) -> None:
         connection.connect((HOST, larder.ports.online))
         with counted(larder, "write_timeout_seconds"), pytest.raises(ConnectionError):
             send_for_ever(connection, request)
-
-
-def send_for_ever(connection: socket.socket, request: bytes) -> None:
-    while True:
-        connection.sendall(request)

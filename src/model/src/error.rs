@@ -121,10 +121,44 @@ impl Error {
     }
 
     /// The error detail from which a Feast client rebuilds its exception
-    /// (`FeastError.to_error_detail` in `feast/errors.py`).
+    /// (`FeastError.to_error_detail` in `feast/errors.py`). Of a very long message (a name in it may have
+    /// megabytes) it has the beginning and the end: gRPC sends it in a header, and clients refuse great headers.
     pub fn detail(&self) -> String {
-        serde_json::json!({ "module": "feast.errors", "class": self.class, "message": self.message }).to_string()
+        let message = shortened(&self.message);
+        serde_json::json!({ "module": "feast.errors", "class": self.class, "message": message }).to_string()
     }
+}
+
+/// A message whose parts have at most these bytes in a gRPC header, where some characters take more than one.
+fn shortened(message: &str) -> std::borrow::Cow<'_, str> {
+    const HEAD: usize = 4500;
+    const TAIL: usize = 1500;
+    // JSON escapes control characters and quotes; percent-encoding makes three bytes of one.
+    let bytes = |c: char| match c {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' | '.' | ',' | ':' | '/' | '\'' | '(' | ')' => 1,
+        ' ' => 3,
+        '!'..='~' => 6,
+        c if c.is_ascii() => 8,
+        c => 3 * c.len_utf8(),
+    };
+    // The least text comes to these bytes at once.
+    if message.len() <= (HEAD + TAIL) / 8 {
+        return message.into();
+    }
+    let within = |most: usize| {
+        let mut sum = 0;
+        move |(_, c): &(usize, char)| {
+            sum += bytes(*c);
+            sum <= most
+        }
+    };
+    if message.char_indices().take_while(within(HEAD + TAIL)).count() == message.chars().count() {
+        return message.into();
+    }
+    let head = message.char_indices().take_while(within(HEAD)).last().map_or(0, |(at, c)| at + c.len_utf8());
+    let tail = message.char_indices().rev().take_while(within(TAIL)).last().map_or(message.len(), |(at, _)| at);
+    let left_out = tail - head;
+    format!("{} … {left_out} bytes are left out … {}", &message[..head], &message[tail..]).into()
 }
 
 impl fmt::Display for Error {

@@ -61,6 +61,16 @@ pub fn to_http(error: &Error) -> (StatusCode, String) {
     (status, serde_json::Value::String(error.detail()).to_string())
 }
 
+/// How tonic's words begin where a caller's message is broken (`codec/decode.rs`, `server/grpc.rs`; not its words
+/// for what it writes itself).
+const BROKEN: [&str; 5] = [
+    "failed to decode Protobuf message",
+    "protocol error: received message with invalid compression flag",
+    "protocol error: received message with compressed-flag but no grpc-encoding",
+    "Unexpected EOF decoding stream",
+    "Missing request message",
+];
+
 /// Mends the head of a gRPC answer: tonic says INTERNAL where the caller's message is no protobuf,
 /// which is the caller's fault, and OUT_OF_RANGE with no limit's name where it is too large.
 pub fn blame_caller(headers: &mut HeaderMap) {
@@ -76,8 +86,11 @@ pub fn blame_caller(headers: &mut HeaderMap) {
         }
     }
     let is = |name: &str, wanted: fn(&str) -> bool| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(wanted);
-    let undecodable = |message: &str| message.replace("%20", " ").starts_with("failed to decode Protobuf message");
-    if is("grpc-status", |status| status == "13") && is("grpc-message", undecodable) {
+    let broken = |message: &str| {
+        let message = message.replace("%20", " ");
+        BROKEN.iter().any(|beginning| message.starts_with(beginning))
+    };
+    if is("grpc-status", |status| status == "13") && is("grpc-message", broken) {
         headers.insert("grpc-status", HeaderValue::from_static("3"));
     }
 }
@@ -140,7 +153,8 @@ mod tests {
     #[test]
     fn a_message_that_is_no_protobuf_is_the_callers_fault() {
         let broken = <() as prost::Message>::decode(&b"\xff"[..]).expect_err("no tag").to_string();
-        for (message, wanted) in [(broken.as_str(), "3"), ("the disk is full", "13")] {
+        let cut = "Unexpected EOF decoding stream.";
+        for (message, wanted) in [(broken.as_str(), "3"), (cut, "3"), ("the disk is full", "13")] {
             let mut headers = Status::internal(message).into_http::<()>().into_parts().0.headers;
             blame_caller(&mut headers);
             assert_eq!(headers["grpc-status"], wanted, "{message}");

@@ -33,6 +33,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 const LOBBY: usize = 64;
 /// How long a connection over the limit may stay.
 const LOBBY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before the next try when no connection could be accepted (no file descriptor is left).
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// hyper's own bound for the head of an HTTP/1 request; a greater limit needs a greater bound.
 const HEAD_BUFFER: usize = 400 * 1024;
 
@@ -99,8 +101,10 @@ pub async fn run(
             Err(error) => {
                 // Out of file descriptors, or a client that left in between: neither may end the server.
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_AGAIN) => continue,
+                    () = shutdown.cancelled() => break,
+                }
             }
         };
         if let Err(error) = stream.set_nodelay(true) {
@@ -181,8 +185,18 @@ async fn serve(
     let stream = Patient::new(stream, limits.header_timeout, limits.write_timeout);
     let served = builder.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(served.into_owned()).await {
+        if let Some(limit) = timed_out(error.as_ref()) {
+            rpc::status::refused(limit);
+        }
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// The limit by which hyper has ended a connection of its own accord.
+fn timed_out(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let error = error.downcast_ref::<hyper::Error>().filter(|error| error.is_timeout())?;
+    let waited = error.to_string().starts_with("read header from client");
+    Some(if waited { "idle_timeout_seconds" } else { "ping_timeout_seconds" })
 }
 
 /// Binds `host:port` (port 0: a free one).

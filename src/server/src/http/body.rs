@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::pin::Pin;
 
 use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use model::{Error, Kind};
 use serde::de::DeserializeOwned;
@@ -21,20 +22,28 @@ impl<T: DeserializeOwned> FromRequest<Projects> for Body<T> {
 
     async fn from_request(request: Request, projects: &Projects) -> Result<Self, Failure> {
         let limits = projects.limits();
-        let bytes = read(request.into_body(), limits.max_body_bytes).await?;
+        let (head, body) = request.into_parts();
+        let bytes = read(&head.headers, body, limits.max_body_bytes).await?;
         parse(&bytes, limits.max_json_depth.get()).map(Body).map_err(Failure)
     }
 }
 
 /// A whole body.
 ///
-/// Errors: it has more than `limit` bytes; it was interrupted, by the client or by a limit.
-pub(super) async fn read<B>(mut body: B, limit: NonZeroUsize) -> model::Result<Bytes>
+/// Errors: it is compressed; it has more than `limit` bytes; it was interrupted, by the client or by a limit.
+pub(super) async fn read<B>(headers: &HeaderMap, mut body: B, limit: NonZeroUsize) -> model::Result<Bytes>
 where
     B: http_body::Body<Data = Bytes, Error = axum::Error> + Unpin,
 {
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    if let Some(encoding) = encoding.filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let what = format!("the request body is compressed ({encoding:?}): send it as it is");
+        return Err(Error::new(Kind::Unsupported, what));
+    }
     let (mut whole, mut parts, mut size) = (Bytes::new(), BytesMut::new(), 0);
-    while size <= limit.get() {
+    // A body that says itself that it is too large is not waited for.
+    let said = http_body::Body::size_hint(&body).lower();
+    while size <= limit.get() && said <= limit.get() as u64 {
         let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await else {
             return Ok(if parts.is_empty() { whole } else { parts.freeze() });
         };
@@ -54,14 +63,17 @@ where
 
 /// Why a body could not be read.
 fn unread(error: &axum::Error) -> Error {
+    // the innermost, which says what is wrong with the chunks or the length
+    let mut reason = String::new();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
             return interrupted.error.clone();
         }
+        reason = error.to_string();
         cause = error.source();
     }
-    Error::invalid(format!("the request body could not be read: {error}"))
+    Error::invalid(format!("the request body could not be read: {reason}"))
 }
 
 /// Reads a JSON body of a known shape, at most `max_depth` lists and objects deep.
@@ -71,6 +83,12 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> mode
     if is_deeper(bytes, max_depth) {
         let what = format!("the request body has more than {max_depth} lists and objects in one another");
         return Err(Error::over_limit(Kind::InvalidArgument, "max_json_depth", what, "make it flatter"));
+    }
+    // A byte order mark is passed over, as Python's `json.loads` does.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    // serde would also take a list, with the fields' values in their order here.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Error::invalid("the request body is a list: this call takes an object"));
     }
     serde_json::from_slice(bytes).map_err(|e| {
         let hint = if is_not_a_number(bytes, &e) {
@@ -127,6 +145,9 @@ mod tests {
             assert!(!is_deeper(text.as_bytes(), depth), "{text}");
             assert!(depth == 0 || is_deeper(text.as_bytes(), depth - 1), "{text}");
         }
+        let error = parse::<Vec<i64>>(b" [1]", 32).expect_err("a list");
+        assert!(error.message().contains("takes an object"), "{error}");
+        assert_eq!(parse::<serde_json::Value>(b"\xef\xbb\xbf{}", 32).expect("an object"), serde_json::json!({}));
         let endless = "[".repeat(1_000_000);
         let error = parse::<serde_json::Value>(endless.as_bytes(), 32).expect_err("too deep");
         assert_eq!((error.limit(), error.kind()), (Some("max_json_depth"), Kind::InvalidArgument));

@@ -25,7 +25,8 @@ use crate::projects::{Face, Projects};
 pub(super) const PATH: &str = "/get-online-features";
 
 pub(super) async fn get_online_features(Face(online): Face, request: Request) -> Result<Response, Failure> {
-    let body = body::read(request.into_body(), online.limits.max_body_bytes).await?;
+    let (head, body) = request.into_parts();
+    let body = body::read(&head.headers, body, online.limits.max_body_bytes).await?;
     answer(&online, &body).await
 }
 
@@ -115,7 +116,7 @@ impl Reads {
         // What is read of the body counts until there is an answer.
         let (head, body) = request.into_parts();
         let (body, held) = self.guard.hold(body);
-        let answered = match body::read(body, self.projects.limits().max_body_bytes).await {
+        let answered = match body::read(&head.headers, body, self.projects.limits().max_body_bytes).await {
             Ok(body) => self.answer(&head.headers, &body).await,
             Err(error) => Err(Failure(error)),
         };

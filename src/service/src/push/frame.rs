@@ -259,7 +259,7 @@ impl Cell {
     /// seconds. Fails with what it is instead.
     fn time(&self) -> Result<Option<Timestamp>, String> {
         let number = |n: i64| Ok(Some(Timestamp::from_epoch(n)));
-        let float = |f: f64| Ok(Some(Timestamp((f * 1e6).round() as i64)));
+        let float = |f: f64| within(Timestamp((f * 1e6).round() as i64)).map(Some).ok_or_else(|| f.to_string());
         match self {
             Self::Json(serde_json::Value::Null) => Ok(None),
             Self::Json(serde_json::Value::String(s)) | Self::Text(s) => text_time(s).map(Some),
@@ -270,7 +270,9 @@ impl Cell {
             },
             Self::Typed(typed) => match &typed.val {
                 None | Some(Val::NullVal(_)) => Ok(None),
-                Some(Val::UnixTimestampVal(seconds)) => Ok(Some(Timestamp::from_seconds(*seconds))),
+                Some(Val::UnixTimestampVal(seconds)) => {
+                    within(Timestamp::from_seconds(*seconds)).map(Some).ok_or_else(|| format!("{seconds} s since 1970"))
+                }
                 Some(Val::Int64Val(n)) => number(*n),
                 Some(Val::Int32Val(n)) => number(i64::from(*n)),
                 Some(Val::DoubleVal(f)) if f.is_finite() => float(*f),
@@ -281,9 +283,17 @@ impl Cell {
     }
 }
 
+/// A time outside of the years 1 to 9999 is refused: neither `google.protobuf.Timestamp` nor Python has it, and
+/// no later row could replace one that happened after all others.
+fn within(time: Timestamp) -> Option<Timestamp> {
+    const FIRST: Timestamp = Timestamp(-62_135_596_800_000_000);
+    const LAST: Timestamp = Timestamp(253_402_300_799_999_999);
+    (FIRST..=LAST).contains(&time).then_some(time)
+}
+
 fn text_time(text: &str) -> Result<Timestamp, String> {
     let parsed = text.parse().map(Timestamp::from_epoch).or_else(|_| Timestamp::parse(text));
-    parsed.map_err(|_| format!("{text:?}"))
+    parsed.ok().and_then(within).ok_or_else(|| format!("{text:?}"))
 }
 
 fn no_time(column: &str, row: usize, what: &str) -> Error {
