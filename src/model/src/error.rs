@@ -248,3 +248,24 @@ impl Error {
         Self::of_class(Kind::NotFound, class, format!("{what} {name} does not exist in project {project}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_keeps_its_beginning_and_its_end() {
+        let usual = "Feature view x does not exist in project demo. ".repeat(60);
+        assert_eq!(shortened(&usual), usual);
+        for letter in ["x", "é", "\0", "\"", "\u{1f600}"] {
+            let message = format!("Feature {} does not exist", letter.repeat(1_000_000));
+            let short = shortened(&message);
+            assert!(short.starts_with("Feature ") && short.ends_with("does not exist"), "{short}");
+            let parts: Vec<&str> = short.split(" bytes are left out").collect();
+            let left_out: usize = parts[0].rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+            let note = format!(" … {left_out} bytes are left out … ");
+            assert_eq!(short.len() - note.len() + left_out, message.len());
+            assert!(short.len() < 7000, "{}", short.len());
+        }
+    }
+}

@@ -155,9 +155,12 @@ mod tests {
 
     #[test]
     fn a_number_that_json_lacks_is_named() {
-        for (text, hint) in
-            [("[1, NaN]", true), ("{\n\"a\": -Infinity}", true), ("[Infinity]", true), ("[1, x]", false)]
-        {
+        for (text, hint) in [
+            (r#"{"a": [1, NaN]}"#, true),
+            ("{\n\"a\": -Infinity}", true),
+            (r#"{"a": [Infinity]}"#, true),
+            (r#"{"a": [1, x]}"#, false),
+        ] {
             let error = parse::<serde_json::Value>(text.as_bytes(), 32).expect_err(text);
             assert_eq!(error.message().contains("JSON has no NaN"), hint, "{text}: {}", error.message());
         }

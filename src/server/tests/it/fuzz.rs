@@ -28,6 +28,8 @@ fn bodies() -> Vec<Vec<u8>> {
         (1, r#"{"push_source_name": "s", "df": {"a": [1, 2], "b": ["x", "y"], "c": [1.5, null]}, "to": "online"}"#),
         (1, r#"{"push_source_name": "s", "df": {"a": {"0": 1, "1": 2}, "b": {"1": [1], "0": {"k": "\ud83d\ude00"}}}}"#),
         (2, r#"{"feature_view_name": "v", "df": {"a": [-1e400, 1E-9]}, "allow_registry_cache": false}"#),
+        (0, "\u{feff} [{}, null, []]"),
+        (1, r#"{"push_source_name": "s", "df": {"t": [1e300, "+12345-01-01", {"a": null}], "u": [true, -0.0, NaN]}}"#),
         (2, "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["),
     ];
     texts.iter().map(|(path, text)| [&[*path], text.as_bytes()].concat()).collect()
