@@ -274,6 +274,40 @@ def test_a_view_without_entities_beside_another(both: Beside) -> None:
     assert cells(feast)["surge"] == [(None, "NOT_FOUND", EPOCH)], "Feast does not find what was pushed to it"
 
 
+# --- projections -------------------------------------------------------------------------------------------------
+
+Asked = tuple[Sequence[str] | str, dict[str, list[object]], bool]
+PROJECTED: dict[str, Asked] = {
+    "a view twice, by two keys": ("both_ends", {"origin_id": [1, 2], "destination_id": [2, 9]}, True),
+    "an alias": ("renamed", {"driver_id": [1, 9]}, False),
+    "an alias in full names": ("renamed", {"driver_id": [1, 9]}, True),
+    "a composite key": (["trip_stats:fare"], {"rider_id": ["ann", "bob", "ann"], "driver_id": [1, 1, 9]}, False),
+    "a composite key beside its part": ("two_views", {"driver_id": [1, 2], "rider_id": ["ann", "ann"]}, False),
+    "full names of what would collide": (["driver_stats:trips", "driver_forever:trips"], {"driver_id": [1, 2]}, True),
+    "some features of a view": (["driver_stats:rating", "driver_stats:trips"], {"driver_id": [2, 1, 2]}, False),
+}
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_projections_are_answered_as_feast_does(both: Beside, name: str) -> None:
+    """Over HTTP the very answer of Feast; over gRPC the same cells."""
+    asked, keys, full = PROJECTED[name]
+    ids = {1: fresh(), 2: fresh(), 9: fresh()}
+    both.push("driver_stats_push", [stats(ids[1], 1, AT), stats(ids[2], 2, AT + MINUTE)])
+    both.push("driver_forever_push", [badge(ids[1], 3, AT, "gold"), badge(ids[2], 4, AT, "tin")])
+    both.push("trip_stats_push", [trip(ids[1], "ann", 1.5), trip(ids[2], "ann", 2.5)])
+    keys = {column: [ids.get(value, value) for value in values] for column, values in keys.items()}  # type: ignore[call-overload]
+    feasts, ours = both.read(asked, keys, full_feature_names=full)
+    assert_alike(ours, feasts)
+    http, rpc = (face.read(asked, keys, full) for face in (Http(both.larder.larder), Grpc(both.larder.larder)))
+    assert sorted(http.names) == sorted(rpc.names)
+    for column in http.names:
+        assert http.values(column) == rpc.values(column)
+        assert http.statuses(column) == rpc.statuses(column)
+        if column not in keys:
+            assert http[column] == rpc[column]
+
+
 # --- errors ------------------------------------------------------------------------------------------------------
 
 READ = "/get-online-features"

@@ -54,9 +54,9 @@ fn scalar(value: &Value, target: ValueType) -> Option<Val> {
         T::Int32 => i32::try_from(integer(val)?).ok().map(Val::Int32Val),
         T::Int64 => integer(val).map(Val::Int64Val),
         T::UnixTimestamp => match val {
+            // the type is of whole seconds, and a fraction is cut off, as everywhere
             Val::StringVal(text) => {
-                let micros = Timestamp::parse(text).ok()?.micros();
-                (micros % 1_000_000 == 0).then_some(Val::UnixTimestampVal(micros.div_euclid(1_000_000)))
+                Some(Val::UnixTimestampVal(Timestamp::parse(text).ok()?.micros().div_euclid(1_000_000)))
             }
             Val::ZonedTimestampVal(z) => Some(Val::UnixTimestampVal(z.unix_timestamp)),
             Val::BoolVal(_) => None,
@@ -197,7 +197,7 @@ mod tests {
             (Val::StringVal("1001".into()), ValueType::Int64, Val::Int64Val(1001)),
             (Val::Int64Val(1), ValueType::Bool, Val::BoolVal(true)),
             (Val::Int64Val(1001), ValueType::String, Val::StringVal("1001".into())),
-            (Val::StringVal("1970-01-01T00:01:00Z".into()), ValueType::UnixTimestamp, Val::UnixTimestampVal(60)),
+            (Val::StringVal("1970-01-01T00:01:00.9Z".into()), ValueType::UnixTimestamp, Val::UnixTimestampVal(60)),
         ] {
             assert_eq!(coerce(of(from.clone()), to).expect("lossless"), of(want), "{from:?}");
         }
