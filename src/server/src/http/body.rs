@@ -88,7 +88,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> mode
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     // serde would also take a list, with the fields' values in their order here.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Error::invalid("the request body is a list: this call takes an object"));
+        return Err(Error::invalid("the request body is not the JSON that this call takes: a list, not an object"));
     }
     serde_json::from_slice(bytes).map_err(|e| {
         let hint = if is_not_a_number(bytes, &e) {
@@ -146,7 +146,7 @@ mod tests {
             assert!(depth == 0 || is_deeper(text.as_bytes(), depth - 1), "{text}");
         }
         let error = parse::<Vec<i64>>(b" [1]", 32).expect_err("a list");
-        assert!(error.message().contains("takes an object"), "{error}");
+        assert!(error.message().contains("a list, not an object"), "{error}");
         assert_eq!(parse::<serde_json::Value>(b"\xef\xbb\xbf{}", 32).expect("an object"), serde_json::json!({}));
         let endless = "[".repeat(1_000_000);
         let error = parse::<serde_json::Value>(endless.as_bytes(), 32).expect_err("too deep");
