@@ -15,6 +15,8 @@ from contextlib import ExitStack
 import grpc
 import pytest
 import requests
+from feast.protos.feast.serving.GrpcServer_pb2 import PushRequest, WriteToOnlineStoreRequest
+from feast.protos.feast.serving.GrpcServer_pb2_grpc import GrpcFeatureServerStub
 from feast.protos.feast.serving.ServingService_pb2 import FeatureList, GetOnlineFeaturesRequest
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
@@ -112,6 +114,45 @@ def test_a_read_over_a_limit(larder: Larder, limit: str) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             ServingServiceStub(channel).GetOnlineFeatures(request, timeout=SOON)
         assert (refused.value.code(), f"(limits.{limit})" in refused.value.details()) == (code, True)
+
+
+@pytest.mark.parametrize("verb", ["push", "write"])
+@pytest.mark.parametrize("length", [1000, 1001])
+def test_a_written_value_over_the_limit(larder: Larder, verb: str, length: int) -> None:
+    """The same refusal on both faces and for both verbs; a value just within the limit is written."""
+    name = "max_value_bytes"
+    row = {"driver_id": 7, "trips": 1, "rating": "é" * (length // 2) + "x" * (length % 2)}
+    frame = {column: [value] for column, value in row.items()} | {"event_timestamp": ["2026-01-01T00:00:00Z"]}
+    path, body = {
+        "push": ("/push", {"push_source_name": "driver_stats_push", "df": frame, "to": "online"}),
+        "write": ("/write-to-online-store", {"feature_view_name": "driver_stats", "df": frame}),
+    }[verb]
+    before = refusals(larder, name)
+    response = requests.post(f"{larder.online_url}{path}", json=body, timeout=SOON)
+    features = {column: Value(int64_val=value) for column, value in row.items() if isinstance(value, int)}
+    features |= {
+        "rating": Value(string_val=str(row["rating"])),
+        "event_timestamp": Value(unix_timestamp_val=1767225600),
+    }
+    with grpc.insecure_channel(f"{HOST}:{larder.ports.online}") as channel:
+        stub = GrpcFeatureServerStub(channel)
+        try:
+            if verb == "push":
+                request = PushRequest(stream_feature_view="driver_stats_push", typed_features=features, to="online")
+                stub.Push(request, timeout=SOON)
+            else:
+                write = WriteToOnlineStoreRequest(feature_view_name="driver_stats", typed_features=features)
+                stub.WriteToOnlineStore(write, timeout=SOON)
+            code, details = grpc.StatusCode.OK, ""
+        except grpc.RpcError as refused:
+            code, details = refused.code(), refused.details()
+    if length <= LIMITS[name]:
+        assert (response.status_code, code) == (200, grpc.StatusCode.OK), (response.text, details)
+        return
+    assert (response.status_code, code) == (413, grpc.StatusCode.RESOURCE_EXHAUSTED), (response.text, details)
+    for said in (message(response.text), details):
+        assert all(part in said for part in (f"(limits.{name})", "'rating'", "1001 bytes")), said
+    eventually(lambda: refusals(larder, name) >= before + 2)
 
 
 def test_a_message_over_the_limit(larder: Larder) -> None:

@@ -287,7 +287,8 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
         ),
         pusher: Arc::new(
             Pusher::new(catalog(), store(), shared.log.clone(), shared.clock.clone(), project())
-                .with_transformer(shared.transformer.clone()),
+                .with_transformer(shared.transformer.clone())
+                .with_max_value_bytes(config.limits.max_value_bytes.get()),
         ),
         materializer: shared
             .log

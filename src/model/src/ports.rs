@@ -253,7 +253,8 @@ pub trait OnlineStore: Send + Sync {
     /// All positions of a consumer group.
     fn positions<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Position>>>;
 
-    /// Removes all rows and states of a table. Gives how many.
+    /// Removes all rows and states of a table. Gives how many. Of what is written to the table meanwhile,
+    /// some may be removed too: the caller sees to it that nobody does.
     fn clear<'a>(&'a self, table: &'a Table) -> BoxFuture<'a, Result<u64>>;
 
     /// Makes everything durable and lets go of the files. Nothing may be called after it.

@@ -5,6 +5,7 @@
 
 mod call;
 mod columns;
+mod directory;
 mod pool;
 mod remote;
 mod substrait;

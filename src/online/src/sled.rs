@@ -392,8 +392,8 @@ impl OnlineStore for Store {
         Box::pin(async move { self.shared.positions(group) })
     }
 
-    /// Removes in pieces: after a crash in the middle some of the table may be left, and a second
-    /// call removes it. Other writes wait meanwhile.
+    /// Removes in slices, with the writes of others between them: after a crash in the middle some of the
+    /// table may be left, and a second call removes it.
     fn clear<'a>(&'a self, table: &'a Table) -> BoxFuture<'a, Result<u64>> {
         Box::pin(self.ask(|reply| Command::Clear(table.clone(), reply)))
     }

@@ -67,6 +67,7 @@ pub struct Pusher {
     folder: Arc<Folder>,
     computer: Computer,
     project: String,
+    max_value_bytes: usize,
 }
 
 /// A feature's values, one per row.
@@ -97,7 +98,15 @@ impl Pusher {
     ) -> Self {
         let folder = Arc::new(Folder::new(store, clock.clone()));
         let computer = Computer { transformer: None, clock, project: project.clone() };
-        Self { catalog, log, folder, computer, project }
+        let max_value_bytes = crate::retrieve::Limits::default().max_value_bytes;
+        Self { catalog, log, folder, computer, project, max_value_bytes }
+    }
+
+    /// With another limit for the bytes of one value (`limits.max_value_bytes` in the configuration).
+    #[must_use]
+    pub fn with_max_value_bytes(mut self, limit: usize) -> Self {
+        self.max_value_bytes = limit;
+        self
     }
 
     /// The same for another project.
@@ -118,6 +127,7 @@ impl Pusher {
     /// Pushes to every view whose stream source is the push source: rows to plain views, raw events to
     /// windowed ones. All or nothing: a value that does not fit refuses the whole request.
     pub async fn push(&self, source: &str, frame: &Frame, to: Destination, how: How) -> Result<()> {
+        frame.check_values(self.max_value_bytes)?;
         let _until_written = self.catalog.writing_rows().await;
         let registry = self.registry(how.allow_registry_cache).await?;
         let project = registry.project(&self.project)?;
@@ -149,6 +159,7 @@ impl Pusher {
 
     /// Writes one view's rows to the online store.
     pub async fn write_to_online_store(&self, view: &str, frame: &Frame, how: How) -> Result<()> {
+        frame.check_values(self.max_value_bytes)?;
         let _until_written = self.catalog.writing_rows().await;
         let registry = self.registry(how.allow_registry_cache).await?;
         let project = registry.project(&self.project)?;

@@ -13,7 +13,8 @@ use proto::feast::serving::{TransformFeaturesRequest, TransformFeaturesResponse}
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::worker::{Directory, Starter, Worker};
+use super::directory::Directory;
+use super::worker::{Starter, Worker};
 use super::{Python, Settings};
 use crate::metrics;
 

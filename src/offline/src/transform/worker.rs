@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -26,9 +26,8 @@ use tonic::metadata::{BinaryMetadataValue, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::call::{refused, too_long};
+use super::directory::SCRIPT;
 
-/// The script's name in the directory.
-pub(super) const SCRIPT: &str = "worker.py";
 /// How long an interpreter may take to import Feast.
 const START: Duration = Duration::from_mins(2);
 /// How often a running worker's memory is looked at.
@@ -241,32 +240,5 @@ impl Starter {
         let gone = || io::Error::other("the starting thread has ended");
         self.orders.send((command, started)).map_err(|_| gone())?;
         process.await.map_err(|_| gone())?
-    }
-}
-
-/// The directory with the script, the registered functions and the sockets; removed when dropped.
-#[derive(Debug)]
-pub(super) struct Directory {
-    path: PathBuf,
-}
-
-impl Directory {
-    /// A new one that only this user can enter, under a name that nobody can guess.
-    pub(super) fn new() -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let path = std::env::temp_dir().join(format!("larder-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        std::fs::write(path.join(SCRIPT), include_str!("worker.py"))?;
-        Ok(Self { path })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path); // a worker that ends may do it first
     }
 }

@@ -19,15 +19,10 @@ use super::layout::{self, TRIMMED_KEY};
 use super::overlay::Layer;
 use super::wal;
 
-/// Keys that `clear` removes in one go: sled holds back its readers meanwhile.
-const PIECE: usize = 64;
-
 /// What the thread can be asked.
 pub(crate) enum Job {
     /// Carry the frozen layer into sled, and trim the log up to this segment.
     Drain { layer: Arc<Layer>, last: u64, done: Sender<Result<()>> },
-    /// Remove every key that begins with one of these; the overlay must be empty.
-    Clear { prefixes: Vec<Vec<u8>>, done: Sender<Result<u64>> },
     /// Make sled durable and let go of its files.
     Close { done: Sender<Result<()>> },
 }
@@ -52,9 +47,6 @@ impl Drainer {
                 Job::Drain { layer, last, done } => {
                     let drained = self.drain(&layer, last);
                     let _ = done.send(drained);
-                }
-                Job::Clear { prefixes, done } => {
-                    let _ = done.send(self.clear(&prefixes));
                 }
                 Job::Close { done } => {
                     let durable = self.disk.make_durable();
@@ -103,30 +95,5 @@ impl Drainer {
             model::Error::new(ErrorKind::Unavailable, "the online store's write-ahead log cannot be trimmed")
                 .with_cause(e)
         })
-    }
-
-    fn clear(&mut self, prefixes: &[Vec<u8>]) -> Result<u64> {
-        let removed: Result<u64> = prefixes.iter().try_fold(0, |sum, prefix| Ok(sum + self.remove_prefix(prefix)?));
-        let removed = removed?;
-        self.disk.make_durable()?;
-        Ok(removed)
-    }
-
-    fn remove_prefix(&self, prefix: &[u8]) -> Result<u64> {
-        let mut keys = self.disk.db.scan_prefix(prefix).keys();
-        let mut removed = 0;
-        loop {
-            let mut batch = ::sled::Batch::default();
-            let mut count = 0;
-            for key in keys.by_ref().take(PIECE) {
-                batch.remove(key.map_err(failed_to("read"))?);
-                count += 1;
-            }
-            if count == 0 {
-                return Ok(removed);
-            }
-            self.disk.db.apply_batch(batch).map_err(failed_to("write"))?;
-            removed += count;
-        }
     }
 }

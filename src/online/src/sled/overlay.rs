@@ -96,6 +96,20 @@ impl Overlay {
         layers.active.get(key).or_else(|| layers.frozen.as_ref().and_then(|frozen| frozen.get(key)))
     }
 
+    /// The keys with entries that meet a condition, each once or twice.
+    pub(crate) fn keys(&self, meets: impl Fn(&[u8]) -> bool) -> Vec<Key> {
+        let layers = {
+            let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            [Some(Arc::clone(&layers.active)), layers.frozen.clone()]
+        };
+        // Not under the lock: they may be large.
+        let mut keys = Vec::new();
+        for layer in layers.iter().flatten() {
+            keys.extend(layer.entries.pin().keys().filter(|key| meets(key)).map(Key::clone));
+        }
+        keys
+    }
+
     /// The positions whose keys begin with the prefix, by key.
     pub(crate) fn positions(&self, prefix: &[u8]) -> Positions {
         let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);

@@ -111,6 +111,46 @@ fn reads_beside_writes_are_never_stale() {
     });
 }
 
+/// While a table of many slices is cleared, others write and read, and wait for no more than a slice or so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_write_while_a_large_table_is_cleared() {
+    const ROWS: usize = 30_000;
+    // Some of the table is in sled, some on its way, some in the log.
+    let subject = OnDisk::with(|path| Settings { log_bytes: 2 << 20, ..settings(path, 8 << 20, Durability::Flush) });
+    let store = subject.store();
+    let (large, other) = (table("p", "large"), table("p", "other"));
+    let names: Vec<String> = (0..ROWS).map(|n| format!("k{n}")).collect();
+    for names in names.chunks(1000) {
+        let batch: Vec<_> = names.iter().map(|name| (&large, name.as_str(), row(1, 0, &[("f", b"1")]))).collect();
+        store.write(rows(&batch)).await.expect("writes");
+    }
+    let mut rounds = 0;
+    let mut clear = store.clear(&large);
+    let cleared = loop {
+        let write = async {
+            let batch = rows(&[(&other, "k", row(rounds + 1, 0, &[("f", b"2")]))]);
+            store.write(batch).await.expect("writes");
+            get(store, &other, &["k"]).await.remove(0).expect("is there").newest().event.0
+        };
+        tokio::select! {
+            biased;
+            cleared = &mut clear => break cleared,
+            written = write => {
+                rounds += 1;
+                assert_eq!(written, rounds);
+            }
+        }
+    };
+    drop(clear);
+    assert_eq!(cleared.expect("clears"), ROWS as u64);
+    assert!(rounds >= 10, "only {rounds} writes came through");
+    let left = get(store, &large, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert!(left.iter().all(Option::is_none));
+    assert_eq!(store.clear(&large).await.expect("clears"), 0);
+    let subject = subject.reopen().await;
+    assert_eq!(subject.store().clear(&large).await.expect("clears"), 0);
+}
+
 #[tokio::test]
 async fn a_second_store_in_the_directory_is_refused() {
     let subject = OnDisk::new(0, Durability::Fsync);

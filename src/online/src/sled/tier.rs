@@ -17,7 +17,7 @@
 mod block;
 mod numbers;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -283,6 +283,33 @@ impl Tier {
                 }
             });
             clock.queue = queue;
+        }
+        self.turn(&stripes);
+    }
+
+    /// The write removed these keys: what is known of them goes, and their absence is not kept, for nobody
+    /// will ask.
+    pub(crate) fn end_without<'a>(&self, write: Write, keys: impl Iterator<Item = &'a Key>) {
+        let Write(stripes) = write;
+        let mut gone: HashMap<usize, HashSet<u64>> = HashMap::new();
+        let map = self.map.pin();
+        for key in keys {
+            let (prefix, entity) = layout::split(key);
+            let (hash, stripe) = (self.hash(entity), self.stripe(key));
+            let (Some(table), Some(stripe)) = (self.tables.known(prefix), stripe) else { continue };
+            let mut clock = self.stripes[stripe].lock();
+            let slot = map.get(&hash).filter(|slot| slot.block.key() == entity && slot.block.get(table).is_some());
+            let Some(slot) = slot else { continue };
+            if let Some(left) = slot.block.without(|other| other == table) {
+                self.replace(&mut clock, hash, left);
+            } else {
+                self.remove(&mut clock, hash);
+                gone.entry(stripe).or_default().insert(hash);
+            }
+        }
+        // Nothing was put in since: fills of these stripes do not count before they are turned.
+        for (stripe, gone) in gone {
+            self.stripes[stripe].lock().queue.retain(|hash| !gone.contains(hash));
         }
         self.turn(&stripes);
     }

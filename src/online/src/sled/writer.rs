@@ -2,11 +2,14 @@
 //! makes it visible, group by group. Being alone, it knows that what it read is still so when it writes.
 //! Knows no reader but through the tier and the overlay, and writes nothing to sled itself.
 
-use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+mod clear;
 
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
 use model::ports::{StateWrite, Table, WriteBatch, Written};
 use model::{EntityKey, Result, row};
 use tokio::sync::{mpsc, oneshot};
@@ -14,10 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::drain::Job;
 use super::layout::{self, Entry, Kind};
 use super::overlay::{Layer, Positions};
-use super::tier::Key;
+use super::tier::{self, Key};
 use super::wal::{self, Wal};
 use super::{Durability, Shared, closed};
+use clear::Clearing;
 
+/// How long a clear that waits for the drainer lets those wait who write.
+const LOOK: Duration = Duration::from_millis(5);
 /// Rows and states after which a group is made durable, however many batches wait.
 const GROUP: usize = 4096;
 
@@ -32,10 +38,13 @@ type Waiting = (WriteBatch, oneshot::Sender<Result<Written>>);
 /// What a batch did, the states in it, and who waits for it.
 type Staged = (Written, usize, oneshot::Sender<Result<Written>>);
 
+/// The last entry of each key.
+type Entries = HashMap<Key, Entry, RandomState>;
+
 /// Entries and positions of a group: the last of each key.
 #[derive(Default)]
 struct Group {
-    entries: HashMap<Key, Entry>,
+    entries: Entries,
     positions: Positions,
 }
 
@@ -53,6 +62,8 @@ pub(crate) struct Writer {
     wal: Wal,
     active: Arc<Layer>,
     draining: Option<Draining>,
+    /// Tables to clear, the first of them begun.
+    clearing: VecDeque<Clearing>,
     jobs: Sender<Job>,
     durability: Durability,
     /// Bytes of log, or of overlay, after which sled is written.
@@ -70,7 +81,7 @@ impl Writer {
         (durability, limit): (Durability, u64),
     ) -> Self {
         let active = shared.overlay.active();
-        let mut writer = Self { shared, db, wal, active, draining: None, jobs, durability, limit };
+        let mut writer = Self { shared, db, wal, active, draining: None, clearing: VecDeque::new(), jobs, durability, limit };
         writer.submit(replayed.0, replayed.1);
         writer
     }
@@ -79,18 +90,31 @@ impl Writer {
     pub(crate) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut next = None;
         loop {
-            match next.take().or_else(|| inbox.blocking_recv()) {
+            let command = match next.take() {
+                None if !self.clearing.is_empty() => match inbox.try_recv() {
+                    Ok(command) => Some(command),
+                    Err(mpsc::error::TryRecvError::Empty) => {
+                        self.clear_some();
+                        continue;
+                    }
+                    Err(mpsc::error::TryRecvError::Disconnected) => None,
+                },
+                None => inbox.blocking_recv(),
+                command => command,
+            };
+            match command {
                 Some(Command::Write(batch, reply)) => {
                     let mut group = vec![(batch, reply)];
                     next = collect(&mut group, &mut inbox);
                     self.commit(group);
-                    if next.is_none() && inbox.is_empty() {
+                    // A clear goes on, however many write.
+                    self.clear_some();
+                    if next.is_none() && inbox.is_empty() && self.clearing.is_empty() {
                         self.rest();
                     }
                 }
                 Some(Command::Clear(table, reply)) => {
-                    // Nobody waiting is no reason not to have done it.
-                    let _ = reply.send(self.clear(&table));
+                    self.clearing.push_back(Clearing::new(&self.shared, &table, reply));
                 }
                 Some(Command::Close(reply)) => {
                     let _ = reply.send(self.finish());
@@ -178,23 +202,28 @@ impl Writer {
         if entries.is_empty() && positions.is_empty() {
             return Ok(());
         }
+        let write = self.log_and_show(&entries, positions)?;
+        self.shared.metrics.batch_rows.record(entries.len() as f64);
+        self.shared.tier.end(write, entries.into_iter());
+        self.shared.metrics.tier_bytes.set(self.shared.tier.bytes() as f64);
+        Ok(())
+    }
+
+    /// Puts entries and positions into the log and the overlay; the tier is still to be told.
+    fn log_and_show(&mut self, entries: &Entries, positions: Positions) -> Result<tier::Write> {
         let values = entries.iter().map(|(key, entry)| (&**key, wal::payload(entry)));
         let others = positions.iter().map(|(key, payload)| (key.as_slice(), Some(payload.as_slice())));
         self.wal.append(values.chain(others))?;
         self.sync()?;
-        let tier = &self.shared.tier;
-        let write = tier.begin(entries.keys());
-        for (key, entry) in &entries {
+        let write = self.shared.tier.begin(entries.keys());
+        for (key, entry) in entries {
             self.active.set(Key::clone(key), entry.clone());
         }
         for (key, payload) in positions {
             self.active.set_position(key, payload);
         }
-        self.shared.metrics.batch_rows.record(entries.len() as f64);
-        tier.end(write, entries.into_iter());
-        self.shared.metrics.tier_bytes.set(tier.bytes() as f64);
         self.shared.metrics.overlay_bytes.set(self.active.bytes() as f64);
-        Ok(())
+        Ok(write)
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -222,11 +251,16 @@ impl Writer {
     /// Begins a new layer and a new segment where the active ones are full. Waits while the layer
     /// before is on its way into sled: a slow disk slows the writers down, and memory stays bounded.
     fn make_room(&mut self) -> Result<()> {
-        if (self.active.bytes() as u64) < self.limit && self.wal.length() < self.limit {
+        if self.filled() < self.limit {
             return Ok(());
         }
         self.drained()?;
         self.freeze()
+    }
+
+    /// Bytes of the active layer, or of its segment.
+    fn filled(&self) -> u64 {
+        self.wal.length().max(self.active.bytes() as u64)
     }
 
     /// Waits for the frozen layer; where it failed, it is tried again for the next group.
@@ -260,22 +294,58 @@ impl Writer {
         self.drained()
     }
 
-    fn clear(&mut self, table: &Table) -> Result<u64> {
-        // With nothing in the log, no replay brings back what is removed.
-        self.drain_all()?;
-        let prefixes = [Kind::Row, Kind::State].map(|kind| layout::table_prefix(kind, table));
-        let tier = &self.shared.tier;
-        let write = tier.begin_all();
-        let removed = self.ask(|done| Job::Clear { prefixes: prefixes.to_vec(), done });
-        tier.end_forgetting(write, |key| prefixes.iter().any(|prefix| key.starts_with(prefix)));
-        self.shared.metrics.tier_bytes.set(tier.bytes() as f64);
-        removed
+    /// Goes on with what is to be cleared, by a slice.
+    fn clear_some(&mut self) {
+        let Some(mut clearing) = self.clearing.pop_front() else { return };
+        match self.clear_slice(&mut clearing) {
+            Ok(()) if !clearing.is_done() => self.clearing.push_front(clearing),
+            cleared => {
+                // Nobody waiting is no reason not to have done it.
+                let _ = clearing.reply.send(cleared.map(|()| clearing.removed));
+            }
+        }
     }
 
-    fn ask<T>(&self, job: impl FnOnce(Sender<Result<T>>) -> Job) -> Result<T> {
-        let (done, outcome) = channel();
-        self.jobs.send(job(done)).map_err(|_| closed())?;
-        outcome.recv().unwrap_or_else(|_| Err(closed()))
+    fn clear_slice(&mut self, clearing: &mut Clearing) -> Result<()> {
+        // Half of the room is left to those who write, who would have to wait for all of the drain.
+        if self.filled() > self.limit / 2 && !self.drain_ended()? {
+            return Ok(());
+        }
+        self.make_room()?;
+        let keys = clearing.slice(&self.shared, &self.db)?;
+        if !keys.is_empty() {
+            let entries: Entries = keys.into_iter().map(|key| (key, Entry::Absent)).collect();
+            clearing.removed += entries.len() as u64;
+            let write = self.log_and_show(&entries, Positions::new())?;
+            self.shared.tier.end_without(write, entries.keys());
+            self.shared.metrics.tier_bytes.set(self.shared.tier.bytes() as f64);
+        }
+        if clearing.is_done() {
+            // Whoever asked forgets that there was something to clear, and a power loss may not bring it back.
+            self.wal.sync()?;
+            self.wal.mark()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the frozen layer is gone; waits a moment for it.
+    fn drain_ended(&mut self) -> Result<bool> {
+        let Some(draining) = self.draining.take() else { return Ok(true) };
+        match draining.done.recv_timeout(LOOK) {
+            Err(RecvTimeoutError::Timeout) => {
+                self.draining = Some(draining);
+                Ok(false)
+            }
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) => {
+                self.submit(draining.layer, draining.last);
+                Err(error)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                self.submit(draining.layer, draining.last);
+                Err(closed())
+            }
+        }
     }
 
     /// Carries everything into sled, makes it durable, whatever the setting, and lets go of the files.

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use model::row::Version;
-use model::{Error, Result, Timestamp, Value, ValueType, value};
+use model::{Error, Kind, Result, Timestamp, Value, ValueType, value};
 use prost::Message;
 use value::proto_value::Val;
 
@@ -65,6 +65,19 @@ pub struct Frame {
 pub(super) struct Encoded {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+}
+
+impl Frame {
+    /// Refuses a value of more bytes than the limit (`limits.max_value_bytes`).
+    pub(super) fn check_values(&self, limit: usize) -> Result<()> {
+        for (name, cells) in &self.columns {
+            if let Some((row, bytes)) = cells.longer_than(limit) {
+                let what = format!("row {row}, column '{name}': a value has {bytes} bytes, the limit is {limit}");
+                return Err(Error::over_limit(Kind::TooLarge, "max_value_bytes", what, "send a shorter one"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Texts {
@@ -158,6 +171,17 @@ impl Cells {
         })
     }
 
+    /// The first cell of more bytes than the limit, and how many it has.
+    fn longer_than(&self, limit: usize) -> Option<(usize, usize)> {
+        match self {
+            Self::Integers(_) | Self::Floats(_) => None,
+            // None of them is longer than all together.
+            Self::Texts(cells) if cells.text.len() <= limit => None,
+            Self::Texts(cells) => (0..cells.len()).map(|row| cells.at(row).len()).enumerate().find(|(_, n)| *n > limit),
+            Self::Mixed(cells) => cells.iter().map(Cell::bytes).enumerate().find(|(_, n)| *n > limit),
+        }
+    }
+
     /// The values in a registered type, or the first row that does not fit and why.
     pub(super) fn values(&self, target: ValueType) -> Result<Vec<Value>, (usize, Error)> {
         let mut out = Vec::with_capacity(self.len());
@@ -243,7 +267,33 @@ fn is_number(target: ValueType) -> bool {
     matches!(target, T::Int32 | T::Int64 | T::Double | T::Float | T::UnixTimestamp | T::Bool | T::Invalid)
 }
 
+/// The bytes of a JSON value: those of its texts, and of a number in a list 8.
+fn json_bytes(json: &serde_json::Value) -> usize {
+    use serde_json::Value as Json;
+    match json {
+        Json::Null => 0,
+        Json::Bool(_) => 1,
+        Json::Number(_) => 8,
+        Json::String(text) => text.len(),
+        Json::Array(values) => values.iter().map(json_bytes).sum(),
+        Json::Object(fields) => fields.iter().map(|(name, value)| name.len() + json_bytes(value)).sum(),
+    }
+}
+
 impl Cell {
+    /// The bytes of the value: a text's own, and of anything composed those of its parts.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Json(json) => json_bytes(json),
+            Self::Text(text) => text.len(),
+            Self::Typed(value) => match &value.val {
+                Some(Val::StringVal(text)) => text.len(),
+                Some(Val::BytesVal(bytes)) => bytes.len(),
+                _ => value.encoded_len(),
+            },
+        }
+    }
+
     /// Reads the cell as a registered type.
     fn read(&self, value_type: ValueType) -> Result<Value> {
         match self {

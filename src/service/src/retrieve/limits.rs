@@ -13,7 +13,7 @@ pub struct Limits {
     pub max_features: usize,
     /// Rows times features.
     pub max_values: usize,
-    /// Bytes of one text among the entities.
+    /// Bytes of one text among the entities; a push's values have the same limit.
     pub max_value_bytes: usize,
 }
 

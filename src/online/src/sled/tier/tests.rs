@@ -142,6 +142,7 @@ enum Step {
     Fill(u64, usize),
     Get(u64),
     Forget(u64),
+    Remove(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -150,6 +151,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0u64..20, 0usize..400).prop_map(|(k, len)| Step::Fill(k, len)),
         (0u64..20).prop_map(Step::Get),
         (0u64..20).prop_map(Step::Forget),
+        (0u64..20).prop_map(Step::Remove),
     ]
 }
 
@@ -167,6 +169,11 @@ proptest! {
                     }
                 }
                 Step::Get(k) => drop(tier.get(&key(k))),
+                Step::Remove(k) => {
+                    let keys = [key(k), key(k + 1)];
+                    tier.end_without(tier.begin(keys.iter()), keys.iter());
+                    prop_assert!(keys.iter().all(|key| tier.get(key).is_none()));
+                }
                 Step::Forget(k) => tier.end_forgetting(tier.begin_all(), |other| other == &*key(k)),
             }
             let map = tier.map.pin();
