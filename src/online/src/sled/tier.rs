@@ -298,8 +298,8 @@ impl Tier {
             let (hash, stripe) = (self.hash(entity), self.stripe(key));
             let (Some(table), Some(stripe)) = (self.tables.known(prefix), stripe) else { continue };
             let mut clock = self.stripes[stripe].lock();
-            let slot = map.get(&hash).filter(|slot| slot.block.key() == entity && slot.block.get(table).is_some());
-            let Some(slot) = slot else { continue };
+            let known = |block: &Block| block.key() == entity && block.open().tables().any(|other| other == table);
+            let Some(slot) = map.get(&hash).filter(|slot| known(&slot.block)) else { continue };
             if let Some(left) = slot.block.without(|other| other == table) {
                 self.replace(&mut clock, hash, left);
             } else {

@@ -81,7 +81,8 @@ impl Writer {
         (durability, limit): (Durability, u64),
     ) -> Self {
         let active = shared.overlay.active();
-        let mut writer = Self { shared, db, wal, active, draining: None, clearing: VecDeque::new(), jobs, durability, limit };
+        let mut writer =
+            Self { shared, db, wal, active, draining: None, clearing: VecDeque::new(), jobs, durability, limit };
         writer.submit(replayed.0, replayed.1);
         writer
     }
