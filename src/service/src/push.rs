@@ -114,7 +114,14 @@ impl Pusher {
     pub fn of_project(&self, project: &str) -> Self {
         let project = project.to_owned();
         let computer = Computer { project: project.clone(), ..self.computer.clone() };
-        Self { catalog: self.catalog.clone(), log: self.log.clone(), folder: self.folder.clone(), computer, project }
+        Self {
+            catalog: self.catalog.clone(),
+            log: self.log.clone(),
+            folder: self.folder.clone(),
+            computer,
+            project,
+            max_value_bytes: self.max_value_bytes,
+        }
     }
 
     /// With what runs the functions of on-demand views.
