@@ -36,6 +36,7 @@ from feast.types import (
     TimeUuid,
     UnixTimestamp,
     Uuid,
+    ZonedTimestamp,
 )
 
 from conftest import StartLarder
@@ -113,6 +114,27 @@ CASES = {
     ),
     "timestamp_set": Case(
         Set(UnixTimestamp), pa.list_(US), [NOON], Value(unix_timestamp_set_val=v.Int64Set(val=[NOON_S]))
+    ),
+    "zoned": Case(
+        ZonedTimestamp,
+        US,
+        NOON,
+        Value(zoned_timestamp_val=v.ZonedTimestamp(unix_timestamp=NOON_S, zone="UTC")),
+        "expects datetime values",
+    ),
+    "zoned_offset": Case(
+        ZonedTimestamp,
+        pa.timestamp("us", "+02:00"),
+        NOON,
+        Value(zoned_timestamp_val=v.ZonedTimestamp(unix_timestamp=NOON_S, zone="+02:00")),
+        "expects datetime values",
+    ),
+    "zoned_text": Case(
+        ZonedTimestamp,
+        pa.string(),
+        "2026-01-02T14:00:00+02:00",
+        Value(zoned_timestamp_val=v.ZonedTimestamp(unix_timestamp=NOON_S, zone="+02:00")),
+        "expects datetime values",
     ),
     "map": Case(
         Map, pa.map_(pa.string(), pa.string()), [("a", "x"), ("b", "y")], Value(map_val=A_MAP), "Expected dict"

@@ -17,9 +17,20 @@ pub(crate) fn to_values(array: &ArrayRef, target: ValueType) -> Result<Vec<Value
     let integer = matches!(target, ValueType::Int32 | ValueType::Int64 | ValueType::UnixTimestamp);
     let from_text = is_text(array.data_type())
         && (element_type(target).is_some() || matches!(target, ValueType::Map | ValueType::Struct));
+    let zone = match array.data_type() {
+        DataType::Timestamp(_, Some(zone)) => zone.to_string(),
+        _ => "UTC".to_owned(),
+    };
     natural(&array)?
         .into_iter()
         .map(|value| match &value.val {
+            Some(Val::UnixTimestampVal(seconds)) if target == ValueType::ZonedTimestamp => {
+                let zoned = t::ZonedTimestamp { unix_timestamp: *seconds, zone: zone.clone() };
+                Ok(Value { val: Some(Val::ZonedTimestampVal(zoned)) })
+            }
+            Some(Val::StringVal(text)) if target == ValueType::ZonedTimestamp => {
+                from_json(&serde_json::Value::String(text.clone()), target)
+            }
             Some(Val::DoubleVal(v)) if integer && v.is_nan() => Ok(NULL),
             Some(Val::FloatVal(v)) if integer && v.is_nan() => Ok(NULL),
             Some(Val::StringVal(text)) if from_text => match target {
