@@ -23,7 +23,7 @@ from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
 from conftest import StartLarder
 from larder_env.server import HOST, Larder
-from raw import PREFACE, SOON, connect, counted, drained, eventually, frame, headers, post_of, send_for_ever
+from raw import PREFACE, SOON, connect, counted, drained, eventually, frame, headers, post_of, refusals, send_for_ever
 from rides import Rides
 
 LIMITS = {
@@ -183,7 +183,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "nothing": (b"", 422, "EOF"),
     "null": (b"null", 422, "null"),
     "cut off": (b'{"features": ["driver_stats:tri', 422, "EOF"),
-    "a list of the fields": (b' [{"driver_id": [1]}, null, ["driver_stats:trips"]]', 422, "takes an object"),
+    "a list of the fields": (b' [{"driver_id": [1]}, null, ["driver_stats:trips"]]', 422, "a list, not an object"),
     "a number out of range": (b'{"features": [], "entities": {"driver_id": [1e400]}}', 422, "number out of range"),
     "a list of lists for a key": (json.dumps(columns(driver_id=[[1]])).encode(), 422, "driver_id"),
 }
