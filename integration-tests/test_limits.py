@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import grpc
 import pytest
@@ -123,6 +124,8 @@ def test_a_written_value_over_the_limit(larder: Larder, verb: str, length: int) 
     name = "max_value_bytes"
     row = {"driver_id": 7, "trips": 1, "rating": "é" * (length // 2) + "x" * (length % 2)}
     frame = {column: [value] for column, value in row.items()} | {"event_timestamp": ["2026-01-01T00:00:00Z"]}
+    path: str
+    body: Any
     path, body = {
         "push": ("/push", {"push_source_name": "driver_stats_push", "df": frame, "to": "online"}),
         "write": ("/write-to-online-store", {"feature_view_name": "driver_stats", "df": frame}),

@@ -185,6 +185,13 @@ impl Error {
         Self::missing("FeatureViewNotFoundException", "Feature view", name, project)
     }
 
+    /// In the words of Feast, which has no class for it (`_get_feature_views_to_use` in `feast/utils.py`).
+    pub fn feature_view_disabled(name: &str) -> Self {
+        let what = format!("Feature view '{name}' is disabled and cannot serve features. ");
+        let then = format!("Enable it with `feast feature-views enable {name}` or set enabled=True.");
+        Self::new(Kind::Conflict, what + &then)
+    }
+
     /// `FeatureServiceNotFoundException`.
     pub fn feature_service_not_found(name: &str, project: &str) -> Self {
         Self::missing("FeatureServiceNotFoundException", "Feature service", name, project)

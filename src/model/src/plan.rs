@@ -14,7 +14,7 @@ pub use on_demand::{OnDemandPlan, written_inputs};
 
 use crate::answer::{Names, Wanted};
 use crate::entity_key::{DUMMY_ENTITY_ID, EntityKey, EntityKeys};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::ports::Table;
 use crate::registry::{FeatureRequest, Field, JoinKey, Project, Projection, View};
 use crate::row::column_id;
@@ -124,10 +124,7 @@ impl Plan {
     fn add(&mut self, projection: Projection, full_feature_names: bool) -> Result<()> {
         let view = projection.view;
         if view.disabled {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("Feature view {} is disabled: enable it before reading its features", view.name),
-            ));
+            return Err(Error::feature_view_disabled(&view.name));
         }
         let mut keys = Vec::new();
         for key in &view.join_keys {

@@ -6,9 +6,9 @@
 //! A commit is on the disk (`synchronous=FULL`) when it is answered. A file that is deleted under us
 //! (`feast teardown`) is an error until the restart.
 //!
-//! What the layout cannot hold: a row without any column leaves nothing; tables whose `project_view` is
-//! the same but for upper and lower case are one table; of rows that Feast writes there are only whole
-//! seconds, and where it writes over a row of ours in the same second, the fraction is still ours.
+//! What the layout cannot hold: a row without any column leaves nothing; of tables whose `project_view` is
+//! the same (but for upper and lower case) the second is refused; of rows that Feast writes there are only
+//! whole seconds, and where it writes over a row of ours in the same second, the fraction is still ours.
 
 mod database;
 mod layout;

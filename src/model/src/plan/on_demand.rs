@@ -184,10 +184,7 @@ impl Building<'_> {
             return Ok(known);
         }
         if view.disabled {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("Feature view {} is disabled: enable it before reading its features", view.name),
-            ));
+            return Err(Error::feature_view_disabled(&view.name));
         }
         if !self.open.insert(view.name.clone()) {
             return Err(Error::invalid(format!(

@@ -169,10 +169,11 @@ fn part_of_row(
     Ok(newest.map(|newest| Row::pack_part(newest, columns)))
 }
 
-/// Reads rows; a table that is not there has none.
+/// Reads rows; a table that is not there has none. Errors: as [`layout::check_owner`].
 pub(super) fn read_rows(connection: &Connection, known: &mut Known, read: &Read) -> Result<Vec<Option<Row>>, Failure> {
     let name = layout::table_name(&read.table);
     let Some(ours) = known.table(connection, &name)? else { return Ok(vec![None; read.keys.len()]) };
+    layout::check_owner(connection, &read.table)?;
     let row = |key: &EntityKey| {
         if read.table.whole().is_some() {
             return Ok(part_of_row(connection, (&name, ours), key.as_bytes(), &read.table)?);
@@ -201,10 +202,11 @@ pub(super) fn read_states(connection: &Connection, read: &Read) -> Result<Vec<Op
 pub(super) fn clear(connection: &Connection, known: &mut Known, table: &Table) -> Result<u64, Failure> {
     let name = layout::table_name(table);
     let mut removed = 0;
-    if known.table(connection, &name)?.is_some() {
+    if known.table(connection, &name)?.is_some() && layout::check_owner(connection, table).is_ok() {
         let count = format!("SELECT COUNT(DISTINCT entity_key) FROM {name}");
         removed = connection.query_row(&count, [], |row| row.get::<_, i64>(0))? as u64;
         connection.execute(&format!("DELETE FROM {name}"), [])?;
+        layout::disclaim(connection, table)?;
     }
     let states = connection
         .execute("DELETE FROM _larder_states WHERE project = ?1 AND view = ?2", params![table.project, table.view])?;

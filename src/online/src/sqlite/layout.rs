@@ -11,18 +11,21 @@
 //! Feast's: else Feast has written since.
 //!
 //! Window states and consumer positions are in tables of our own; their names begin with `_`, as no
-//! project's does.
+//! project's does. So is whose a table is, since names run together: view `c` of project `a_b` and view
+//! `b_c` of project `a` have one. It is the first one's that we write; the other is refused.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, Days, Local, NaiveDateTime, TimeZone};
-use model::Timestamp;
 use model::ports::Table;
 use model::row::Version;
 use model::value::{Value, proto_value::Val};
+use model::{Error, Kind, Timestamp};
 use prost::Message;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Result};
+use rusqlite::{Connection, OptionalExtension, Result};
+
+use super::database::Failure;
 
 /// What is ours in every database.
 pub(crate) const OURS: &str = "
@@ -34,11 +37,52 @@ pub(crate) const OURS: &str = "
         \"group\" TEXT, topic TEXT, partition INTEGER, \"offset\" INTEGER NOT NULL, max_event INTEGER NOT NULL,
         PRIMARY KEY (\"group\", topic, partition)
     ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS _larder_owners (
+        name TEXT PRIMARY KEY COLLATE NOCASE, project TEXT NOT NULL, view TEXT NOT NULL
+    ) WITHOUT ROWID;
 ";
 
 /// What Feast names the table, in quotes.
 pub(crate) fn table_name(table: &Table) -> String {
-    quoted(&format!("{}_{}", table.project, table.view))
+    quoted(&bare_name(table))
+}
+
+fn bare_name(table: &Table) -> String {
+    format!("{}_{}", table.project, table.view)
+}
+
+/// Makes the table this one's, where it is nobody's.
+///
+/// Errors: as [`check_owner`].
+pub(super) fn claim(connection: &Connection, table: &Table) -> Result<(), Failure> {
+    connection
+        .prepare_cached("INSERT OR IGNORE INTO _larder_owners (name, project, view) VALUES (?1, ?2, ?3)")?
+        .execute([&bare_name(table), &table.project, &table.view])?;
+    check_owner(connection, table)
+}
+
+/// Makes the table nobody's again.
+pub(super) fn disclaim(connection: &Connection, table: &Table) -> Result<()> {
+    let mut delete = connection.prepare_cached("DELETE FROM _larder_owners WHERE name = ?1")?;
+    delete.execute([bare_name(table)]).map(|_| ())
+}
+
+/// Errors: `Conflict` where another view has the table; the message names both.
+pub(super) fn check_owner(connection: &Connection, table: &Table) -> Result<(), Failure> {
+    let name = bare_name(table);
+    let mut select = connection.prepare_cached("SELECT project, view FROM _larder_owners WHERE name = ?1")?;
+    let owner: Option<(String, String)> = select.query_row([&name], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    match owner {
+        Some((project, view)) if (&project, &view) != (&table.project, &table.view) => {
+            let message = format!(
+                "feature view {} of project {} has the SQLite table {name}, which is that of feature view \
+                 {view} of project {project}: rename one of them, or keep the projects in files of their own",
+                table.view, table.project
+            );
+            Err(Error::new(Kind::Conflict, message).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn quoted(name: &str) -> String {
@@ -81,8 +125,11 @@ impl Known {
     }
 
     /// Creates what is missing of the table, as `feast apply` does, and our columns.
-    pub(crate) fn ensure(&mut self, connection: &Connection, table: &Table) -> Result<()> {
+    ///
+    /// Errors: as [`check_owner`].
+    pub(super) fn ensure(&mut self, connection: &Connection, table: &Table) -> Result<(), Failure> {
         let name = table_name(table);
+        claim(connection, table)?;
         if self.table(connection, &name)? == Some(true) {
             return Ok(());
         }

@@ -54,6 +54,29 @@ async fn only_what_is_asked_for_is_read() {
     assert_eq!(found, [Some(row(10, 1, &[("g", b"g")]))]);
 }
 
+#[tokio::test]
+async fn a_table_is_one_views() {
+    let file = InFile::new();
+    let (first, second) = (table("a_b", "c"), table("a", "b_c"));
+    as_feast(&file.other(), &layout::table_name(&first), &[("k", "f", b"feast", 1)]);
+    assert!(get(&file.store, &second, &["k"]).await[0].is_some(), "nobody knows whose it is");
+    let batch = |t| rows(&[(t, "k", row(2_000_000, 1, &[("f", b"f")]))]);
+    file.store.write(batch(&first)).await.expect("writes");
+    let read = Read { table: second.clone(), keys: vec![key("k")] };
+    let refusals = [file.store.write(batch(&second)).await.map(|_| ()), file.store.read(&[read]).await.map(|_| ())];
+    for refused in refusals {
+        let error = refused.expect_err("another view's");
+        assert_eq!(error.kind(), Kind::Conflict);
+        for part in ["feature view b_c of project a ", "feature view c of project a_b", "a_b_c"] {
+            assert!(error.message().contains(part), "{error}");
+        }
+    }
+    assert_eq!(file.store.clear(&second).await.expect("nothing to do"), 0);
+    assert_eq!(get(&file.store, &first, &["k"]).await, [Some(row(2_000_000, 1, &[("f", b"f")]))]);
+    assert_eq!(file.store.clear(&first).await.expect("clears"), 1);
+    file.store.write(batch(&second)).await.expect("it is nobody's any more");
+}
+
 /// What `feast apply` and a write of Feast's leave behind (`SqliteOnlineStore.update`, `online_write_batch`).
 fn as_feast(connection: &Connection, name: &str, rows: &[(&str, &str, &[u8], i64)]) {
     connection

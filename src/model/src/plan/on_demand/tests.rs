@@ -237,7 +237,7 @@ fn what_is_not_there_or_switched_off_is_named() {
     assert_eq!(error("no_view:x").kind(), Kind::NotFound);
     for asked in ["off:x", "of_off:x"] {
         assert_eq!(error(asked).kind(), Kind::Conflict);
-        assert!(error(asked).message().contains("view off is disabled"), "{}", error(asked).message());
+        assert!(error(asked).message().contains("view 'off' is disabled"), "{}", error(asked).message());
     }
 }
 
