@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from faces import Http, Row
 from larder_env.process import wait_until
 from larder_env.server import HOST, Larder
 from rides import DAY, DRIVER, PROJECT, Rides, badge, pushed_view, stats
+from stores import settings_of
 
 AT = datetime.now(UTC) - timedelta(hours=1)
 MANY = 20_000
@@ -59,8 +61,15 @@ def delete(larder: Larder, view: str, project: str = PROJECT) -> None:
     stub.DeleteFeatureView(pb.DeleteFeatureViewRequest(name=view, project=project))
 
 
-def test_a_deleted_view_s_rows_are_gone_and_no_others(tmp_path: Path, larder: StartLarder) -> None:
-    rides = Rides.start(tmp_path / "repo", larder)
+@pytest.fixture(params=["sled", "sqlite", "redis"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Stores whose tables are cleared in ways of their own."""
+    with settings_of(request.param, tmp_path / "redis") as found:
+        yield found
+
+
+def test_a_deleted_view_s_rows_are_gone_and_no_others(tmp_path: Path, larder: StartLarder, settings: str) -> None:
+    rides = Rides.start(tmp_path / "repo", larder, settings)
     http = Http(rides.larder)
     http.push("driver_stats_push", [stats(7, 1, AT)])
     http.push("driver_forever_push", [badge(7, 2, AT)])
@@ -72,8 +81,8 @@ def test_a_deleted_view_s_rows_are_gone_and_no_others(tmp_path: Path, larder: St
 
 
 @pytest.mark.parametrize("again_at_once", [True, False])
-def test_kill_9_right_after_the_delete(tmp_path: Path, larder: StartLarder, again_at_once: bool) -> None:
-    rides = Rides.start(tmp_path / "repo", larder)
+def test_kill_9_right_after_the_delete(tmp_path: Path, larder: StartLarder, settings: str, again_at_once: bool) -> None:
+    rides = Rides.start(tmp_path / "repo", larder, settings)
     http = Http(rides.larder)
     rides.store.apply([heavy()])
     fill(http)
@@ -93,8 +102,8 @@ def test_kill_9_right_after_the_delete(tmp_path: Path, larder: StartLarder, agai
     assert cleared(rides.larder) == 0
 
 
-def test_a_deleted_project_s_rows_are_gone(tmp_path: Path, larder: StartLarder) -> None:
-    rides = Rides.start(tmp_path / "repo", larder)
+def test_a_deleted_project_s_rows_are_gone(tmp_path: Path, larder: StartLarder, settings: str) -> None:
+    rides = Rides.start(tmp_path / "repo", larder, settings)
     http = Http(rides.larder)
     http.push("driver_stats_push", [stats(n, n, AT) for n in range(50)])
     http.push("driver_forever_push", [badge(n, n, AT) for n in range(50)])

@@ -30,6 +30,7 @@ from feast.types import (
     Int64,
     Json,
     Map,
+    ScalarMap,
     Set,
     String,
     Struct,
@@ -146,6 +147,17 @@ CASES = {
         Value(map_list_val=v.MapList(val=[A_MAP])),
         "Expected list",
     ),
+    "scalar_map": Case(
+        ScalarMap,
+        pa.map_(pa.int64(), pa.string()),
+        [(7, "seven")],
+        Value(
+            scalar_map_val=v.ScalarMap(
+                val=[v.ScalarMapEntry(key=v.MapKey(int64_key=7), value=Value(string_val="seven"))]
+            )
+        ),
+        "tried to convert to int64",
+    ),
     "struct": Case(
         A_STRUCT,
         pa.struct([("a", pa.int64()), ("b", pa.string())]),
@@ -171,6 +183,9 @@ CASES = {
     "time_uuid": Case(TimeUuid, pa.string(), UUID2, Value(time_uuid_val=UUID2)),
     "time_uuid_list": Case(
         Array(TimeUuid), pa.list_(pa.string()), [UUID2], Value(time_uuid_list_val=v.StringList(val=[UUID2]))
+    ),
+    "time_uuid_set": Case(
+        Set(TimeUuid), pa.list_(pa.string()), [UUID2], Value(time_uuid_set_val=v.StringSet(val=[UUID2]))
     ),
     "decimal": Case(Decimal, pa.string(), "1.50", Value(decimal_val="1.50")),
     "decimal_list": Case(

@@ -26,22 +26,15 @@ from conftest import StartLarder
 from faces import Face, Grpc, Http, RefusedError, Sdk
 from larder_env import kafka as broker
 from larder_env.process import wait_until
-from larder_env.redis import Redis
 from larder_env.repo import store, write_feast
 from larder_env.server import HOST, Ports
 from larder_env.topics import Topic
 from online import metric
 from rides import DRIVER, Rides, badge, fresh, pushed_view, stats
+from stores import STORES, settings_of
 
 AT = (datetime.now(UTC) - timedelta(hours=1)).replace(microsecond=0)
 OTHER = "other"
-STORES = {
-    "sled": "",
-    "sled_untiered": "online_store: {type: sled, tier_bytes: 0}\n",
-    "memory": "online_store: {type: memory}\n",
-    "sqlite": "online_store: {type: sqlite, path: data/online.db}\n",
-    "redis": "online_store: {type: redis, connection_string: REDIS}\n",
-}
 
 
 def store_of(repo: Path, project: str, ports: Ports) -> FeatureStore:
@@ -59,12 +52,8 @@ def store_of(repo: Path, project: str, ports: Ports) -> FeatureStore:
 @pytest.fixture(scope="module", params=STORES)
 def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Every store in turn."""
-    if request.param != "redis":
-        yield STORES[request.param]
-        return
-    redis = Redis(tmp_path_factory.mktemp("redis")).start()
-    yield STORES["redis"].replace("REDIS", f"'{redis.connection_string}'")
-    redis.stop()
+    with settings_of(request.param, tmp_path_factory.mktemp("redis")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

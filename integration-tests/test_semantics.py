@@ -24,24 +24,13 @@ from feast.types import Float64, Int64
 
 from conftest import StartLarder
 from faces import NEVER, Answer, Face, Grpc, Http, Row, now
-from larder_env.redis import Redis
 from online import Cell, micros
 from rides import DAY, DRIVER, Rides, badge, fresh, pushed_view, stats
+from stores import DURABLE, STORES, settings_of
 
 MINUTE = timedelta(minutes=1)
 AT = now().replace(microsecond=123_456) - timedelta(hours=1)
 """An hour ago: the time of most rows here."""
-
-STORES = {
-    "sled": "",
-    "sled_untiered": "online_store: {type: sled, tier_bytes: 0}\n",
-    "memory": "online_store: {type: memory}\n",
-    "sqlite": "online_store: {type: sqlite, path: data/online.db}\n",
-    "redis": "online_store: {type: redis, connection_string: REDIS}\n",
-}
-"""What larder.yaml says of each store."""
-DURABLE = {"sled", "sled_untiered", "sqlite", "redis"}
-"""Stores whose rows outlive the server."""
 
 
 def us(at: datetime) -> int:
@@ -59,13 +48,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def settings(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The store's settings, with a Redis behind them where it is one."""
-    if kind != "redis":
-        yield STORES[kind]
-        return
-    redis = Redis(tmp_path_factory.mktemp("redis")).start()
-    yield STORES[kind].replace("REDIS", f"'{redis.connection_string}'")
-    redis.stop()
+    """The store's settings."""
+    with settings_of(kind, tmp_path_factory.mktemp("redis")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -595,6 +595,25 @@ def test_a_topic_may_come_after_its_view(world: World) -> None:
     assert world.rows("early", ["a"]) == {"a": 3}
 
 
+def test_a_view_that_moves_to_another_topic(tmp_path: Path, larder: StartLarder, kafka: broker.Kafka) -> None:
+    """What its consumer group was given before does not count: the new topic is read, the old one no more."""
+    old, new = Topic(kafka, partitions=2), Topic(kafka, partitions=2)
+    repo = make_repo(tmp_path / "repo")
+    with (repo / "larder.yaml").open("a") as config:
+        config.write("ingest: {group_prefix: moving, kafka: {session.timeout.ms: '6000'}}\n")
+    world = World(larder(repo), store(repo), kafka)
+    world.features.apply([CARD, plain_view("moved", old)])
+    world.drain(old, ["moved"])
+    world.features.apply([CARD, plain_view("moved", new)])
+    world.drain(new, ["moved"])
+    old.send([message("a", now_us(), quantity=1)])
+    world.larder.kill()
+    world.larder.start()
+    new.send([message("b", now_us(), quantity=2)])
+    world.drain(new, ["moved"])
+    assert world.rows("moved", ["a", "b"]) == {"a": "NOT_FOUND", "b": 2}
+
+
 def test_two_views_on_one_topic_each_take_every_message(world: World) -> None:
     topic = Topic(world.kafka, partitions=2)
     world.features.apply([CARD, windowed_view("both_totals", topic, TOTALS), plain_view("both_rows", topic)])

@@ -88,7 +88,9 @@ fn config(feed: &Feed, settings: &Settings) -> ClientConfig {
         .set("topic.metadata.refresh.interval.ms", "2000")
         .set("reconnect.backoff.max.ms", "5000");
     if let Some(id) = &settings.group_instance_id {
-        config.set("group.instance.id", id);
+        // A static member that comes back is given its partitions without a look at what it subscribes to: on
+        // another topic the view's consumer must be another member.
+        config.set("group.instance.id", format!("{id}.{}", feed.topic));
     }
     for (name, value) in settings.properties.iter().chain(&settings.consumer_properties) {
         config.set(name, value);
@@ -129,6 +131,9 @@ impl Context {
 
     /// Gives every assigned partition its stored position.
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<(), String> {
+        if let Some(other) = partitions.elements().iter().find(|e| e.topic() != self.feed.topic) {
+            return Err(format!("the group gave a partition of topic {}, which was not asked for", other.topic()));
+        }
         let stored = self
             .runtime
             .block_on(pipeline::stored_progress(&self.feed, &*self.deps.store))

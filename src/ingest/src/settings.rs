@@ -32,9 +32,10 @@ pub struct Settings {
     pub projects: Option<BTreeSet<String>>,
     /// A view's consumer group is `<group_prefix>.<project>.<view>`.
     pub group_prefix: String,
-    /// This process as a static member of its groups (Kafka's `group.instance.id`): a restart, even
-    /// after a kill, gets its partitions back at once and not after the session timeout. Of two
-    /// processes with one id the older is fenced off. `None`: a dynamic member.
+    /// This process as a static member of its groups (Kafka's `group.instance.id`, with the topic behind
+    /// it): a restart, even after a kill, gets its partitions back at once and not after the session
+    /// timeout, which a view waits out that moves to another topic. Of two processes with one id the older
+    /// is fenced off. `None`: a dynamic member.
     pub group_instance_id: Option<String>,
     /// Where a view starts that has no stored position.
     pub auto_offset_reset: OffsetReset,

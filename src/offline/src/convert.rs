@@ -4,6 +4,7 @@
 //! `feast/types.py`; timestamps carry the zone UTC as in the latter. Knows no files and no queries.
 
 mod arrays;
+mod scalar_maps;
 mod values;
 
 use std::sync::Arc;

@@ -145,6 +145,12 @@ fn map(values: &[Value], entries: &FieldRef, target: &DataType) -> Result<ArrayR
                     items.push(v.clone());
                 }
             }
+            Some(Val::ScalarMapVal(m)) => {
+                for (k, v) in super::scalar_maps::entries(m) {
+                    keys.push(k);
+                    items.push(v);
+                }
+            }
             _ => return Err(misfit(value, target)),
         }
         lengths.push(keys.len() - before);

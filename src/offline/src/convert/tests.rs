@@ -152,3 +152,37 @@ fn shapes_that_the_registered_type_leaves_open_stay_as_they_are() {
     let wide = registered(lists, ValueType::Int64List).expect("widened");
     assert_eq!(wide.data_type(), &arrow_type(ValueType::Int64List, None));
 }
+
+#[test]
+fn maps_by_numbers_there_and_back() {
+    let item = Arc::new(Field::new(
+        "entries",
+        DataType::Struct(
+            vec![Field::new("key", DataType::Int64, false), Field::new("value", DataType::Utf8, true)].into(),
+        ),
+        false,
+    ));
+    let rows = StructArray::try_from(vec![
+        ("key", Arc::new(Int64Array::from(vec![7, 8, 9])) as ArrayRef),
+        ("value", Arc::new(StringArray::from(vec![Some("seven"), None, Some("nine")]))),
+    ])
+    .expect("entries");
+    let offsets = arrow::buffer::OffsetBuffer::from_lengths([2, 0, 1, 0]);
+    let valid = vec![true, true, true, false].into();
+    let DataType::Struct(fields) = item.data_type() else { unreachable!() };
+    let rows = StructArray::new(fields.clone(), rows.columns().to_vec(), None);
+    let array: ArrayRef = Arc::new(arrow::array::MapArray::new(item.clone(), offsets, rows, Some(valid), false));
+    let values = to_values(&array, ValueType::ScalarMap).expect("maps");
+    let keys = |v: &Value| match &v.val {
+        Some(Val::ScalarMapVal(m)) => Some(m.val.iter().map(|e| e.key.clone().and_then(|k| k.key)).collect::<Vec<_>>()),
+        _ => None,
+    };
+    let key = |k| Some(t::map_key::Key::Int64Key(k));
+    let wanted = [Some(vec![key(7), key(8)]), Some(vec![]), Some(vec![key(9)]), None];
+    assert_eq!(values.iter().map(keys).collect::<Vec<_>>(), wanted);
+    assert_eq!(&from_values(&values, array.data_type()).expect("an array"), &array);
+    // by text it is a Map
+    let error =
+        to_values(&from_values(&values, &arrow_type(ValueType::Map, None)).expect("text"), ValueType::ScalarMap);
+    assert!(error.expect_err("text").message().contains("register the type Map"));
+}

@@ -7,7 +7,7 @@ use model::value::{element_type, proto_value::Val};
 use model::{Error, Result, Value, ValueType};
 use proto::feast::types as t;
 
-use super::{is_text, micros, plain, strict_cast};
+use super::{is_text, micros, plain, scalar_maps, strict_cast};
 
 /// One value per row, of the registered type (`Invalid`: of the type that the column suggests).
 ///
@@ -21,7 +21,11 @@ pub(crate) fn to_values(array: &ArrayRef, target: ValueType) -> Result<Vec<Value
         DataType::Timestamp(_, Some(zone)) => zone.to_string(),
         _ => "UTC".to_owned(),
     };
-    natural(&array)?
+    let values = match array.data_type() {
+        DataType::Map(..) if target == ValueType::ScalarMap => scalar_maps::from_arrow(&array)?,
+        _ => natural(&array)?,
+    };
+    values
         .into_iter()
         .map(|value| match &value.val {
             Some(Val::UnixTimestampVal(seconds)) if target == ValueType::ZonedTimestamp => {
@@ -47,7 +51,7 @@ pub(crate) fn to_values(array: &ArrayRef, target: ValueType) -> Result<Vec<Value
 }
 
 /// The values as the Arrow type suggests.
-fn natural(array: &ArrayRef) -> Result<Vec<Value>> {
+pub(super) fn natural(array: &ArrayRef) -> Result<Vec<Value>> {
     /// Casts to one layout, then wraps every valid element.
     macro_rules! each {
         ($to:expr, $as:ident :: <$ty:ty>, $wrap:expr) => {{
