@@ -18,7 +18,7 @@ export LARDER_CACHE
 export PYTHONWARNINGS ?= ignore
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup build demo test test-rust test-integration fuzz bench-online lint advisories format clean
+.PHONY: help setup build demo test test-rust test-integration fuzz bench-online bench-offline lint advisories format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -50,6 +50,12 @@ bench-online: setup ## online serving beside its peers, on a quiet machine; BENC
 	cargo build --locked --release -p bench
 	$(TARGET)/release/larder-bench online --server $(TARGET)/release/larder \
 	    --work $(TARGET)/bench-online --report docs/benchmarks/online.md $(BENCH_ARGS)
+
+bench-offline: setup ## training sets beside their peers, on a quiet machine; BENCH_ARGS="--only A,B --runs 1 --scale 0.01"
+	cargo build --locked --release -p app
+	cargo build --locked --release -p bench
+	$(TARGET)/release/larder-bench offline --server $(TARGET)/release/larder \
+	    --work $(TARGET)/bench-offline --report docs/benchmarks/offline.md $(BENCH_ARGS)
 
 lint: ## rustfmt, clippy, cargo-deny, typos, ruff, mypy
 	@scripts/setup.sh --lint

@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Measure online serving beside its peers and write the table
     Online(Online),
+    /// Measure training sets and materialization beside their peers and write the table
+    Offline(Offline),
     /// Serve prebuilt answers through the same stack (`online` starts it)
     Null {
         /// The directory of the answers
@@ -76,6 +78,44 @@ pub(crate) struct Online {
     /// The core for servers; the generator takes the next one
     #[arg(long, default_value_t = 0)]
     pub(crate) core: usize,
+    /// Where to write the report
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Flags of `offline`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Offline {
+    /// The binary `larder`, built for release
+    #[arg(long, default_value = "target/release/larder")]
+    pub(crate) server: PathBuf,
+    /// Only these works: A, B, C, D, E, F
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) only: Vec<String>,
+    /// Whom to compare: duckdb, polars, feast-dask, feast-duckdb [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub(crate) peers: Option<Vec<String>>,
+    /// How many runs; the table has their median and spread
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
+    /// The part of the rows to work on, from 0 to 1: to try things out, for the bars are for 1
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) scale: f64,
+    /// Seconds that a peer may take for one join
+    #[arg(long, default_value_t = 300)]
+    pub(crate) patience: u64,
+    /// Address space that a peer may take, GB (10^9 bytes)
+    #[arg(long, default_value_t = 16)]
+    pub(crate) space: u64,
+    /// Where the shared inputs are: `asof_data.py`
+    #[arg(long, default_value = "../shared/bench")]
+    pub(crate) shared: PathBuf,
+    /// Where data and logs go; used again by the next run
+    #[arg(long, default_value = "target/bench-offline")]
+    pub(crate) work: PathBuf,
+    /// The Python environment with Feast
+    #[arg(long, default_value = ".venv")]
+    pub(crate) venv: PathBuf,
     /// Where to write the report
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! Why a measurement could not be made. Knows no measurement.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What went wrong, said so that the line of a table can hold it.
 #[derive(Debug, thiserror::Error)]
@@ -29,4 +29,9 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 pub(crate) fn tried(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let what = what.into();
     move |source| Error::Io { what, source }
+}
+
+/// A path that holds wherever a child runs.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(tried(path.display().to_string()))
 }

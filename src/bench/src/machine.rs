@@ -1,6 +1,7 @@
 //! What the kernel tells of processes and of this machine, from `/proc`. Knows no server.
 
 use std::fs;
+use std::io;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,12 +40,24 @@ pub(crate) fn at_rest(pid: u32) -> Option<f64> {
 /// Resident memory of a process and its living descendants, MB (10^6 bytes). Pages that they share count
 /// for each.
 pub(crate) fn rss_mb(pid: u32) -> f64 {
-    let kb = |pid: &u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default().to_owned();
-        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or_default()
-    };
-    tree(pid).iter().map(kb).sum::<f64>() * 1024.0 / 1e6
+    tree(pid).iter().map(|pid| status_mb(*pid, "VmRSS:")).sum()
+}
+
+/// The most that was resident of one process since [`forget_peak`], or since it began, MB (10^6 bytes).
+pub(crate) fn peak_mb(pid: u32) -> f64 {
+    status_mb(pid, "VmHWM:")
+}
+
+/// Lets the peak of a process count from now on (`man 5 proc_pid_clear_refs`).
+pub(crate) fn forget_peak(pid: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+}
+
+/// A line of `/proc/<pid>/status` in kB as MB; 0 for a process that is gone.
+fn status_mb(pid: u32, name: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or_default() * 1024.0 / 1e6
 }
 
 struct Stat {
@@ -135,5 +148,7 @@ mod tests {
         child.wait().expect("ends");
         assert!(both >= before + 0.05, "{before} then {both}");
         assert!(rss_mb(me) > 1.0);
+        forget_peak(me).expect("a process may forget its own peak");
+        assert!(peak_mb(me) > 1.0);
     }
 }

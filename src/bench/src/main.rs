@@ -9,7 +9,9 @@ mod in_process;
 mod load;
 mod machine;
 mod null;
+mod offline;
 mod online;
+mod page;
 mod peers;
 mod process;
 mod redis;
@@ -29,6 +31,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let done = match cli::Cli::parse().command {
         cli::Command::Online(options) => online::run(&options),
+        cli::Command::Offline(options) => offline::run(&options),
         cli::Command::InProcess { registry, data, keys, seconds, runs } => {
             in_process::run(&registry, &data, keys, seconds, runs)
         }

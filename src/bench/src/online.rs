@@ -8,11 +8,11 @@ mod pushes;
 mod reads;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cli;
-use crate::error::{Error, Result, tried};
+use crate::error::{Error, Result, absolute, tried};
 use crate::figures::Figures;
 use crate::machine;
 use crate::peers::Setup;
@@ -76,10 +76,6 @@ impl Bench {
     pub(crate) fn wants(&self, section: &str) -> bool {
         self.sections.contains(&section)
     }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(tried(path.display().to_string()))
 }
 
 /// The reads and the sections that `--only` names; all of them where it names none.

@@ -1,6 +1,7 @@
 //! The servers that are compared: how each is configured, started and filled. All listen on loopback.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub(crate) struct Setup {
     pub(crate) larder: PathBuf,
     /// The Python environment with Feast.
     pub(crate) venv: PathBuf,
-    /// `feast_peer.py`.
+    /// `feast_peer.py`, or `offline_peer.py`.
     pub(crate) script: PathBuf,
     /// The core that servers run on; this process runs on another. `None` pins nothing.
     pub(crate) core: Option<usize>,
@@ -69,7 +70,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 impl Setup {
-    fn python(&self, name: &str, arguments: &[&str]) -> Result<()> {
+    /// Runs the script with these arguments.
+    pub(crate) fn python(&self, name: &str, arguments: &[&str]) -> Result<()> {
         let python = self.venv.join("bin/python");
         if !python.exists() {
             return Err(Error::Missing(format!("{} is not there: run scripts/setup.sh", python.display())));
@@ -80,7 +82,7 @@ impl Setup {
     }
 
     /// Does `work` unless an earlier run did it in `dir` as `what`.
-    fn once(dir: &Path, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn once(dir: &Path, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let stamp = dir.join(format!(".{what}"));
         if !stamp.exists() {
             work()?;
@@ -173,7 +175,7 @@ impl Setup {
     /// (with no keys it is not).
     pub(crate) fn feast(&self, store: &str, keys: u64, views: usize) -> Result<Server> {
         if store != "sqlite" {
-            self.redis_client()?;
+            self.packages()?;
         }
         let dir = self.repo(store)?;
         if keys > 0 {
@@ -206,11 +208,17 @@ impl Setup {
         }
     }
 
-    /// Installs what Feast needs for Redis, beside the data.
-    fn redis_client(&self) -> Result<()> {
+    /// Installs what peers need and the environment has not, beside the data; again when the list has changed.
+    pub(crate) fn packages(&self) -> Result<()> {
         let target = self.work.join(process::PACKAGES);
-        Self::once(&self.work, "redis-client", || {
-            let list = self.script.with_file_name("requirements.txt").display().to_string();
+        let list = self.script.with_file_name("requirements.txt");
+        let mut wanted = DefaultHasher::new();
+        fs::read(&list).map_err(tried(list.display().to_string()))?.hash(&mut wanted);
+        Self::once(&self.work, &format!("packages-{:016x}", wanted.finish()), || {
+            if target.exists() {
+                fs::remove_dir_all(&target).map_err(tried(format!("removing {}", target.display())))?;
+            }
+            let list = list.display().to_string();
             let target = target.display().to_string();
             let words = ["install", "-q", "--disable-pip-version-check", "--no-deps", "--target", &target, "-r", &list];
             Process::spawn("pip", &command(&self.venv.join("bin/pip"), &words), &self.work, None)?.wait()

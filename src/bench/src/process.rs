@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result, tried};
@@ -26,8 +26,19 @@ pub(crate) struct Process {
 
 /// A port on loopback that nobody listened on a moment ago.
 pub(crate) fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(tried("looking for a free port"))?;
-    listener.local_addr().map_err(tried("looking for a free port"))
+    free_addresses().map(|[address]| address)
+}
+
+/// Some such ports, all different.
+pub(crate) fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+    let mut addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); N];
+    let mut listeners = Vec::with_capacity(N);
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address).map_err(tried("looking for a free port"))?;
+        *address = listener.local_addr().map_err(tried("looking for a free port"))?;
+        listeners.push(listener);
+    }
+    Ok(addresses)
 }
 
 /// What to start: program and arguments.
@@ -92,7 +103,28 @@ impl Process {
     /// Waits until it ended by itself.
     pub(crate) fn wait(mut self) -> Result<()> {
         let status = self.child.wait().map_err(tried("waiting for a child"))?;
-        if status.success() { Ok(()) } else { Err(self.error(format!("failed, {status}"))) }
+        if status.success() { Ok(()) } else { Err(self.failed(status)) }
+    }
+
+    /// The same, but not for longer than `patience`: then it is killed.
+    pub(crate) fn wait_within(mut self, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < patience {
+            match self.child.try_wait().map_err(tried("waiting for a child"))? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(self.failed(status)),
+                // std waits for a child without end or not at all: ask again
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+        Err(self.error(format!("did not finish within {} s", patience.as_secs())))
+    }
+
+    /// How it ended, with the last line of its log, where programs say why.
+    fn failed(&self, status: ExitStatus) -> Error {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let last = log.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default();
+        self.error(format!("failed, {status}: {}", last.chars().take(300).collect::<String>()))
     }
 
     /// Asks it to end (SIGTERM) and waits for that.

@@ -3,31 +3,11 @@
 use std::fmt::Write as _;
 
 use super::{Bench, Item, latency};
-use crate::figures::{Figure, Figures, number};
+use crate::figures::{Figures, number};
 use crate::machine;
+use crate::page::{self, Bar, cell};
 use crate::wire::Protocol;
 use crate::workload::{SHAPES, Shape};
-
-/// Something that must hold.
-struct Bar {
-    what: &'static str,
-    /// At least this, or at most.
-    at_least: bool,
-    limit: f64,
-    seen: Option<Figure>,
-}
-
-impl Bar {
-    /// Whether the median reaches the bar; not where nothing was measured.
-    fn verdict(&self) -> &'static str {
-        match self.seen {
-            None => "not measured",
-            Some(seen) if self.at_least && seen.median >= self.limit => "passed",
-            Some(seen) if !self.at_least && seen.median <= self.limit => "passed",
-            Some(_) => "**missed**",
-        }
-    }
-}
 
 /// The bars of issue 3, "Fast".
 fn bars(figures: &Figures) -> Vec<Bar> {
@@ -35,8 +15,7 @@ fn bars(figures: &Figures) -> Vec<Bar> {
     let against = |item: &str, peer: &str| figures.ratio(&cpu(item, "larder"), &cpu(item, peer));
     let p99 = |server: &str| latency::key(latency::ITEMS[0], server, 0.5, "p99");
     let pushes = |what: &str| figures.ratio(&format!("push/{what}/larder"), &format!("push/{what}/feast-sqlite"));
-    let least = |what, limit, seen| Bar { what, at_least: true, limit, seen };
-    let most = |what, limit, seen| Bar { what, at_least: false, limit, seen };
+    let (least, most) = (Bar::at_least, Bar::at_most);
     vec![
         least("gRPC, 100 × 50, requests per CPU-second : null server", 0.6, against("grpc-100x50", "null")),
         least("gRPC, 1 × 50, requests per CPU-second : null server", 0.75, against("grpc-1x50", "null")),
@@ -75,19 +54,9 @@ fn bars(figures: &Figures) -> Vec<Bar> {
     ]
 }
 
-fn cell(figure: Option<Figure>) -> String {
-    figure.map_or_else(|| "–".into(), |f| f.to_string())
-}
-
 /// The table of bars; also what is printed at the end.
 pub(super) fn table(figures: &Figures) -> String {
-    let mut out = "| measure | measured | bar | |\n|---|---|---|---|\n".to_owned();
-    for bar in bars(figures) {
-        let word = if bar.at_least { "at least" } else { "at most" };
-        let _ =
-            writeln!(out, "| {} | {} | {word} {} | {} |", bar.what, cell(bar.seen), number(bar.limit), bar.verdict());
-    }
-    out
+    page::table(&bars(figures))
 }
 
 fn reads(out: &mut String, bench: &Bench) {
@@ -175,35 +144,15 @@ refuses more); the CPU counts until the server rests.
 /// The whole page.
 pub(super) fn page(bench: &Bench, command: &str) -> String {
     let mut out = "# Online serving, measured\n\nWritten by `make bench-online`; do not edit.\n\n".to_owned();
-    let date = machine::first_line("date", &["-u", "+%Y-%m-%d %H:%M UTC"]);
-    let commit = machine::first_line("git", &["describe", "--always", "--dirty"]);
-    let python = bench.setup.venv.join("bin/python").display().to_string();
-    let version =
-        "import importlib.metadata as m, sys; print('feast', m.version('feast'), 'on Python', sys.version.split()[0])";
     let lines = [
-        format!("command: `{command}`"),
-        format!("when: {date}; load of the machine before the run: {}", bench.load),
-        format!("machine: {}", machine::describe()),
-        format!("versions: larder {commit}, {}", machine::first_line("rustc", &["--version"])),
-        format!(
-            "peers: {}; {}",
-            machine::first_line(&python, &["-c", version]),
-            machine::first_line("redis-server", &["--version"])
-        ),
+        format!("peers: {}", page::versions(&bench.setup.venv, &bench.setup.work, &["feast"])),
+        machine::first_line("redis-server", &["--version"]),
         format!("many keys: {}", number(bench.many as f64)),
         format!("runs: {} of {} s each (Feast: at most 2)", bench.runs, bench.seconds),
     ];
-    for line in lines {
-        let _ = writeln!(out, "- {line}");
-    }
+    page::head(&mut out, command, &bench.load, &lines);
     let _ = writeln!(out, "\n## Bars\n\n{}", table(&bench.figures));
-    if !bench.figures.failures.is_empty() {
-        out.push_str("What could not be measured:\n\n");
-        for (place, why) in &bench.figures.failures {
-            let _ = writeln!(out, "- {place}: {}", why.replace('\n', " "));
-        }
-        out.push('\n');
-    }
+    page::failures(&mut out, &bench.figures);
     out.push_str(METHOD);
     out.push_str("\n## At saturation\n");
     reads(&mut out, bench);

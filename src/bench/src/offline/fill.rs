@@ -1,0 +1,49 @@
+//! Materialization: rows of the source for a second, of Larder into sled and of Feast into SQLite. Knows no process.
+
+use super::Bench;
+use super::world::Outcome;
+use crate::error::Result;
+use crate::figures::number;
+
+pub(super) fn run(bench: &mut Bench) {
+    println!("\nF");
+    for (work, runs) in [("F-tenth", 1), ("F", bench.runs)] {
+        if let Err(error) = larder(bench, work, runs) {
+            bench.figures.failed(format!("{work}: larder"), error);
+        }
+    }
+    if bench.peers.iter().any(|p| p == "feast-dask") {
+        match bench.world.fill("feast", "F-tenth") {
+            Ok(outcome) => keep(bench, "F-tenth", "feast", &[outcome]),
+            Err(error) => bench.figures.failed("F: feast", error),
+        }
+    }
+}
+
+fn larder(bench: &mut Bench, work: &str, runs: usize) -> Result<()> {
+    let mut outcomes = Vec::new();
+    for _ in 0..runs {
+        // an online store of its own: the first time is what is measured
+        let server = bench.world.larder(None)?;
+        outcomes.push(server.measure(|| bench.world.fill("larder", work))?);
+        server.stop()?;
+    }
+    keep(bench, work, "larder", &outcomes);
+    Ok(())
+}
+
+fn keep(bench: &mut Bench, work: &str, system: &str, outcomes: &[Outcome]) {
+    for o in outcomes {
+        let (rows, wall) = (number(o.rows as f64), number(o.wall));
+        println!("  {system:<7} {rows:>10} rows {wall:>8} s {:>8} CPU-s {:>7} MB", number(o.cpu), number(o.rss));
+    }
+    let mut put = |what: &str, of: &dyn Fn(&Outcome) -> f64| {
+        let values: Vec<f64> = outcomes.iter().map(of).collect();
+        bench.figures.put(format!("{work}/{system}/{what}"), &values);
+    };
+    put("wall", &|o| o.wall);
+    put("cpu", &|o| o.cpu);
+    put("rss", &|o| o.rss);
+    put("rows-per-second", &|o| o.rows as f64 / o.wall);
+    put("rows-per-cpu-second", &|o| o.rows as f64 / o.cpu);
+}
