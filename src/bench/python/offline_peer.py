@@ -1,7 +1,7 @@
 """Training sets, done by Larder's clients and by its peers: `larder-bench offline` starts this once for each run.
 
     offline_peer.py data DIR SCALE WORK ASOF_DATA        a work's Parquet files in DIR; ASOF_DATA writes A's and B's
-    offline_peer.py apply DATA REPO STORE                a Feast repo of all works; STORE: dask, duckdb, Larder's HOST:PORT
+    offline_peer.py apply DATA REPO STORE                a repo of the works; STORE: dask, duckdb, HOST:PORT
     offline_peer.py join OUT SYSTEM WORK DATA REPO ROWS
     offline_peer.py export OUT LARDER WORK CONFIG ROWS   the same, by the command line
     offline_peer.py materialize OUT SYSTEM WORK DATA REPO ADDRESS
