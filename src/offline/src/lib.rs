@@ -10,6 +10,7 @@
 
 mod append;
 mod asof;
+mod background;
 mod convert;
 mod datasets;
 mod engine;
@@ -19,6 +20,7 @@ pub mod flight;
 mod frame;
 mod history;
 mod keys;
+mod latest;
 mod log;
 mod metrics;
 mod plan;
@@ -35,9 +37,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Result;
 use model::ports::Clock;
 use model::registry::Registry;
+use model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// How the offline side is set up.
@@ -89,6 +91,7 @@ pub struct Offline {
     registry: RegistrySource,
     clock: Arc<dyn Clock>,
     locks: append::Locks,
+    background: Arc<background::Background>,
 }
 
 impl Offline {
@@ -98,7 +101,10 @@ impl Offline {
     pub fn new(settings: Settings, registry: RegistrySource, clock: Arc<dyn Clock>) -> Result<Self> {
         let engine = Arc::new(engine::Engine::new(&settings)?);
         std::fs::create_dir_all(&settings.upload_dir).map_err(|e| error::io("creating", &settings.upload_dir, e))?;
-        Ok(Self { engine, settings: Arc::new(settings), registry, clock, locks: append::Locks::default() })
+        let background =
+            background::Background::new().map_err(|e| Error::internal("starting background threads", e))?;
+        let (locks, background) = (append::Locks::default(), Arc::new(background));
+        Ok(Self { engine, settings: Arc::new(settings), registry, clock, locks, background })
     }
 
     /// Memory that running queries and uploaded frames hold now, bytes.

@@ -9,19 +9,24 @@ use arrow::compute::{concat_batches, take_record_batch};
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
-use model::ports::{AppendRows, BoxFuture, EventBatches, OfflineLog, RawEvent, RowBatches};
+use model::ports::{AppendRows, BoxFuture, EventBatches, KeyedRow, OfflineLog, RawEvent, RowBatches};
 use model::registry::{Field, JoinKey, View};
 use model::row::{Column, Version, column_id};
-use model::{EntityKey, Error, Result, Row, Timestamp, Value, ValueType};
+use model::{EntityKey, Error, Kind, Result, Row, Timestamp, Value, ValueType};
 use prost::Message;
+use tokio::sync::mpsc;
 
 use crate::convert::{in_column, micros, to_values};
 use crate::engine::{Cut, Order};
 use crate::error::{arrow as arrow_error, engine as engine_error};
 use crate::history::{open, sides};
 use crate::keys::{KeyRows, KeyType};
+use crate::latest::Latest;
 use crate::source::column;
 use crate::{Offline, metrics};
+
+/// Batches of rows that may wait for the online store.
+const READY: usize = 2;
 
 impl OfflineLog for Offline {
     fn append<'a>(&'a self, view: &'a View, rows: AppendRows) -> BoxFuture<'a, Result<u64>> {
@@ -35,10 +40,19 @@ impl OfflineLog for Offline {
                 view.features.iter().map(|f| column(&table.source, &table.schema, &f.name)).collect::<Result<_>>()?;
             cut.from = Some(range.start.micros());
             cut.to = Some(range.end.micros().saturating_sub(1));
-            let chunks = self.engine.read(&table, &cut, Order::KeyTimeCreated).await?;
-            let last = LastPerKey::new(chunks, cut, &view.name)?;
-            Ok(Box::new(LatestRows { last, keys: keys_of(view), features: view.features.clone() })
-                as Box<dyn RowBatches>)
+            let (send, receive) = mpsc::channel(READY);
+            let (engine, settings) = (self.engine.clone(), self.settings.clone());
+            let (name, keys, features) = (view.name.clone(), keys_of(view), view.features.clone());
+            self.background.spawn(async move {
+                let (memory, size) = (settings.memory_limit_bytes / 2, settings.batch_rows);
+                let rows = async {
+                    let latest = Latest::read(&engine, &table, cut.clone(), &name, memory, size).await?;
+                    LatestRows { latest, cut, keys, features }.send(&send).await
+                };
+                // nobody is left to be told where the receiver has gone
+                let _ = send.send(rows.await.map(|()| None)).await;
+            });
+            Ok(Box::new(Ahead { receive }) as Box<dyn RowBatches>)
         })
     }
 
@@ -134,42 +148,65 @@ fn keyed(chunk: &RecordBatch, cut: &Cut) -> Result<(RecordBatch, u64)> {
     Ok((take_record_batch(chunk, &kept).map_err(arrow_error)?, skipped))
 }
 
+/// Rows that are made on the background's threads, at most [`READY`] batches ahead of who takes them.
+struct Ahead {
+    receive: mpsc::Receiver<Result<Option<Vec<KeyedRow>>>>,
+}
+
+impl RowBatches for Ahead {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeyedRow>>>> {
+        Box::pin(async move {
+            // the end is a message: a channel that closes without it was left by a task that broke off
+            let lost = || Err(Error::new(Kind::Internal, "reading the batch source broke off"));
+            self.receive.recv().await.unwrap_or_else(lost)
+        })
+    }
+}
+
 struct LatestRows {
-    last: LastPerKey,
+    latest: Latest,
+    cut: Cut,
     keys: Vec<JoinKey>,
     features: Vec<Field>,
 }
 
-impl RowBatches for LatestRows {
-    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<(EntityKey, Row)>>>> {
-        Box::pin(async move {
-            let Some(batch) = self.last.next().await? else { return Ok(None) };
-            let cut = &self.last.cut;
-            let keys = entity_keys(&batch, &self.keys)?;
-            let times = micros(&cut.time, batch.column(cut.time_at()))?;
-            let created = match cut.created_at() {
-                Some(at) => Some(micros(cut.created.as_deref().unwrap_or_default(), batch.column(at))?),
-                None => None,
-            };
-            let features = self
-                .features
+impl LatestRows {
+    /// Sends all batches, unless the receiver goes.
+    async fn send(mut self, to: &mpsc::Sender<Result<Option<Vec<KeyedRow>>>>) -> Result<()> {
+        while let Some(batch) = self.latest.next().await? {
+            if to.send(Ok(Some(self.rows(&batch)?))).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self, batch: &RecordBatch) -> Result<Vec<KeyedRow>> {
+        let cut = &self.cut;
+        let keys = entity_keys(batch, &self.keys)?;
+        let times = micros(&cut.time, batch.column(cut.time_at()))?;
+        let created = match cut.created_at() {
+            Some(at) => Some(micros(cut.created.as_deref().unwrap_or_default(), batch.column(at))?),
+            None => None,
+        };
+        let features = self
+            .features
+            .iter()
+            .enumerate()
+            .map(|(i, f)| values(&f.name, batch.column(cut.values_at() + i), f.value_type))
+            .collect::<Result<Vec<_>>>()?;
+        let ids: Vec<u32> = self.features.iter().map(|f| column_id(&f.name)).collect();
+        let rows = keys.into_iter().enumerate().map(|(row, key)| {
+            let created = created.as_ref().filter(|c| c.is_valid(row)).map_or(0, |c| c.value(row));
+            let version = Version { event: Timestamp(times.value(row)), created: Timestamp(created) };
+            let columns = features
                 .iter()
-                .enumerate()
-                .map(|(i, f)| values(&f.name, batch.column(cut.values_at() + i), f.value_type))
-                .collect::<Result<Vec<_>>>()?;
-            let ids: Vec<u32> = self.features.iter().map(|f| column_id(&f.name)).collect();
-            let rows = keys.into_iter().enumerate().map(|(row, key)| {
-                let created = created.as_ref().filter(|c| c.is_valid(row)).map_or(0, |c| c.value(row));
-                let version = Version { event: Timestamp(times.value(row)), created: Timestamp(created) };
-                let columns = features
-                    .iter()
-                    .zip(&ids)
-                    .map(|(values, &id)| Column { id, value: Bytes::from(values[row].encode_to_vec()), version })
-                    .collect();
-                (key, Row::pack(columns))
-            });
-            Ok(Some(rows.collect()))
-        })
+                .zip(&ids)
+                .map(|(values, &id)| Column { id, value: Bytes::from(values[row].encode_to_vec()), version })
+                .collect();
+            (key, Row::pack(columns))
+        });
+        Ok(rows.collect())
     }
 }
 

@@ -48,7 +48,11 @@ fn rows(from: i64, count: i64) -> AppendRows {
 }
 
 async fn latest(repo: &Repo, from: i64, to: i64) -> BTreeMap<EntityKey, (Version, Vec<Value>)> {
-    let offline = repo.offline(64 << 20);
+    latest_within(repo, from, to, 64 << 20).await
+}
+
+async fn latest_within(repo: &Repo, from: i64, to: i64, memory: usize) -> BTreeMap<EntityKey, (Version, Vec<Value>)> {
+    let offline = repo.offline(memory);
     let view = repo.registered("v");
     let mut batches = offline.latest(&view, Timestamp(from)..Timestamp(to)).await.expect("reads");
     let mut out = BTreeMap::new();
@@ -122,6 +126,32 @@ async fn an_append_that_does_not_fit_changes_nothing_and_says_why() {
         assert!(error.message().contains(text), "{}", error.message());
     }
     assert_eq!(std::fs::read(repo.dir.path().join("v.parquet")).expect("reads"), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_latest_rows_of_more_keys_than_fit_into_memory_are_the_same() {
+    let repo = repo("v.parquet");
+    // each of 20,000 keys three times: an old row, then two of one time, of which the one created later comes first
+    let (keys, rows) = (20_000, || (0..60_000i64).map(|i| (i % 20_000, i / 20_000)));
+    repo.write(
+        "v.parquet",
+        &batch(vec![
+            ("k", ints(rows().map(|(k, _)| Some(k)))),
+            ("n", texts(rows().map(|_| Some("a".into())))),
+            ("f", ints(rows().map(|(k, nth)| Some(k * 10 + nth)))),
+            ("g", texts(rows().map(|_| None))),
+            ("t", times(rows().map(|(_, nth)| Some(nth.min(1))))),
+            ("c", times(rows().map(|(k, nth)| (k % 2 == 0).then_some(9 - nth)))),
+        ]),
+    );
+    // a key takes more than 100 bytes of the half of the limit that the hash may have
+    let sorted = latest_within(&repo, 0, 5, 3 << 20).await;
+    assert_eq!(sorted.len(), keys);
+    for (k, nth) in [(4, 1), (5, 2), (19_998, 1), (19_999, 2)] {
+        let best = Value { val: Some(Val::DoubleVal((k * 10 + nth) as f64)) };
+        assert_eq!(sorted[&key("a", k)].1[0], best, "created decides where it is there, the file's order where not");
+    }
+    assert!(latest(&repo, 0, 5).await == sorted);
 }
 
 #[test]
