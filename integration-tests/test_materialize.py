@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, KafkaSource, PushSource, StreamFeatureView
 from feast.aggregation import Aggregation
 from feast.data_format import JsonFormat
@@ -351,6 +352,40 @@ def test_in_the_background_it_is_202_then_409_and_reads_and_writes_go_on(world: 
     # and it can be asked for again
     assert world.larder.post("/materialize?async=true", body).status_code == 202
     wait_until(lambda: world.larder.post("/materialize", body).status_code == 200, "the second one to end", 60)
+
+
+def jobs_of(world: World, view: str) -> list[dict[str, object]]:
+    """What `GET /jobs` says of one view, the newest first."""
+    answered = requests.get(f"{world.larder.online_url}/jobs", timeout=10)
+    assert answered.status_code == 200, answered.text
+    return [job for job in answered.json()["jobs"] if job["feature_view"] == view]
+
+
+def test_jobs_say_how_far_each_view_is_and_why_one_failed(world: World) -> None:
+    gone = world.larder.repo / "data" / "away.parquet"
+    gone.write_bytes((world.larder.repo / "data" / "hourly.parquet").read_bytes())
+    world.features.apply([DRIVER, big_view("counted"), *view("beside"), *view("away", "away")])  # type: ignore[list-item]
+    gone.unlink()
+    start, end = NEWEST - 5 * HOUR, NEWEST
+    body = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": ["counted", "beside"]}
+    assert world.larder.post("/materialize?async=true", body).status_code == 202
+    # two views of one job run at the same time: the small one ends while the big one is on its way
+    wait_until(lambda: [job["status"] for job in jobs_of(world, "beside")] == ["done"], "the small view", 60)
+    wait_until(lambda: [job["status"] for job in jobs_of(world, "counted")] != ["running"], "the big view", 60)
+    [counted] = jobs_of(world, "counted")
+    assert (counted["status"], counted["rows"], counted["applied"], counted["error"]) == ("done", MANY, MANY, None)
+    assert (counted["start_ts"], counted["end_ts"]) == tuple(t.isoformat().replace("+00:00", "Z") for t in (start, end))
+    assert str(counted["began"]) < str(counted["ended"])
+    [beside] = jobs_of(world, "beside")
+    assert beside["rows"] == len(latest(start, end))
+    # the older half of the rows, afterwards: none is newer than what is there
+    older = {"start_ts": start.isoformat(), "end_ts": (end - HOUR).isoformat(), "feature_views": ["counted"]}
+    assert world.larder.post("/materialize", older).status_code == 200
+    assert [job["applied"] for job in jobs_of(world, "counted")] == [0, MANY]
+    assert world.larder.post("/materialize", {**body, "feature_views": ["away"]}).status_code == 422
+    [failed] = jobs_of(world, "away")
+    assert (failed["status"], failed["rows"]) == ("failed", 0)
+    assert "away_file" in str(failed["error"])
 
 
 def test_reads_during_a_materialization_are_answered_and_never_go_back(world: World) -> None:

@@ -33,6 +33,7 @@ fn routes() -> Router<Projects> {
         .route("/write-to-online-store", post(write::write_to_online_store))
         .route("/materialize", post(materialize::materialize))
         .route("/materialize-incremental", post(materialize::materialize_incremental))
+        .route("/jobs", get(materialize::jobs))
         .route("/search", post(search))
         .route("/retrieve-online-documents", post(search))
         .route("/health", get(|| async { StatusCode::OK }))

@@ -4,15 +4,19 @@
 //! Knows no file format and no protocol. Sources: `materialize`, `materialize_incremental` and
 //! `_get_feature_views_to_materialize` in `feast/feature_store.py`.
 
+mod jobs;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::ports::{Clock, OfflineLog, OnlineStore, RowWrite, WriteBatch};
 use model::registry::{Registry, View, ViewKind};
 use model::{Error, Kind, Result, Timestamp};
+use tokio::task::JoinSet;
 
 use crate::catalog::{Catalog, gone, versions};
 use crate::metrics;
+pub use jobs::Progress;
 
 /// From when to materialize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,12 @@ pub enum Start {
 /// A year, as Feast's default look-back counts it: 52 weeks, in µs.
 const YEAR_US: i64 = 52 * 7 * 86_400 * 1_000_000;
 
+/// Views of one job that are materialized at the same time.
+const AT_ONCE: usize = 2;
+
+/// How long until the log says again how far a view is, µs.
+const QUIET_US: i64 = 10_000_000;
+
 /// Materializes views of one project.
 pub struct Materializer {
     catalog: Arc<Catalog>,
@@ -34,6 +44,7 @@ pub struct Materializer {
     clock: Arc<dyn Clock>,
     project: String,
     running: Arc<Mutex<BTreeSet<String>>>,
+    jobs: jobs::Jobs,
 }
 
 /// Views reserved for one materialization; dropping it lets them go.
@@ -68,7 +79,7 @@ impl Materializer {
         clock: Arc<dyn Clock>,
         project: String,
     ) -> Self {
-        Self { catalog, store, log, clock, project, running: Arc::default() }
+        Self { catalog, store, log, clock, project, running: Arc::default(), jobs: jobs::Jobs::default() }
     }
 
     /// The same for another project.
@@ -76,6 +87,11 @@ impl Materializer {
     pub fn of_project(&self, project: &str) -> Self {
         let (catalog, store, log) = (self.catalog.clone(), self.store.clone(), self.log.clone());
         Self::new(catalog, store, log, self.clock.clone(), project.to_owned())
+    }
+
+    /// How far the materializations are that were asked for here, the newest first.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.jobs.list()
     }
 
     /// Now, by the server's clock: the end of a materialization without event timestamps.
@@ -122,27 +138,48 @@ impl Materializer {
         Ok(Job { views, running: self.running.clone() })
     }
 
-    /// Materializes the reserved views in `[start, end)`, one after the other, and records the
-    /// intervals in the registry.
-    pub async fn run(&self, job: Job, start: Start, end: Timestamp) -> Result<()> {
-        for view in &job.views {
-            let start = match start {
-                Start::At(start) => start,
-                Start::Incremental => self.incremental_start(view),
-            };
-            if start >= end {
-                if matches!(last_end(view), Some(last) if last >= end) {
-                    continue;
-                }
-                return Err(Error::invalid(format!("start_ts ({start}) must be before end_ts ({end})")));
+    /// Materializes the reserved views in `[start, end)`, a few at once, and records the intervals in
+    /// the registry.
+    ///
+    /// Errors: that of the first view that failed; those that run by then are finished, no others begin.
+    pub async fn run(self: &Arc<Self>, job: Job, start: Start, end: Timestamp) -> Result<()> {
+        let mut views = job.views.iter().cloned();
+        let (mut running, mut failed) = (JoinSet::new(), None);
+        loop {
+            while failed.is_none() && running.len() < AT_ONCE {
+                let Some(view) = views.next() else { break };
+                let materializer = self.clone();
+                running.spawn(async move { materializer.view(&view, start, end).await });
             }
-            self.materialize(view, start, end).await?;
-            let registry = self.catalog.snapshot();
-            let now = registry.projects.get(&self.project).and_then(|p| p.views.get(&view.name));
-            // the intervals are those of the version that is the view now
-            if now.is_some_and(|now| now.table == view.table) {
-                self.catalog.materialized(&self.project, &view.name, start, end).await?;
+            let stopped = |e| Error::internal("the materialization stopped unexpectedly", e);
+            match running.join_next().await.map(|done| done.map_err(stopped).flatten()) {
+                None => return failed.map_or(Ok(()), Err),
+                Some(Err(error)) => failed = failed.or(Some(error)),
+                Some(Ok(())) => {}
             }
+        }
+    }
+
+    async fn view(&self, view: &Arc<View>, start: Start, end: Timestamp) -> Result<()> {
+        let start = match start {
+            Start::At(start) => start,
+            Start::Incremental => self.incremental_start(view),
+        };
+        if start >= end {
+            if matches!(last_end(view), Some(last) if last >= end) {
+                return Ok(());
+            }
+            return Err(Error::invalid(format!("start_ts ({start}) must be before end_ts ({end})")));
+        }
+        let id = self.jobs.begin(&view.name, start, end, self.clock.now());
+        let done = self.materialize(view, start, end, id).await;
+        self.jobs.end(id, self.clock.now(), done.as_ref().err());
+        done?;
+        let registry = self.catalog.snapshot();
+        let now = registry.projects.get(&self.project).and_then(|p| p.views.get(&view.name));
+        // the intervals are those of the version that is the view now
+        if now.is_some_and(|now| now.table == view.table) {
+            self.catalog.materialized(&self.project, &view.name, start, end).await?;
         }
         Ok(())
     }
@@ -163,17 +200,22 @@ impl Materializer {
         Err(Error::feature_view_not_found(&view.name, &self.project))
     }
 
-    async fn materialize(&self, view: &Arc<View>, start: Timestamp, end: Timestamp) -> Result<()> {
+    async fn materialize(&self, view: &Arc<View>, start: Timestamp, end: Timestamp, id: jobs::Id) -> Result<()> {
         let began = self.clock.now();
-        let (mut rows, mut applied) = (0, 0);
+        let (mut rows, mut applied, mut told) = (0, 0, began.micros());
         let mut batches = self.log.latest(view, start..end).await?;
         while let Some(batch) = batches.next().await? {
-            rows += batch.len() as u64;
+            let count = batch.len() as u64;
             let writes = batch.into_iter().map(|(key, row)| RowWrite { table: view.table.clone(), key, row }).collect();
             let _until_written = self.catalog.writing_rows().await;
             self.check_registered(view)?;
             let written = self.store.write(WriteBatch { rows: writes, ..WriteBatch::default() }).await?;
-            applied += written.applied as u64;
+            (rows, applied) = self.jobs.add(id, count, written.applied as u64);
+            let now = self.clock.now().micros();
+            if now - told >= QUIET_US {
+                told = now;
+                tracing::info!(project = view.project, view = view.name, rows, applied, "materializing");
+            }
         }
         let seconds = (self.clock.now().micros() - began.micros()) as f64 / 1e6;
         metrics::materialized(&view.project, &view.name, rows, applied, seconds);

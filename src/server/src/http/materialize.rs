@@ -1,5 +1,5 @@
 //! `POST /materialize` and `POST /materialize-incremental`, at once or in the background
-//! (`?async=true`: 202; 409 while one of the views is being materialized).
+//! (`?async=true`: 202; 409 while one of the views is being materialized); `GET /jobs` says how far they are.
 
 use std::sync::Arc;
 
@@ -73,6 +73,34 @@ pub(super) async fn materialize_incremental(
     let materializer = materializer(&online)?;
     let end = Timestamp::parse(&request.end_ts)?;
     run(materializer, mode, request.feature_views, request.version, Start::Incremental, end).await
+}
+
+/// How far the materializations of the project are, the newest first; those of before a restart are forgotten.
+pub(super) async fn jobs(Face(online): Face) -> Result<Response, Failure> {
+    let jobs: Vec<_> = materializer(&online)?
+        .progress()
+        .into_iter()
+        .map(|job| {
+            let status = match (&job.ended, &job.error) {
+                (None, _) => "running",
+                (_, None) => "done",
+                (_, Some(_)) => "failed",
+            };
+            json!({
+                "verb": "materialize",
+                "feature_view": job.view,
+                "start_ts": job.start.to_string(),
+                "end_ts": job.end.to_string(),
+                "status": status,
+                "rows": job.rows,
+                "applied": job.applied,
+                "began": job.began.to_string(),
+                "ended": job.ended.map(|t| t.to_string()),
+                "error": job.error,
+            })
+        })
+        .collect();
+    Ok(axum::Json(json!({ "jobs": jobs })).into_response())
 }
 
 fn materializer(online: &Online) -> Result<Arc<Materializer>, Failure> {
