@@ -49,13 +49,12 @@ impl Latest {
         memory: usize,
         size: usize,
     ) -> Result<Self> {
-        let rows = match Marked::find(engine, table, &cut, view, memory).await? {
-            Some(marked) => Rows::Marked(marked),
-            None => {
-                tracing::info!(view, memory, "the keys do not fit into memory: sorting");
-                let chunks = engine.read(table, &cut, Order::KeyTimeCreated).await?;
-                Rows::Sorted(LastPerKey::new(chunks, cut, view)?)
-            }
+        let rows = if let Some(marked) = Marked::find(engine, table, &cut, view, memory).await? {
+            Rows::Marked(marked)
+        } else {
+            tracing::info!(view, memory, "the keys do not fit into memory: sorting");
+            let chunks = engine.read(table, &cut, Order::KeyTimeCreated).await?;
+            Rows::Sorted(LastPerKey::new(chunks, cut, view)?)
         };
         Ok(Self { rows, batches: None, size })
     }

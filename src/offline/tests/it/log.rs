@@ -148,7 +148,7 @@ async fn the_latest_rows_of_more_keys_than_fit_into_memory_are_the_same() {
     let sorted = latest_within(&repo, 0, 5, 3 << 20).await;
     assert_eq!(sorted.len(), keys);
     for (k, nth) in [(4, 1), (5, 2), (19_998, 1), (19_999, 2)] {
-        let best = Value { val: Some(Val::DoubleVal((k * 10 + nth) as f64)) };
+        let best = Value { val: Some(Val::DoubleVal(f64::from(k * 10 + nth))) };
         assert_eq!(sorted[&key("a", k)].1[0], best, "created decides where it is there, the file's order where not");
     }
     assert!(latest(&repo, 0, 5).await == sorted);
