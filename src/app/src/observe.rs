@@ -115,7 +115,7 @@ impl Observer {
     }
 }
 
-impl server::http::features::Observer for Observer {
+impl server::past::Observer for Observer {
     fn is_unseen(&self, headers: &HeaderMap) -> bool {
         !self.is_traced(headers) && !tracing::enabled!(tracing::Level::DEBUG)
     }

@@ -13,7 +13,7 @@ mod borrowed;
 use bytes::Bytes;
 
 use crate::time::Timestamp;
-pub(crate) use borrowed::Columns;
+pub(crate) use borrowed::{Columns, SlimColumns};
 pub use borrowed::{RowRef, Slim, Stored};
 
 /// The id under which a feature stands in a row: FNV-1a (32 bits) of its name.

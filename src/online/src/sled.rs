@@ -201,12 +201,7 @@ impl Shared {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or_else(closed)?;
         let (mut found, mut fetched) = (0, 0);
-        let mut left = entities.clone();
-        let mut current: (usize, &[u8]) = (usize::MAX, &[]);
-        self.tier.read(prefixes, entities.clone(), |number, table, part| {
-            if number != current.0 {
-                current = (number, left.next().unwrap_or_default());
-            }
+        self.tier.read(prefixes, entities.clone(), |entity, table, part| {
             match part {
                 Some(Part::Row(row)) => {
                     found += 1;
@@ -215,7 +210,7 @@ impl Shared {
                 Some(_) => sink.push(table, None),
                 None => {
                     fetched += 1;
-                    let entry = self.fetch_and_keep(db, Kind::Row, &[&prefixes[table], current.1].concat())?;
+                    let entry = self.fetch_and_keep(db, Kind::Row, &[&prefixes[table], entity].concat())?;
                     let row = if let Entry::Row(row) = &entry { Some(row.borrowed()) } else { None };
                     found += usize::from(row.is_some());
                     sink.push(table, row);

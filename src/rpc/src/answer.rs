@@ -4,6 +4,7 @@
 use model::answer::Answer;
 use prost::DecodeError;
 use prost::bytes::{Buf as _, BufMut as _, Bytes};
+use tonic::Status;
 use tonic::codec::{DecodeBuf, EncodeBuf};
 
 use crate::codec::Wire;
@@ -21,6 +22,23 @@ impl From<Answer> for OnlineFeatures {
     fn from(answer: Answer) -> Self {
         Self::Answer(Box::new(answer))
     }
+}
+
+/// The answer as gRPC sends a message: uncompressed, behind its length.
+///
+/// Errors: it is larger than gRPC's lengths go.
+pub fn framed(answer: &Answer) -> Result<Vec<u8>, Status> {
+    let len = answer.encoded_len();
+    let Ok(prefix) = u32::try_from(len) else {
+        return Err(Status::resource_exhausted(format!(
+            "Cannot return body with more than 4GB of data but got {len} bytes"
+        )));
+    };
+    let mut out = Vec::with_capacity(5 + len);
+    out.put_u8(0);
+    out.put_u32(prefix);
+    answer.encode_to(&mut out);
+    Ok(out)
 }
 
 impl Wire for OnlineFeatures {

@@ -3,6 +3,8 @@
 mod feature_server;
 pub mod registry;
 mod serving;
+pub(crate) mod short;
+mod usual;
 
 use std::sync::Arc;
 

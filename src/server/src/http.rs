@@ -1,7 +1,7 @@
 //! JSON over HTTP, in the shapes of `feast/feature_server.py`.
 
 mod body;
-pub mod features;
+pub(crate) mod features;
 mod frame;
 pub mod json;
 mod materialize;

@@ -6,6 +6,7 @@ pub mod grpc;
 pub mod http;
 pub mod limits;
 pub mod listen;
+pub mod past;
 mod projects;
 
 use std::collections::BTreeSet;
@@ -17,8 +18,8 @@ use service::materialize::Materializer;
 use service::push::Pusher;
 use service::retrieve::Retriever;
 
-use http::features::Reads;
 use limits::{Guard, Limits};
+use past::Reads;
 use projects::Projects;
 
 /// What the online face serves, for one project.

@@ -200,6 +200,11 @@ impl Interrupted {
 }
 
 impl<B> Patient<B> {
+    /// The body as it was.
+    pub(crate) fn into_inner(self) -> B {
+        self.inner
+    }
+
     fn take(&self, bytes: usize) -> Result<(), axum::Error> {
         self.taken.bytes.fetch_add(bytes, Ordering::Relaxed);
         let total = self.taken.of.fetch_add(bytes, Ordering::Relaxed) + bytes;

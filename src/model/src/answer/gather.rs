@@ -11,7 +11,7 @@ use prost::encoding::encoded_len_varint;
 use proto::feast::serving::FieldStatus;
 
 use super::{Names, Times, ViewAnswer};
-use crate::row::{Columns, RowRef, Stored};
+use crate::row::{Columns, RowRef, SlimColumns, Stored};
 use crate::time::Timestamp;
 use crate::value::{Value, ValueType, is_null};
 
@@ -58,25 +58,27 @@ impl Wanted {
 /// A feature in the making. (In the code below a feature is its place among those that are in the making.)
 #[derive(Clone, Copy, Debug)]
 struct Feature {
-    wanted: Wanted,
-    /// How much of its block is there, bytes.
-    length: usize,
+    /// Where its next value goes, of all values.
+    next: usize,
+    /// See [`Wanted`].
+    tag: u16,
+    mask: u16,
 }
 
 impl Feature {
-    /// Puts `values[start..end]` behind the block by a copy of fixed size, where it is a short value of the right
-    /// type and there is room; gives whether it is put.
+    /// Puts `values[start..end]` to its place by a copy of fixed size, where it is a short value of the right
+    /// type; gives whether it is put.
     #[inline]
-    fn put_short(&mut self, block: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
-        let len = end.wrapping_sub(start);
-        if let Some(bytes) = values.get(start..).and_then(<[u8]>::first_chunk::<STEP>)
+    fn put_short(&mut self, out: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
+        let (len, next) = (end.wrapping_sub(start), self.next);
+        if let Some(bytes) = values.get(start..start + STEP).and_then(<[u8]>::first_chunk::<STEP>)
             && let value = u128::from_le_bytes(*bytes)
-            && value as u16 & self.wanted.mask == self.wanted.tag
+            && value as u16 & self.mask == self.tag
             && len.wrapping_sub(2) <= SHORT - 2
-            && let Some(slot) = block.get_mut(self.length..).and_then(<[u8]>::first_chunk_mut::<STEP>)
+            && let Some(slot) = out.get_mut(next..).and_then(<[u8]>::first_chunk_mut::<STEP>)
         {
             *slot = (value << 16 | (len as u128) << 8 | u128::from(KEY)).to_le_bytes();
-            self.length += 2 + len;
+            self.next += 2 + len;
             return true;
         }
         false
@@ -87,8 +89,12 @@ impl Feature {
 #[derive(Debug)]
 pub struct Gather {
     names: Arc<Names>,
+    wanted: Vec<Wanted>,
+    /// The columns of `wanted`.
+    ids: Vec<u32>,
     features: Vec<Feature>,
-    /// Blocks of `stride` bytes each.
+    /// Blocks of `stride` bytes each. Behind every feature's last value there is room in its block for as many
+    /// short values as there are rows to come, each of which takes [`STEP`] bytes at most.
     values: Vec<u8>,
     stride: usize,
     /// Room for this many rows, of which `times.len()` are there.
@@ -118,8 +124,13 @@ impl Gather {
     fn with(names: Arc<Names>, wanted: impl Iterator<Item = Wanted>, rows: usize) -> Self {
         let features = names.len();
         let stride = rows * STEP;
+        let wanted: Vec<_> = wanted.collect();
+        let feature =
+            |(at, wanted): (usize, &Wanted)| Feature { next: at * stride, tag: wanted.tag, mask: wanted.mask };
         Self {
-            features: wanted.map(|wanted| Feature { wanted, length: 0 }).collect(),
+            ids: wanted.iter().map(Wanted::id).collect(),
+            features: wanted.iter().enumerate().map(feature).collect(),
+            wanted,
             values: vec![0; features * stride],
             stride,
             rows,
@@ -135,64 +146,74 @@ impl Gather {
     /// The next row as it is stored; `None` where there is none.
     pub fn push(&mut self, row: Option<RowRef<'_>>) {
         let Some(row) = row else { return self.push_nothing(FieldStatus::NotFound, Timestamp::default()) };
-        let time = row.newest().event;
+        let time = row.event();
         match row {
             RowRef::Stored(row) if !row.shares_time() => self.push_split(row),
             _ if self.is_outside(time) => self.push_nothing(FieldStatus::OutsideMaxAge, time),
             RowRef::Stored(row) => self.push_columns(&row.columns(), time),
-            RowRef::Slim(row) => self.push_columns(&row.columns(), time),
+            RowRef::Slim(row) => match row.columns() {
+                SlimColumns::Narrow(columns) => self.push_columns(&columns, time),
+                SlimColumns::Wide(columns) => self.push_columns(&columns, time),
+            },
         }
     }
 
     /// A row of one time.
+    #[inline]
     fn push_columns(&mut self, row: &impl Columns, time: Timestamp) {
+        let done = if row.has(&self.ids) { self.put_whole(row) } else { self.put_some(0, row) };
+        if done < self.features.len() {
+            self.push_oddly(done, row);
+        }
+        self.end_row(time);
+    }
+
+    /// Puts the features from `feature` on, the first of which needs a closer look.
+    #[cold]
+    fn push_oddly(&mut self, mut feature: usize, row: &impl Columns) {
         let at = self.times.len();
-        let mut feature = self.put_short(0, row);
         while feature < self.features.len() {
-            let wanted = self.features[feature].wanted;
+            let wanted = self.wanted[feature];
             let expected = wanted.position as usize;
             let found = match row.column(expected) {
                 Some((id, start, end)) if id == wanted.id => Some((expected, start, end)),
                 _ => row.find(wanted.id).and_then(|at| row.column(at).map(|(_, start, end)| (at, start, end))),
             };
             if let Some((position, start, end)) = found {
-                self.features[feature].wanted.position = position as u32;
+                self.wanted[feature].position = position as u32;
                 self.put_checked(feature, wanted.value_type, &row.values()[start..end], at);
             } else {
                 self.put_null(feature, FieldStatus::NullValue, at);
             }
-            feature = self.put_short(feature + 1, row);
+            feature = self.put_some(feature + 1, row);
         }
-        self.end_row(time);
     }
 
-    /// Puts the values of the features from `first` on, as long as they stand where they are expected and can be
-    /// put by [`Feature::put_short`]; gives the first feature that is left.
+    /// Puts the values of a row of which every column is wanted, as long as they can be put by
+    /// [`Feature::put_short`]; gives the first feature that is left.
     #[inline]
-    fn put_short(&mut self, first: usize, row: &impl Columns) -> usize {
-        let (stride, values) = (self.stride, row.values());
-        let mut blocks = self.values.get_mut(first * stride..).unwrap_or_default();
-        let columns = row.all();
-        if first == 0 && columns.len() == self.features.len() {
-            // The whole row is wanted.
-            let mut start = 0;
-            for (done, (feature, (id, end))) in self.features.iter_mut().zip(columns).enumerate() {
-                let Some((block, rest)) = blocks.split_at_mut_checked(stride) else { return done };
-                if id != feature.wanted.id || !feature.put_short(block, values, start, end) {
-                    return done;
-                }
-                (blocks, start) = (rest, end);
+    fn put_whole(&mut self, row: &impl Columns) -> usize {
+        let (values, out) = (row.values(), &mut *self.values);
+        let mut start = 0;
+        for (done, (feature, end)) in self.features.iter_mut().zip(row.ends()).enumerate() {
+            if !feature.put_short(out, values, start, end) {
+                return done;
             }
-            return self.features.len();
+            start = end;
         }
-        let features = self.features.get_mut(first..).unwrap_or_default();
-        for (done, feature) in features.iter_mut().enumerate() {
-            let Some((block, rest)) = blocks.split_at_mut_checked(stride) else { return first + done };
-            let Some((id, start, end)) = row.column(feature.wanted.position as usize) else { return first + done };
-            if id != feature.wanted.id || !feature.put_short(block, values, start, end) {
-                return first + done;
+        self.features.len()
+    }
+
+    /// The same for the features from `first` on, as long as they stand where they are expected.
+    #[inline]
+    fn put_some(&mut self, first: usize, row: &impl Columns) -> usize {
+        let (values, out) = (row.values(), &mut *self.values);
+        let features = self.features.iter_mut().zip(&self.wanted).enumerate().skip(first);
+        for (done, (feature, wanted)) in features {
+            let Some((id, start, end)) = row.column(wanted.position as usize) else { return done };
+            if id != wanted.id || !feature.put_short(out, values, start, end) {
+                return done;
             }
-            blocks = rest;
         }
         self.features.len()
     }
@@ -213,8 +234,8 @@ impl Gather {
     /// The answer. Every row must have been pushed.
     pub fn finish(self) -> ViewAnswer {
         let mut blocks = vec![(0, 0); self.features.len()];
-        for (at, Feature { wanted, length }) in self.features.iter().enumerate() {
-            blocks[wanted.feature as usize] = (at * self.stride, at * self.stride + length);
+        for (at, (feature, wanted)) in self.features.iter().zip(&self.wanted).enumerate() {
+            blocks[wanted.feature as usize] = (at * self.stride, feature.next);
         }
         let times = if self.split.is_empty() { Times::per_row(self.times) } else { Times::PerValue(self.split) };
         ViewAnswer { names: self.names, rows: self.rows, values: self.values, blocks, statuses: self.statuses, times }
@@ -238,7 +259,7 @@ impl Gather {
         let columns = row.columns();
         let (at, newest) = (self.times.len(), row.newest().event);
         for feature in 0..self.features.len() {
-            let wanted = self.features[feature].wanted;
+            let wanted = self.wanted[feature];
             let position = row.position(wanted.id);
             let time = position.map_or(newest, |position| row.version(position).event);
             match position {
@@ -289,33 +310,43 @@ impl Gather {
 
     fn put_null(&mut self, feature: usize, status: FieldStatus, at: usize) {
         self.put(feature, &[]);
-        let of_answer = self.features[feature].wanted.feature as usize;
+        let of_answer = self.wanted[feature].feature as usize;
         self.statuses[of_answer * self.rows + at] = status as u8;
     }
 
     fn put(&mut self, feature: usize, value: &[u8]) {
-        let head = 1 + encoded_len_varint(value.len() as u64);
-        let whole = head + value.len();
-        while self.stride - self.features[feature].length < whole {
-            self.grow();
+        let whole = 1 + encoded_len_varint(value.len() as u64) + value.len();
+        let to_come = (self.rows - self.times.len()).saturating_sub(1) * STEP;
+        let (start, taken) = self.place(feature);
+        if taken + whole + to_come > self.stride {
+            self.grow(taken + whole + to_come);
+            return self.put(feature, value);
         }
-        let start = feature * self.stride + self.features[feature].length;
-        let mut slot = &mut self.values[start..start + whole];
+        let mut slot = &mut self.values[start + taken..start + taken + whole];
         slot[0] = KEY;
         slot = &mut slot[1..];
         prost::encoding::encode_varint(value.len() as u64, &mut slot);
         slot.copy_from_slice(value);
-        self.features[feature].length += whole;
+        self.features[feature].next += whole;
     }
 
-    /// Doubles the room of every block.
+    /// Where the block of a feature begins, and how much of it is taken, bytes.
+    fn place(&self, feature: usize) -> (usize, usize) {
+        let start = feature * self.stride;
+        (start, self.features[feature].next - start)
+    }
+
+    /// Gives every block room for at least so many bytes.
     #[cold]
-    fn grow(&mut self) {
-        let stride = (self.stride * 2).max(STEP);
+    fn grow(&mut self, least: usize) {
+        let stride = (self.stride * 2).max(least);
         let mut values = vec![0; self.features.len() * stride];
-        for (at, Feature { length, .. }) in self.features.iter().enumerate() {
-            let block = &self.values[at * self.stride..][..*length];
-            values[at * stride..][..*length].copy_from_slice(block);
+        for feature in 0..self.features.len() {
+            let (start, taken) = self.place(feature);
+            values[feature * stride..][..taken].copy_from_slice(&self.values[start..start + taken]);
+        }
+        for (at, feature) in self.features.iter_mut().enumerate() {
+            feature.next = at * stride + (feature.next - at * self.stride);
         }
         (self.values, self.stride) = (values, stride);
     }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{HEADER, Row, TIME_PER_COLUMN, Version, put_version};
+use super::{HEADER, Row, TIME_PER_COLUMN, Version};
 use crate::time::Timestamp;
 
 /// A row, borrowed.
@@ -20,8 +20,11 @@ pub(crate) trait Columns {
     /// The column's id, and where its value begins and ends in [`Columns::values`]; `None` behind the last.
     fn column(&self, position: usize) -> Option<(u32, usize, usize)>;
 
-    /// All columns: their ids, and where their values end.
-    fn all(&self) -> impl ExactSizeIterator<Item = (u32, usize)>;
+    /// Whether the columns are those with these ids and no others, in this order.
+    fn has(&self, ids: &[u32]) -> bool;
+
+    /// Where the values end.
+    fn ends(&self) -> impl ExactSizeIterator<Item = usize>;
 
     /// The place of the column with this id; `None` where it was never written.
     fn find(&self, id: u32) -> Option<usize>;
@@ -36,6 +39,15 @@ impl RowRef<'_> {
         match self {
             Self::Stored(row) => row.to_row(),
             Self::Slim(row) => row.to_row(),
+        }
+    }
+
+    /// The event time of [`RowRef::newest`].
+    #[inline]
+    pub(crate) fn event(self) -> Timestamp {
+        match self {
+            Self::Stored(row) => row.newest().event,
+            Self::Slim(row) => row.event(),
         }
     }
 
@@ -59,7 +71,7 @@ impl RowRef<'_> {
     pub fn position(self, id: u32) -> Option<usize> {
         match self {
             Self::Stored(row) => row.position(id),
-            Self::Slim(row) => row.columns().find(id),
+            Self::Slim(row) => row.find(id),
         }
     }
 }
@@ -76,8 +88,12 @@ impl<'a> Stored<'a> {
     }
 
     fn to_row(self) -> Row {
-        let values = self.len().checked_sub(1).map_or(0, |last| self.end(last));
-        Row(Bytes::copy_from_slice(&self.0[..self.values_start() + values]))
+        Row(Bytes::copy_from_slice(&self.0[..self.values_start() + self.length()]))
+    }
+
+    /// The bytes of all values.
+    fn length(self) -> usize {
+        self.len().checked_sub(1).map_or(0, |last| self.end(last))
     }
 
     /// The number of columns.
@@ -153,8 +169,13 @@ impl Columns for (&[[u8; 8]], &[u8]) {
     }
 
     #[inline]
-    fn all(&self) -> impl ExactSizeIterator<Item = (u32, usize)> {
-        self.0.iter().map(|bytes| entry(*bytes))
+    fn has(&self, ids: &[u32]) -> bool {
+        ids.len() == self.0.len() && self.0.iter().zip(ids).all(|(bytes, id)| entry(*bytes).0 == *id)
+    }
+
+    #[inline]
+    fn ends(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.0.iter().map(|bytes| entry(*bytes).1)
     }
 
     fn find(&self, id: u32) -> Option<usize> {
@@ -169,8 +190,8 @@ impl Columns for (&[[u8; 8]], &[u8]) {
 
 /// A row of one time and of short values, without its ids.
 ///
-/// Layout, little-endian: `i64` event time µs, `i64` created time µs, a 0 and n ends of values (`u16` each),
-/// the values.
+/// Layout, little-endian: `u8` form (1: ends of two bytes, 2: a created time), `i64` event time µs, the created
+/// time where there is one, n ends of values (`u8` or `u16` each), the values.
 #[derive(Clone, Copy, Debug)]
 pub struct Slim<'a> {
     ids: &'a [u32],
@@ -178,8 +199,8 @@ pub struct Slim<'a> {
 }
 
 impl<'a> Slim<'a> {
-    const VERSION: usize = 16;
-    const END: usize = 2;
+    const WIDE: u8 = 1;
+    const CREATED: u8 = 2;
 
     /// A row that [`Slim::put`] wrote, perhaps with other bytes behind it; reading other bytes, or with
     /// other ids, may panic or give what is no value.
@@ -190,62 +211,121 @@ impl<'a> Slim<'a> {
     /// The ids that [`Slim::of`] needs beside what [`Slim::put`] writes; `None` where the row has no such form.
     pub fn ids(row: &Row) -> Option<Vec<u32>> {
         let row = row.stored();
-        let length = row.len().checked_sub(1).map_or(0, |last| row.end(last));
-        let fits = row.shares_time() && u16::try_from(length).is_ok();
+        let fits = row.shares_time() && u16::try_from(row.length()).is_ok();
         fits.then(|| (0..row.len()).map(|index| row.id(index)).collect())
     }
 
     /// Writes a row that has [`Slim::ids`], without them.
     pub fn put(out: &mut Vec<u8>, row: &Row) {
         let row = row.stored();
-        put_version(out, row.newest());
-        out.extend_from_slice(&[0; Self::END]);
-        let mut ends = (0..row.len()).map(|index| row.end(index));
-        for end in ends.clone() {
-            out.extend_from_slice(&(end as u16).to_le_bytes());
+        let (version, length, start) = (row.newest(), row.length(), row.values_start());
+        let wide = if length > usize::from(u8::MAX) { Self::WIDE } else { 0 };
+        let created = if version.created.0 == 0 { 0 } else { Self::CREATED };
+        out.push(wide | created);
+        out.extend_from_slice(&version.event.0.to_le_bytes());
+        if created != 0 {
+            out.extend_from_slice(&version.created.0.to_le_bytes());
         }
-        let start = row.values_start();
-        out.extend_from_slice(&row.0[start..start + ends.next_back().unwrap_or(0)]);
+        for index in 0..row.len() {
+            let end = (row.end(index) as u16).to_le_bytes();
+            out.extend_from_slice(if wide == 0 { &end[..1] } else { &end });
+        }
+        out.extend_from_slice(&row.0[start..start + length]);
+    }
+
+    /// The event time of all columns.
+    #[inline]
+    pub(crate) fn event(self) -> Timestamp {
+        time_at(self.bytes, 1)
     }
 
     /// The version of all columns.
     pub fn version(self) -> Version {
-        version_at(self.bytes, 0)
+        let has_created = self.bytes[0] & Self::CREATED != 0;
+        let created = if has_created { time_at(self.bytes, 9) } else { Timestamp::default() };
+        Version { event: self.event(), created }
     }
 
     fn to_row(self) -> Row {
-        let columns = self.columns();
+        match self.columns() {
+            SlimColumns::Narrow(columns) => self.pack(&columns),
+            SlimColumns::Wide(columns) => self.pack(&columns),
+        }
+    }
+
+    fn pack(self, columns: &impl Columns) -> Row {
         let spans = (0..self.ids.len()).filter_map(|position| columns.column(position));
         Row::pack_shared(self.version(), self.ids, spans.map(|(_, start, end)| &columns.values()[start..end]))
     }
 
+    fn find(self, id: u32) -> Option<usize> {
+        self.ids.binary_search(&id).ok()
+    }
+
     /// The row's columns, to be read several times.
     #[inline]
-    pub(crate) fn columns(self) -> impl Columns {
-        let values = Self::VERSION + (self.ids.len() + 1) * Self::END;
-        SlimColumns { ids: self.ids, ends: &self.bytes[Self::VERSION..values], values: &self.bytes[values..] }
+    pub(crate) fn columns(self) -> SlimColumns<'a> {
+        let form = self.bytes[0];
+        let ends = &self.bytes[if form & Self::CREATED == 0 { 9 } else { 17 }..];
+        if form & Self::WIDE == 0 {
+            let (ends, values) = ends.split_at(self.ids.len());
+            SlimColumns::Narrow(Ended { ids: self.ids, ends, values })
+        } else {
+            let (ends, values) = ends.split_at(self.ids.len() * 2);
+            SlimColumns::Wide(Ended { ids: self.ids, ends: ends.as_chunks().0, values })
+        }
     }
 }
 
-struct SlimColumns<'a> {
+/// The columns of a slim row, by the size of their ends.
+pub(crate) enum SlimColumns<'a> {
+    Narrow(Ended<'a, u8>),
+    Wide(Ended<'a, [u8; 2]>),
+}
+
+/// Columns with ids that stand elsewhere.
+pub(crate) struct Ended<'a, E> {
     ids: &'a [u32],
-    ends: &'a [u8],
+    ends: &'a [E],
     values: &'a [u8],
 }
 
-impl Columns for SlimColumns<'_> {
+/// Where a value ends.
+trait End: Copy {
+    fn place(self) -> usize;
+}
+
+impl End for u8 {
+    #[inline]
+    fn place(self) -> usize {
+        usize::from(self)
+    }
+}
+
+impl End for [u8; 2] {
+    #[inline]
+    fn place(self) -> usize {
+        usize::from(u16::from_le_bytes(self))
+    }
+}
+
+impl<E: End> Columns for Ended<'_, E> {
     #[inline]
     fn column(&self, position: usize) -> Option<(u32, usize, usize)> {
-        let id = *self.ids.get(position)?;
-        // The end of the value before it, and its own.
-        let both = u32::from_le_bytes(*self.ends.get(position * Slim::END..)?.first_chunk()?);
-        Some((id, (both & 0xFFFF) as usize, (both >> 16) as usize))
+        let (id, end) = (*self.ids.get(position)?, self.ends.get(position)?.place());
+        let start = if position == 0 { 0 } else { self.ends.get(position - 1)?.place() };
+        Some((id, start, end))
     }
 
     #[inline]
-    fn all(&self) -> impl ExactSizeIterator<Item = (u32, usize)> {
-        let (ends, _) = self.ends.get(Slim::END..).unwrap_or_default().as_chunks();
-        self.ids.iter().zip(ends).map(|(id, end)| (*id, usize::from(u16::from_le_bytes(*end))))
+    fn has(&self, ids: &[u32]) -> bool {
+        // One compare for many ids: mostly they are the same.
+        ids.len() == self.ids.len() && ids.iter().zip(self.ids).fold(0, |other, (a, b)| other | (a ^ b)) == 0
+    }
+
+    #[inline]
+    fn ends(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.ends.iter().map(|end| end.place())
     }
 
     fn find(&self, id: u32) -> Option<usize> {
@@ -271,6 +351,11 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 #[inline]
 fn version_at(bytes: &[u8], at: usize) -> Version {
-    let (times, _) = bytes[at..at + 16].as_chunks::<8>();
-    Version { event: Timestamp(i64::from_le_bytes(times[0])), created: Timestamp(i64::from_le_bytes(times[1])) }
+    Version { event: time_at(bytes, at), created: time_at(bytes, at + 8) }
+}
+
+#[inline]
+fn time_at(bytes: &[u8], at: usize) -> Timestamp {
+    let micros = bytes[at..].first_chunk().map_or(0, |micros| i64::from_le_bytes(*micros));
+    Timestamp(micros)
 }

@@ -26,8 +26,8 @@ use foldhash::quality::RandomState;
 
 use super::layout::{self, Entry};
 pub(crate) use block::Part;
-use block::{Block, Payload};
-use numbers::Numbers;
+use block::{Block, Opened, Payload};
+use numbers::{Numbers, Pinned};
 
 /// What an entity costs beside its block, in bytes (map slot and entry, queue slot, the allocator's
 /// headers): an estimate, on the high side.
@@ -69,19 +69,29 @@ struct Slot {
     used: AtomicBool,
 }
 
-/// Where a table's part stood in the last block, and the ids of its columns.
-#[derive(Clone, Copy, Default)]
+/// A table that is read: its number, where its part stood in the last block, and the ids of the columns there.
+#[derive(Clone, Copy)]
 struct Hint<'a> {
+    table: Option<u32>,
     position: usize,
-    shape: Option<(u32, &'a [u32])>,
+    shape: u32,
+    ids: Option<&'a [u32]>,
 }
 
 impl<'a> Hint<'a> {
-    fn ids(&mut self, shape: u32, look_up: impl FnOnce() -> Option<&'a [u32]>) -> Option<&'a [u32]> {
-        if self.shape.is_none_or(|(last, _)| last != shape) {
-            self.shape = Some((shape, look_up()?));
-        }
-        self.shape.map(|(_, ids)| ids)
+    fn of(table: Option<u32>) -> Self {
+        Self { table, position: 0, shape: 0, ids: None }
+    }
+
+    #[inline]
+    fn part(&mut self, block: &Opened<'a>, shapes: &'a Pinned<'_, u32>) -> Option<Part<'a>> {
+        self.position = block.position_near(self.table?, self.position)?;
+        block.part(self.position, |shape| {
+            if self.ids.is_none() || self.shape != shape {
+                (self.shape, self.ids) = (shape, shapes.get(shape));
+            }
+            self.ids
+        })
     }
 }
 
@@ -169,7 +179,7 @@ impl Tier {
     }
 
     /// What is known of some entities under some tables, by their prefixes: for every entity and table
-    /// `each` is called in order, with the entity's number and the table's, and `None` where the disk
+    /// `each` is called in order, with the entity and the table's number, and `None` where the disk
     /// must be asked.
     ///
     /// First all are looked up, then all are touched, then all are read, so that one waits for the
@@ -178,32 +188,23 @@ impl Tier {
         &self,
         prefixes: &[Vec<u8>],
         entities: impl Iterator<Item = &'k [u8]> + Clone,
-        mut each: impl FnMut(usize, usize, Option<Part<'_>>) -> Result<(), E>,
+        mut each: impl FnMut(&'k [u8], usize, Option<Part<'_>>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let tables: Vec<Option<u32>> = prefixes.iter().map(|prefix| self.tables.known(prefix)).collect();
-        let mut hints = vec![Hint::default(); tables.len()];
         let (map, shapes) = (self.map.pin(), self.shapes.pin());
+        let mut hints: Vec<_> = prefixes.iter().map(|prefix| Hint::of(self.tables.known(prefix))).collect();
         let slots: Vec<Option<&Slot>> = entities.clone().map(|entity| map.get(&self.hash(entity))).collect();
-        let mut touched = 0;
-        for slot in slots.iter().flatten() {
-            // Every cache line of a block that is not large: the views of an entity are few.
-            for line in slot.block.bytes().chunks(LINE).take(TOUCHED) {
-                touched ^= line[0];
-            }
-        }
-        std::hint::black_box(touched);
-        for (number, (entity, slot)) in entities.zip(slots).enumerate() {
-            let block = slot.map(|slot| (slot, slot.block.open())).filter(|(_, block)| block.key == entity);
-            let block = block.map(|(slot, block)| {
-                slot.touch();
-                block
-            });
-            for (at, (table, hint)) in tables.iter().zip(&mut hints).enumerate() {
-                let part = block.zip(*table).and_then(|(block, table)| {
-                    hint.position = block.position_near(table, hint.position)?;
-                    block.part(hint.position, |shape| hint.ids(shape, || shapes.get(shape)))
-                });
-                each(number, at, part)?;
+        touch(&slots, &mut hints);
+        for (entity, slot) in entities.zip(slots) {
+            let Some(slot) = slot.filter(|slot| slot.block.key() == entity) else {
+                for at in 0..hints.len() {
+                    each(entity, at, None)?;
+                }
+                continue;
+            };
+            slot.touch();
+            let block = slot.block.open();
+            for (at, hint) in hints.iter_mut().enumerate() {
+                each(entity, at, hint.part(&block, &shapes))?;
             }
         }
         Ok(())
@@ -403,6 +404,25 @@ impl Slot {
             self.used.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// Loads one byte of each cache line that will be read: the lines' loads wait for memory together.
+fn touch(slots: &[Option<&Slot>], hints: &mut [Hint<'_>]) {
+    let blocks = || slots.iter().flatten().map(|slot| &slot.block);
+    let mut touched = blocks().fold(0, |touched, block| touched ^ block.bytes()[0]);
+    // The tables mostly stand at the same places in all blocks.
+    let Some(first) = blocks().next().map(Block::open) else { return };
+    for hint in hints.iter_mut() {
+        hint.position = hint.table.and_then(|table| first.position_near(table, hint.position)).unwrap_or_default();
+    }
+    let positions = || hints.iter().map(|hint| hint.position);
+    let (from, to) = (positions().min().unwrap_or_default(), positions().max().unwrap_or_default());
+    for block in blocks() {
+        for line in block.open().payloads(from, to).chunks(LINE).take(TOUCHED) {
+            touched ^= line[0];
+        }
+    }
+    std::hint::black_box(touched);
 }
 
 fn cost(block: &Block) -> usize {

@@ -8,7 +8,7 @@ mod answer;
 mod text;
 mod value;
 mod whole;
-mod wire;
+pub(crate) mod wire;
 mod zone;
 
 pub use answer::response;

@@ -133,6 +133,7 @@ impl Block {
     }
 
     /// The block, to be read.
+    #[inline]
     pub(super) fn open(&self) -> Opened<'_> {
         let (head, rest) = self.0.split_at(HEAD);
         let (parts, rest) = rest.split_at(u32_at(head, 0) as usize * PART);
@@ -159,12 +160,21 @@ impl<'a> Opened<'a> {
     }
 
     /// Where the part of a table stands; `hint` is where it probably does.
+    #[inline]
     pub(super) fn position_near(self, table: u32, hint: usize) -> Option<usize> {
         let here = self.parts.get(hint).is_some_and(|part| u32_at(part, 0) == table);
         if here { Some(hint) } else { self.position(table) }
     }
 
+    /// The payloads of the parts from one position to another, which need not be there.
+    pub(super) fn payloads(self, first: usize, last: usize) -> &'a [u8] {
+        let end = |position: usize| self.parts.get(position).map(|part| (u32_at(part, 4) & END) as usize);
+        let start = first.checked_sub(1).and_then(end).unwrap_or(0);
+        self.payloads.get(start..end(last).unwrap_or(start)).unwrap_or_default()
+    }
+
     /// The part at a position; `ids` gives the ids with a number. `None` where it gives none.
+    #[inline]
     pub(super) fn part(self, position: usize, ids: impl FnOnce(u32) -> Option<&'a [u32]>) -> Option<Part<'a>> {
         let (kind, start, end) = self.span(position);
         let bytes = &self.payloads[start..];
@@ -197,6 +207,7 @@ impl<'a> Opened<'a> {
     }
 
     /// Kind, start and end of a part's payload.
+    #[inline]
     fn span(self, position: usize) -> (u32, usize, usize) {
         let word = |position: usize| u32_at(&self.parts[position], 4);
         let start = if position == 0 { 0 } else { word(position - 1) & END };
@@ -204,6 +215,7 @@ impl<'a> Opened<'a> {
     }
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }

@@ -2,18 +2,18 @@
 
 /// What is not in the one form that prost and Feast's protobuf write; it may still be readable otherwise.
 #[derive(Debug)]
-pub(super) struct Unusual;
+pub(crate) struct Unusual;
 
 type Result<T> = std::result::Result<T, Unusual>;
 
 /// The wire types of the fields that `feast.types.Value` has.
-pub(super) const VARINT: u64 = 0;
-pub(super) const FIXED64: u64 = 1;
-pub(super) const DELIMITED: u64 = 2;
-pub(super) const FIXED32: u64 = 5;
+pub(crate) const VARINT: u64 = 0;
+pub(crate) const FIXED64: u64 = 1;
+pub(crate) const DELIMITED: u64 = 2;
+pub(crate) const FIXED32: u64 = 5;
 
 /// Takes a varint off the front.
-pub(super) fn varint(bytes: &mut &[u8]) -> Result<u64> {
+pub(crate) fn varint(bytes: &mut &[u8]) -> Result<u64> {
     if let [byte @ 0..0x80, rest @ ..] = *bytes {
         *bytes = rest;
         return Ok(u64::from(*byte));
@@ -22,7 +22,7 @@ pub(super) fn varint(bytes: &mut &[u8]) -> Result<u64> {
 }
 
 /// Takes a length and so many bytes off the front.
-pub(super) fn delimited<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8]> {
+pub(crate) fn delimited<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8]> {
     let length = usize::try_from(varint(bytes)?).map_err(|_| Unusual)?;
     let (taken, rest) = bytes.split_at_checked(length).ok_or(Unusual)?;
     *bytes = rest;
@@ -30,21 +30,21 @@ pub(super) fn delimited<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8]> {
 }
 
 /// Takes `N` bytes off the front.
-pub(super) fn fixed<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {
+pub(crate) fn fixed<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {
     let (taken, rest) = bytes.split_first_chunk().ok_or(Unusual)?;
     *bytes = rest;
     Ok(*taken)
 }
 
 /// The only field of a message, where it is field `number` with a length; `None` of an empty message.
-pub(super) fn only(bytes: &[u8], number: u8) -> Result<Option<&[u8]>> {
+pub(crate) fn only(bytes: &[u8], number: u8) -> Result<Option<&[u8]>> {
     let mut rest = bytes;
     let field = next(&mut rest, number)?;
     if rest.is_empty() { Ok(field) } else { Err(Unusual) }
 }
 
 /// Takes a field `number` with a length off the front; `None` at the end.
-pub(super) fn next<'a>(bytes: &mut &'a [u8], number: u8) -> Result<Option<&'a [u8]>> {
+pub(crate) fn next<'a>(bytes: &mut &'a [u8], number: u8) -> Result<Option<&'a [u8]>> {
     match *bytes {
         [] => Ok(None),
         [key, rest @ ..] if *key == number << 3 | DELIMITED as u8 => {
@@ -56,6 +56,6 @@ pub(super) fn next<'a>(bytes: &mut &'a [u8], number: u8) -> Result<Option<&'a [u
 }
 
 /// UTF-8, as proto3's strings must be.
-pub(super) fn utf8(bytes: &[u8]) -> Result<&str> {
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str> {
     std::str::from_utf8(bytes).map_err(|_| Unusual)
 }
