@@ -11,7 +11,7 @@ use prost::encoding::encoded_len_varint;
 use proto::feast::serving::FieldStatus;
 
 use super::{Names, Times, ViewAnswer};
-use crate::row::{Columns, RowRef, SlimColumns, Stored};
+use crate::row::{Columns, RowRef, Slim, SlimColumns, Stored};
 use crate::time::Timestamp;
 use crate::value::{Value, ValueType, is_null};
 
@@ -19,7 +19,7 @@ use crate::value::{Value, ValueType, is_null};
 const STEP: usize = 16;
 const SHORT: usize = STEP - 2;
 /// The key of a value in a block: field 1 of `FeatureVector`.
-const KEY: u8 = 0x0A;
+const KEY: u8 = Slim::KEY;
 
 /// A feature to take from a view's rows.
 #[derive(Clone, Copy, Debug)]
@@ -66,19 +66,25 @@ struct Feature {
 }
 
 impl Feature {
-    /// Puts `values[start..end]` to its place by a copy of fixed size, where it is a short value of the right
-    /// type; gives whether it is put.
+    /// Puts the value `values[start..end]` (in its frame, where it is `FRAMED`) to its place by a copy of fixed size,
+    /// if it is a short value of the right type; gives whether it is put.
     #[inline]
-    fn put_short(&mut self, out: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
+    fn put_short<const FRAMED: bool>(&mut self, out: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
+        let frame = if FRAMED { 2 } else { 0 };
         let (len, next) = (end.wrapping_sub(start), self.next);
         if let Some(bytes) = values.get(start..start + STEP).and_then(<[u8]>::first_chunk::<STEP>)
-            && let value = u128::from_le_bytes(*bytes)
-            && value as u16 & self.mask == self.tag
-            && len.wrapping_sub(2) <= SHORT - 2
+            && u16::from_le_bytes([bytes[frame], bytes[frame + 1]]) & self.mask == self.tag
+            && len.wrapping_sub(frame + 2) <= SHORT - 2
             && let Some(slot) = out.get_mut(next..).and_then(<[u8]>::first_chunk_mut::<STEP>)
         {
-            *slot = (value << 16 | (len as u128) << 8 | u128::from(KEY)).to_le_bytes();
-            self.next += 2 + len;
+            if FRAMED {
+                *slot = *bytes;
+                self.next += len;
+            } else {
+                let framed = u128::from_le_bytes(*bytes) << 16 | (len as u128) << 8 | u128::from(KEY);
+                *slot = framed.to_le_bytes();
+                self.next += 2 + len;
+            }
             return true;
         }
         false
@@ -192,11 +198,11 @@ impl Gather {
     /// Puts the values of a row of which every column is wanted, as long as they can be put by
     /// [`Feature::put_short`]; gives the first feature that is left.
     #[inline]
-    fn put_whole(&mut self, row: &impl Columns) -> usize {
+    fn put_whole<C: Columns>(&mut self, row: &C) -> usize {
         let (values, out) = (row.values(), &mut *self.values);
         let mut start = 0;
         for (done, (feature, end)) in self.features.iter_mut().zip(row.ends()).enumerate() {
-            if !feature.put_short(out, values, start, end) {
+            if !put_short::<C>(feature, out, values, start, end) {
                 return done;
             }
             start = end;
@@ -206,12 +212,12 @@ impl Gather {
 
     /// The same for the features from `first` on, as long as they stand where they are expected.
     #[inline]
-    fn put_some(&mut self, first: usize, row: &impl Columns) -> usize {
+    fn put_some<C: Columns>(&mut self, first: usize, row: &C) -> usize {
         let (values, out) = (row.values(), &mut *self.values);
         let features = self.features.iter_mut().zip(&self.wanted).enumerate().skip(first);
         for (done, (feature, wanted)) in features {
-            let Some((id, start, end)) = row.column(wanted.position as usize) else { return done };
-            if id != wanted.id || !feature.put_short(out, values, start, end) {
+            let Some((id, start, end)) = row.framed(wanted.position as usize) else { return done };
+            if id != wanted.id || !put_short::<C>(feature, out, values, start, end) {
                 return done;
             }
         }
@@ -349,6 +355,16 @@ impl Gather {
             feature.next = at * stride + (feature.next - at * self.stride);
         }
         (self.values, self.stride) = (values, stride);
+    }
+}
+
+/// [`Feature::put_short`] of a row's values.
+#[inline]
+fn put_short<C: Columns>(feature: &mut Feature, out: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
+    if C::FRAMED {
+        feature.put_short::<true>(out, values, start, end)
+    } else {
+        feature.put_short::<false>(out, values, start, end)
     }
 }
 

@@ -17,13 +17,20 @@ pub enum RowRef<'a> {
 
 /// The columns of a row, in the order of their ids.
 pub(crate) trait Columns {
-    /// The column's id, and where its value begins and ends in [`Columns::values`]; `None` behind the last.
+    /// Whether values stand in their frames ([`Slim::KEY`], length).
+    const FRAMED: bool;
+
+    /// The column's id, and where its value (in its frame, if there are any) begins and ends in
+    /// [`Columns::values`]; `None` behind the last.
+    fn framed(&self, position: usize) -> Option<(u32, usize, usize)>;
+
+    /// The same without the frame.
     fn column(&self, position: usize) -> Option<(u32, usize, usize)>;
 
     /// Whether the columns are those with these ids and no others, in this order.
     fn has(&self, ids: &[u32]) -> bool;
 
-    /// Where the values end.
+    /// Where the values end, as [`Columns::framed`].
     fn ends(&self) -> impl ExactSizeIterator<Item = usize>;
 
     /// The place of the column with this id; `None` where it was never written.
@@ -161,6 +168,13 @@ impl<'a> Stored<'a> {
 }
 
 impl Columns for (&[[u8; 8]], &[u8]) {
+    const FRAMED: bool = false;
+
+    #[inline]
+    fn framed(&self, position: usize) -> Option<(u32, usize, usize)> {
+        self.column(position)
+    }
+
     #[inline]
     fn column(&self, position: usize) -> Option<(u32, usize, usize)> {
         let (id, end) = entry(*self.0.get(position)?);
@@ -191,7 +205,8 @@ impl Columns for (&[[u8; 8]], &[u8]) {
 /// A row of one time and of short values, without its ids.
 ///
 /// Layout, little-endian: `u8` form (1: ends of two bytes, 2: a created time), `i64` event time µs, the created
-/// time where there is one, n ends of values (`u8` or `u16` each), the values.
+/// time where there is one, n ends of values (`u8` or `u16` each), the values: each as field 1 of a message (key
+/// [`Slim::KEY`], length, bytes), for so they stand in answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Slim<'a> {
     ids: &'a [u32],
@@ -201,6 +216,8 @@ pub struct Slim<'a> {
 impl<'a> Slim<'a> {
     const WIDE: u8 = 1;
     const CREATED: u8 = 2;
+    /// The key of a value.
+    pub(crate) const KEY: u8 = 0x0A;
 
     /// A row that [`Slim::put`] wrote, perhaps with other bytes behind it; reading other bytes, or with
     /// other ids, may panic or give what is no value.
@@ -211,14 +228,19 @@ impl<'a> Slim<'a> {
     /// The ids that [`Slim::of`] needs beside what [`Slim::put`] writes; `None` where the row has no such form.
     pub fn ids(row: &Row) -> Option<Vec<u32>> {
         let row = row.stored();
-        let fits = row.shares_time() && u16::try_from(row.length()).is_ok();
+        // In its frame every value has a key and up to three bytes of length.
+        let fits = row.shares_time() && u16::try_from(row.length() + 4 * row.len()).is_ok();
         fits.then(|| (0..row.len()).map(|index| row.id(index)).collect())
     }
 
     /// Writes a row that has [`Slim::ids`], without them.
     pub fn put(out: &mut Vec<u8>, row: &Row) {
         let row = row.stored();
-        let (version, length, start) = (row.newest(), row.length(), row.values_start());
+        let (version, columns) = (row.newest(), row.parts());
+        let values =
+            || (0..row.len()).filter_map(|at| columns.column(at)).map(|(_, start, end)| &columns.1[start..end]);
+        let head = |value: &[u8]| 1 + prost::encoding::encoded_len_varint(value.len() as u64);
+        let length: usize = values().map(|value| head(value) + value.len()).sum();
         let wide = if length > usize::from(u8::MAX) { Self::WIDE } else { 0 };
         let created = if version.created.0 == 0 { 0 } else { Self::CREATED };
         out.push(wide | created);
@@ -226,11 +248,17 @@ impl<'a> Slim<'a> {
         if created != 0 {
             out.extend_from_slice(&version.created.0.to_le_bytes());
         }
-        for index in 0..row.len() {
-            let end = (row.end(index) as u16).to_le_bytes();
-            out.extend_from_slice(if wide == 0 { &end[..1] } else { &end });
+        let mut end = 0;
+        for value in values() {
+            end += head(value) + value.len();
+            let bytes = (end as u16).to_le_bytes();
+            out.extend_from_slice(if wide == 0 { &bytes[..1] } else { &bytes });
         }
-        out.extend_from_slice(&row.0[start..start + length]);
+        for value in values() {
+            out.push(Self::KEY);
+            prost::encoding::encode_varint(value.len() as u64, out);
+            out.extend_from_slice(value);
+        }
     }
 
     /// The event time of all columns.
@@ -310,11 +338,20 @@ impl End for [u8; 2] {
 }
 
 impl<E: End> Columns for Ended<'_, E> {
+    const FRAMED: bool = true;
+
     #[inline]
-    fn column(&self, position: usize) -> Option<(u32, usize, usize)> {
+    fn framed(&self, position: usize) -> Option<(u32, usize, usize)> {
         let (id, end) = (*self.ids.get(position)?, self.ends.get(position)?.place());
         let start = if position == 0 { 0 } else { self.ends.get(position - 1)?.place() };
         Some((id, start, end))
+    }
+
+    fn column(&self, position: usize) -> Option<(u32, usize, usize)> {
+        let (id, start, end) = self.framed(position)?;
+        let length = self.values.get(start + 1..end)?;
+        let head = 1 + length.iter().take_while(|byte| **byte >= 0x80).count() + 1;
+        Some((id, start + head, end))
     }
 
     #[inline]

@@ -195,16 +195,13 @@ impl Tier {
         let slots: Vec<Option<&Slot>> = entities.clone().map(|entity| map.get(&self.hash(entity))).collect();
         touch(&slots, &mut hints);
         for (entity, slot) in entities.zip(slots) {
-            let Some(slot) = slot.filter(|slot| slot.block.key() == entity) else {
-                for at in 0..hints.len() {
-                    each(entity, at, None)?;
-                }
-                continue;
-            };
-            slot.touch();
-            let block = slot.block.open();
+            let block = slot.map(|slot| (slot, slot.block.open())).filter(|(_, block)| block.key == entity);
+            if let Some((slot, _)) = &block {
+                slot.touch();
+            }
             for (at, hint) in hints.iter_mut().enumerate() {
-                each(entity, at, hint.part(&block, &shapes))?;
+                let part = if let Some((_, block)) = &block { hint.part(block, &shapes) } else { None };
+                each(entity, at, part)?;
             }
         }
         Ok(())
