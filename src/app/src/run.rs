@@ -83,6 +83,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     listen(&config, &shared, telemetry.router(), &shutdown, &mut tasks).await?;
+    tasks.spawn(telemetry.upkeep(shutdown.clone()));
     let streams = streams(&config, &shared, &shutdown, &mut tasks);
     tasks.spawn(service::clear::run(shared.catalog.clone(), shared.store.clone(), streams, shutdown.clone()));
     if config.services.contains(&Service::Registry) {

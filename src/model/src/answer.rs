@@ -5,6 +5,7 @@
 //! `gather` makes it from rows, copying every value once; `encode` joins the blocks to the message.
 //! Whatever is encoded is byte for byte what prost makes of [`Answer::to_message`]; the tests hold it.
 
+mod buffers;
 mod encode;
 mod gather;
 
@@ -20,7 +21,10 @@ use crate::error::{Error, Result};
 use crate::time::Timestamp;
 use crate::value::Value;
 
+pub use buffers::Buffers;
 pub use gather::{Gather, Wanted};
+
+use buffers::Buffer;
 
 /// The whole answer.
 #[derive(Clone, Debug)]
@@ -40,7 +44,7 @@ pub struct ViewAnswer {
     rows: usize,
     /// The features' values: each feature's block is its part of `values`, row after row, every value
     /// as field 1 of `FeatureVector` (key, length, bytes). Null is empty.
-    values: Vec<u8>,
+    values: Buffer,
     /// Where each feature's block begins and ends.
     blocks: Vec<(usize, usize)>,
     /// `FieldStatus` numbers, feature after feature.
@@ -179,16 +183,10 @@ impl ViewAnswer {
     #[must_use]
     pub fn fanned_out(&self, rows: &[usize]) -> Self {
         let features = self.names.len();
-        let mut out = Self {
-            names: Arc::clone(&self.names),
-            rows: rows.len(),
-            values: Vec::with_capacity(features * rows.len() * 16),
-            blocks: Vec::with_capacity(features),
-            statuses: Vec::with_capacity(features * rows.len()),
-            times: self.times.fanned_out(self.rows, features, rows),
-        };
+        let mut values = Vec::with_capacity(features * rows.len() * 16);
+        let (mut blocks, mut statuses) = (Vec::with_capacity(features), Vec::with_capacity(features * rows.len()));
         for feature in 0..features {
-            let (block, start) = (self.block(feature), out.values.len());
+            let (block, start) = (self.block(feature), values.len());
             let mut spans = Vec::with_capacity(self.rows);
             let mut rest = block;
             while !rest.is_empty() {
@@ -197,12 +195,13 @@ impl ViewAnswer {
                 spans.push(at..block.len() - rest.len());
             }
             for &row in rows {
-                out.values.extend_from_slice(&block[spans[row].clone()]);
-                out.statuses.push(self.statuses[feature * self.rows + row]);
+                values.extend_from_slice(&block[spans[row].clone()]);
+                statuses.push(self.statuses[feature * self.rows + row]);
             }
-            out.blocks.push((start, out.values.len()));
+            blocks.push((start, values.len()));
         }
-        out
+        let times = self.times.fanned_out(self.rows, features, rows);
+        Self { names: Arc::clone(&self.names), rows: rows.len(), values: values.into(), blocks, statuses, times }
     }
 
     fn block(&self, feature: usize) -> &[u8] {

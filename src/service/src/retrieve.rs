@@ -12,7 +12,7 @@ pub(crate) use on_demand::not_built_in;
 
 use std::sync::{Arc, OnceLock};
 
-use model::answer::{Answer, Gather, ViewAnswer};
+use model::answer::{Answer, Buffers, Gather, ViewAnswer};
 use model::plan::{Bound, Group, ViewPlan};
 use model::ports::{Clock, OnlineStore, Read, Transformer};
 use model::registry::FeatureRequest;
@@ -49,6 +49,7 @@ pub struct Retriever {
     project: String,
     limits: Limits,
     plans: Plans,
+    buffers: Arc<Buffers>,
     /// Made by the first answer: a project that does not exist has no series.
     reads: OnceLock<Reads>,
     transformer: Option<Arc<dyn Transformer>>,
@@ -70,6 +71,7 @@ impl Retriever {
             project,
             limits,
             plans: Plans::default(),
+            buffers: Arc::default(),
             reads: OnceLock::new(),
             transformer: None,
         }
@@ -199,7 +201,9 @@ impl Retriever {
         now: Timestamp,
     ) -> Result<Vec<ViewAnswer>> {
         let views = group.views.iter().map(|at| &planned.plan.views[*at]);
-        let gathers = views.map(|v| Gather::new(v.names.clone(), &v.wanted, v.view.ttl_us, now, keys.len()));
+        let begin =
+            |v: &ViewPlan| Gather::within(&self.buffers, v.names.clone(), &v.wanted, v.view.ttl_us, now, keys.len());
+        let gathers = views.map(begin);
         let mut gathers = Gathers(gathers.collect());
         match keys.repeats() {
             None => self.store.read_rows(&group.tables, keys, &mut gathers).await?,

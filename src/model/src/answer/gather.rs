@@ -10,6 +10,7 @@ use prost::Message as _;
 use prost::encoding::encoded_len_varint;
 use proto::feast::serving::FieldStatus;
 
+use super::buffers::{Buffer, Buffers};
 use super::{Names, Times, ViewAnswer};
 use crate::row::{Columns, RowRef, Slim, SlimColumns, Stored};
 use crate::time::Timestamp;
@@ -101,7 +102,7 @@ pub struct Gather {
     features: Vec<Feature>,
     /// Blocks of `stride` bytes each. Behind every feature's last value there is room in its block for as many
     /// short values as there are rows to come, each of which takes [`STEP`] bytes at most.
-    values: Vec<u8>,
+    values: Buffer,
     stride: usize,
     /// Room for this many rows, of which `times.len()` are there.
     rows: usize,
@@ -118,16 +119,31 @@ impl Gather {
     /// A value that was written under another type than the wanted one was never written for this
     /// feature: it is null. It is quickest where `wanted` are in the order of a row's columns.
     pub fn new(names: Arc<Names>, wanted: &[Wanted], ttl_us: i64, now: Timestamp, rows: usize) -> Self {
-        Self { ttl_us, now, ..Self::with(names, wanted.iter().copied(), rows) }
+        Self::within(&Arc::default(), names, wanted, ttl_us, now, rows)
+    }
+
+    /// The same, with memory that others left.
+    pub fn within(
+        buffers: &Arc<Buffers>,
+        names: Arc<Names>,
+        wanted: &[Wanted],
+        ttl_us: i64,
+        now: Timestamp,
+        rows: usize,
+    ) -> Self {
+        let values = buffers.take(names.len() * rows * STEP);
+        Self { ttl_us, now, ..Self::with(values, names, wanted.iter().copied(), rows) }
     }
 
     /// Begins an answer of `rows` rows that are not read but worked out ([`Gather::push_values`]).
     pub fn of_values(names: Arc<Names>, rows: usize) -> Self {
         let wanted = (0..names.len()).map(|feature| Wanted::new(feature, 0, ValueType::Invalid, 0));
-        Self::with(names, wanted, rows)
+        let values = vec![0; names.len() * rows * STEP].into();
+        Self::with(values, names, wanted, rows)
     }
 
-    fn with(names: Arc<Names>, wanted: impl Iterator<Item = Wanted>, rows: usize) -> Self {
+    /// `values` are [`STEP`] bytes for each value, or more.
+    fn with(values: Buffer, names: Arc<Names>, wanted: impl Iterator<Item = Wanted>, rows: usize) -> Self {
         let features = names.len();
         let stride = rows * STEP;
         let wanted: Vec<_> = wanted.collect();
@@ -137,7 +153,7 @@ impl Gather {
             ids: wanted.iter().map(Wanted::id).collect(),
             features: wanted.iter().enumerate().map(feature).collect(),
             wanted,
-            values: vec![0; features * stride],
+            values,
             stride,
             rows,
             statuses: vec![FieldStatus::Present as u8; features * rows],
@@ -354,7 +370,7 @@ impl Gather {
         for (at, feature) in self.features.iter_mut().enumerate() {
             feature.next = at * stride + (feature.next - at * self.stride);
         }
-        (self.values, self.stride) = (values, stride);
+        (self.values, self.stride) = (values.into(), stride);
     }
 }
 

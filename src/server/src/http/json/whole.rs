@@ -2,6 +2,8 @@
 
 /// Bytes that are read and written at a time.
 const STEP: usize = 16;
+/// Numbers for which room is made at a time.
+const ROOM: usize = 64;
 /// The key of a value among the values of a feature: field 1 of `FeatureVector`.
 const VALUE: u8 = 0x0A;
 /// The keys of `int32_val`, `int64_val` and `unix_timestamp_val` in `feast.types.Value`.
@@ -16,21 +18,31 @@ const MOST: u64 = 1_000_000_000_000_000;
 ///
 /// The values are `bytes[..end]`; what lies behind is read, and not used.
 pub(super) fn numbers(out: &mut Vec<u8>, bytes: &[u8], end: usize) -> usize {
-    let mut at = 0;
-    while at < end
-        && let Some(cell) = bytes.get(at..).and_then(<[u8]>::first_chunk::<STEP>)
-        && let [VALUE, len @ 2..=9, key @ (INT32 | INT64 | UNIX_TIMESTAMP), ..] = cell
-        && let Some(number) = varint((u128::from_le_bytes(*cell) >> 24) as u64, u32::from(*len) - 1)
-        && number < if *key == INT32 { 1 << 31 } else { MOST }
-    {
-        put(out, number);
-        at += usize::from(*len) + 2;
+    let (mut at, mut to) = (0, out.len());
+    while at < end && matches!(bytes.get(at + 2), Some(&(INT32 | INT64 | UNIX_TIMESTAMP))) {
+        // Room for many at once: each is written as a whole step.
+        out.resize(to + ROOM * STEP, 0);
+        while at < end
+            && let Some(place) = out.get_mut(to..).and_then(<[u8]>::first_chunk_mut::<STEP>)
+            && let Some(cell) = bytes.get(at..).and_then(<[u8]>::first_chunk::<STEP>)
+            && let [VALUE, len @ 2..=9, key @ (INT32 | INT64 | UNIX_TIMESTAMP), ..] = cell
+            && let Some(number) = varint((u128::from_le_bytes(*cell) >> 24) as u64, u32::from(*len) - 1)
+            && number < if *key == INT32 { 1 << 31 } else { MOST }
+        {
+            let (text, length) = with_comma(number);
+            *place = text.to_le_bytes();
+            (at, to) = (at + usize::from(*len) + 2, to + length);
+        }
+        let full = to + STEP > out.len();
+        out.truncate(to);
+        if !full {
+            break;
+        }
     }
     at
 }
 
 /// Appends a number below [`MOST`] and a comma.
-#[inline]
 fn put(out: &mut Vec<u8>, number: u64) {
     let (text, len) = with_comma(number);
     let start = out.len();
