@@ -28,12 +28,11 @@ pub(crate) async fn answer(projects: &Projects, headers: &HeaderMap, body: &[u8]
         Ok(online) => {
             let retriever = &online.retriever;
             let known = || retriever.known(asked.spelling, asked.full_feature_names);
-            let known = match known() {
-                Some(known) => known,
-                None => {
-                    retriever.learn(asked.spelling, asked.features()?, asked.full_feature_names).ok()?;
-                    known()?
-                }
+            let known = if let Some(known) = known() {
+                known
+            } else {
+                retriever.learn(asked.spelling, asked.features()?, asked.full_feature_names).ok()?;
+                known()?
             };
             let answer = retriever.get_known(&known, asked.entities, asked.include_feature_view_version_metadata).await;
             answer.map_err(|e| to_grpc(&e)).and_then(|answer| rpc::answer::framed(&answer))

@@ -128,8 +128,11 @@ mod tests {
         out
     }
 
+    /// Features, columns, and the two flags.
+    type Request = (FeatureRequest, Vec<(String, Vec<Value>)>, bool, bool);
+
     /// What the stubs make of a request.
-    fn of_prost(message: &[u8]) -> Option<(FeatureRequest, Vec<(String, Vec<Value>)>, bool, bool)> {
+    fn of_prost(message: &[u8]) -> Option<Request> {
         let request = GetOnlineFeaturesRequest::decode(message).ok()?;
         let features = match request.kind? {
             Kind::FeatureService(name) => FeatureRequest::Service(name),
@@ -140,7 +143,7 @@ mod tests {
         Some((features, entities, request.full_feature_names, request.include_feature_view_version_metadata))
     }
 
-    fn of_ours(message: &[u8]) -> Option<(FeatureRequest, Vec<(String, Vec<Value>)>, bool, bool)> {
+    fn of_ours(message: &[u8]) -> Option<Request> {
         let framed = frame(message);
         let usual = read(&framed)?;
         let features = usual.features()?;
