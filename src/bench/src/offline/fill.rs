@@ -5,6 +5,9 @@ use super::world::Outcome;
 use crate::error::Result;
 use crate::figures::number;
 
+/// The times of reads.
+pub(super) const QUANTILES: [&str; 4] = ["quiet_p50", "quiet_p99", "busy_p50", "busy_p99"];
+
 pub(super) fn run(bench: &mut Bench) {
     println!("\nF");
     for (work, runs) in [("F-tenth", 1), ("F", bench.runs)] {
@@ -36,6 +39,12 @@ fn keep(bench: &mut Bench, work: &str, system: &str, outcomes: &[Outcome]) {
     for o in outcomes {
         let (rows, wall) = (number(o.rows as f64), number(o.wall));
         println!("  {system:<7} {rows:>10} rows {wall:>8} s {:>8} CPU-s {:>7} MB", number(o.cpu), number(o.rss));
+    }
+    for quantile in QUANTILES {
+        let values: Vec<f64> = outcomes.iter().filter_map(|o| o.reads.get(quantile)).copied().collect();
+        if !values.is_empty() {
+            println!("  read, {quantile}: {} ms", bench.figures.put(format!("{work}/{system}/{quantile}"), &values));
+        }
     }
     let mut put = |what: &str, of: &dyn Fn(&Outcome) -> f64| {
         let values: Vec<f64> = outcomes.iter().map(of).collect();

@@ -72,6 +72,14 @@ fn fills(out: &mut String, figures: &Figures) {
     }
 }
 
+fn reads(out: &mut String, figures: &Figures) {
+    out.push_str("\n## Reads of one key over HTTP, milliseconds\n\n| | p50 | p99 |\n|---|---|---|\n");
+    for (name, title) in [("quiet", "before"), ("busy", "while F is materialized")] {
+        let of = |quantile: &str| cell(figures.get(&format!("F/larder/{name}_{quantile}")));
+        let _ = writeln!(out, "| {title} | {} | {} |", of("p50"), of("p99"));
+    }
+}
+
 const METHOD: &str = "\
 ## How it was measured
 
@@ -92,7 +100,8 @@ are in order). Each run is a process of its own, without its imports; the system
 - Feast's dask and duckdb stores run once, within the limits that the command names for time and address space, \
 on fewer entity rows where the table says so.
 - What comes out is compared by a hash of all cells that knows neither the order of rows nor of columns.
-- Before a materialization Larder's store is empty. Afterwards some hundred keys are read and compared.
+- Before a materialization Larder's store is empty. Meanwhile one client in Python reads key after key, \
+which takes CPU too; afterwards some hundred keys are read and compared.
 ";
 
 /// The whole page.
@@ -115,6 +124,7 @@ pub(super) fn page(bench: &Bench, command: &str) -> String {
     out.push_str(METHOD);
     sets(&mut out, &bench.figures);
     fills(&mut out, &bench.figures);
+    reads(&mut out, &bench.figures);
     out
 }
 

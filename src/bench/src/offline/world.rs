@@ -1,5 +1,6 @@
 //! Where things are: the data, the Feast repos, the server under measure. Knows no work's numbers.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub(super) struct Outcome {
     pub(super) first: Option<f64>,
     pub(super) rows: u64,
     pub(super) hash: String,
+    /// Milliseconds that a read took, by quantile, before (`quiet_p50`) and while rows were written (`busy_p50`).
+    #[serde(default)]
+    pub(super) reads: BTreeMap<String, f64>,
 }
 
 pub(super) struct World {
