@@ -90,5 +90,6 @@ async fn here(config: &Config) -> Result<Place, Error> {
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let catalog = Arc::new(run::open_catalog(config, clock.clone()).await?);
-    Ok(Place::Here(Box::new(run::open_offline(config, &catalog, clock)?)))
+    let offline = run::open_offline(config, &catalog, clock)?;
+    Ok(Place::Here(Box::new(offline.with_transformer(run::open_transformer(config)?))))
 }

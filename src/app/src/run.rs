@@ -146,8 +146,10 @@ async fn open(config: &Config) -> Result<Shared, Error> {
     let catalog = Arc::new(open_catalog(config, clock.clone()).await?);
     let store = open_store(config).await?;
     #[cfg(feature = "offline")]
+    let transformer: Arc<dyn Transformer> = open_transformer(config)?;
+    #[cfg(feature = "offline")]
     let offline = if config.services.contains(&Service::Offline) {
-        Some(open_offline(config, &catalog, clock.clone())?)
+        Some(open_offline(config, &catalog, clock.clone())?.with_transformer(transformer.clone()))
     } else {
         None
     };
@@ -161,7 +163,7 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         store,
         clock,
         #[cfg(feature = "offline")]
-        transformer: Some(Arc::new(offline::transform::Transformers::start(transformations(config))?)),
+        transformer: Some(transformer),
         #[cfg(not(feature = "offline"))]
         transformer: None,
         #[cfg(feature = "offline")]
@@ -206,6 +208,11 @@ async fn open_store(config: &Config) -> Result<Arc<dyn OnlineStore>, Error> {
             Arc::new(online::sled::Store::open(settings)?)
         }
     })
+}
+
+#[cfg(feature = "offline")]
+pub(crate) fn open_transformer(config: &Config) -> Result<Arc<offline::transform::Transformers>, Error> {
+    Ok(Arc::new(offline::transform::Transformers::start(transformations(config))?))
 }
 
 #[cfg(feature = "offline")]
@@ -329,7 +336,8 @@ fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
 
 #[cfg(feature = "offline")]
 fn transformations(config: &Config) -> Option<offline::transform::Settings> {
-    let found = config.transformations.as_ref().filter(|_| config.services.contains(&Service::Online))?;
+    let wanted = [Service::Online, Service::Offline].iter().any(|s| config.services.contains(s));
+    let found = config.transformations.as_ref().filter(|_| wanted)?;
     Some(offline::transform::Settings {
         python: match &found.python {
             config::Python::Workers { interpreter, workers, memory_mb } => offline::transform::Python::Workers {

@@ -52,7 +52,7 @@ impl Offline {
         let registry = (self.registry)();
         let request = historical(&registry, &retrieval.project, &retrieval.features)?;
         let mut join_keys = Vec::new();
-        for (_, column) in resolve(&registry, &request)?.iter().flat_map(Part::keys) {
+        for (_, column) in resolve(&registry, &request)?.parts.iter().flat_map(Part::keys) {
             if !join_keys.iter().any(|key| key == column) {
                 join_keys.push(column.to_owned());
             }

@@ -11,6 +11,7 @@
 mod append;
 mod asof;
 mod background;
+mod computed;
 mod convert;
 mod datasets;
 mod engine;
@@ -37,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::ports::Clock;
+use model::ports::{Clock, Transformer};
 use model::registry::Registry;
 use model::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,7 @@ pub struct Offline {
     clock: Arc<dyn Clock>,
     locks: append::Locks,
     background: Arc<background::Background>,
+    transformer: Option<Arc<dyn Transformer>>,
 }
 
 impl Offline {
@@ -104,7 +106,14 @@ impl Offline {
         let background =
             background::Background::new().map_err(|e| Error::internal("starting background threads", e))?;
         let (locks, background) = (append::Locks::default(), Arc::new(background));
-        Ok(Self { engine, settings: Arc::new(settings), registry, clock, locks, background })
+        Ok(Self { engine, settings: Arc::new(settings), registry, clock, locks, background, transformer: None })
+    }
+
+    /// With what runs the functions of on-demand feature views.
+    #[must_use]
+    pub fn with_transformer(mut self, transformer: Arc<dyn Transformer>) -> Self {
+        self.transformer = Some(transformer);
+        self
     }
 
     /// Memory that running queries and uploaded frames hold now, bytes.

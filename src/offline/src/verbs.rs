@@ -39,8 +39,9 @@ impl Offline {
     /// Errors: those of resolving the request, of the sources, and of the entity frame's columns.
     pub(crate) async fn historical(&self, request: &HistoricalRequest, entities: Entities) -> Result<Export> {
         let registry = (self.registry)();
+        let resolved = resolve(&registry, request)?;
         let mut parts = Vec::new();
-        for part in resolve(&registry, request)? {
+        for part in resolved.parts {
             parts.push(ready(&self.engine, part).await?);
         }
         let frame = match entities {
@@ -48,7 +49,13 @@ impl Offline {
             Entities::Span(from, to) => entity_rows(&self.engine, &parts, from, to).await?,
             Entities::Sql(text) => self.entity_sql(&registry, &request.project, &text).await?,
         };
-        retrieve(self.engine.clone(), frame.shared(), parts, self.settings.batch_rows)
+        let Some(computed) = resolved.computed else {
+            return retrieve(self.engine.clone(), frame.shared(), parts, self.settings.batch_rows);
+        };
+        computed.expect(frame.schema())?;
+        let frame_columns = frame.schema().fields().len();
+        let joined = retrieve(self.engine.clone(), frame.shared(), parts, self.settings.batch_rows)?;
+        computed.behind(joined, frame_columns, self.transformer.clone())
     }
 
     async fn entity_sql(&self, registry: &Registry, project: &str, text: &str) -> Result<Frame> {

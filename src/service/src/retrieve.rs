@@ -22,6 +22,7 @@ use crate::catalog::Catalog;
 use crate::metrics::Reads;
 use crate::windows;
 pub use limits::Limits;
+pub use on_demand::{Given, evaluate};
 use plans::{Planned, Plans};
 use sink::{Gathers, Repeated};
 

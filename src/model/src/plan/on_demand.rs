@@ -80,32 +80,42 @@ impl OnDemandPlan {
         full_feature_names: bool,
     ) -> Result<Plan> {
         let (computed, asked): (Vec<_>, Vec<_>) = projections.into_iter().partition(|p| p.view.is_computed());
-        let mut building = Building {
-            project,
-            project_name,
-            asked: asked.len(),
-            sources: Vec::new(),
-            steps: Vec::new(),
-            request: BTreeMap::new(),
-            open: BTreeSet::new(),
-        };
-        let mut mentioned = Vec::with_capacity(computed.len());
-        for projection in computed {
-            let step = building.step(&projection.view)?;
-            let name = |f: &Field| {
-                if full_feature_names { format!("{}__{}", projection.name, f.name) } else { f.name.clone() }
-            };
-            let answer = projection.features.iter().map(|f| (f.clone(), name(f)));
-            building.steps[step].answer.extend(answer);
-            if !mentioned.contains(&step) {
-                mentioned.push(step);
-            }
-        }
-        let Building { sources, steps, request, .. } = building;
-        let part = Self { asked: asked.len(), steps, mentioned, request };
+        let building = Building::new(project, project_name, asked.len(), false);
+        let (sources, part) = building.finish(computed, full_feature_names)?;
         let mut plan = Plan::of(project, asked.into_iter().chain(sources).collect(), full_feature_names)?;
         plan.on_demand = Some(Box::new(part));
         Ok(plan)
+    }
+
+    /// What is computed of history, and what is read for it: there every on-demand view is computed, those too
+    /// that are written online. The places of [`From::View`] are those of the sources.
+    ///
+    /// Errors: what does not exist, a view that is switched off, functions that take one another's
+    /// features in a circle.
+    pub fn of_history(
+        project: &Project,
+        project_name: &str,
+        computed: Vec<Projection>,
+        full_feature_names: bool,
+    ) -> Result<(Vec<Projection>, Self)> {
+        Building::new(project, project_name, 0, true).finish(computed, full_feature_names)
+    }
+
+    /// The request data, each with the types that functions take it in and one of the views that take it.
+    pub fn request(&self) -> impl Iterator<Item = (&str, &BTreeSet<ValueType>, &str)> {
+        self.request.iter().map(|(name, types)| {
+            let takes = |s: &&Step| s.inputs.iter().any(|(f, from)| *from == From::Request && f.name == *name);
+            (name.as_str(), types, self.steps.iter().find(takes).map_or("", |s| &s.view.name))
+        })
+    }
+
+    /// The features that are read for the functions: their places and types.
+    pub fn taken(&self) -> impl Iterator<Item = ((usize, usize), ValueType)> {
+        let inputs = self.steps.iter().flat_map(|s| &s.inputs);
+        inputs.filter_map(|(field, from)| match *from {
+            From::View { view, feature } => Some(((view, feature), field.value_type)),
+            From::Step { .. } | From::Request => None,
+        })
     }
 
     /// Tells a request's columns apart.
@@ -175,9 +185,46 @@ struct Building<'a> {
     request: BTreeMap<String, BTreeSet<ValueType>>,
     /// The views whose steps are not finished yet.
     open: BTreeSet<String>,
+    /// Whether views are computed, too, that are written online.
+    history: bool,
 }
 
-impl Building<'_> {
+impl<'a> Building<'a> {
+    fn new(project: &'a Project, project_name: &'a str, asked: usize, history: bool) -> Self {
+        Self {
+            project,
+            project_name,
+            asked,
+            sources: Vec::new(),
+            steps: Vec::new(),
+            request: BTreeMap::new(),
+            open: BTreeSet::new(),
+            history,
+        }
+    }
+
+    /// The sources, and the plan of what is computed from them.
+    fn finish(
+        mut self,
+        computed: Vec<Projection>,
+        full_feature_names: bool,
+    ) -> Result<(Vec<Projection>, OnDemandPlan)> {
+        let mut mentioned = Vec::with_capacity(computed.len());
+        for projection in computed {
+            let step = self.step(&projection.view)?;
+            let name = |f: &Field| {
+                if full_feature_names { format!("{}__{}", projection.name, f.name) } else { f.name.clone() }
+            };
+            let answer = projection.features.iter().map(|f| (f.clone(), name(f)));
+            self.steps[step].answer.extend(answer);
+            if !mentioned.contains(&step) {
+                mentioned.push(step);
+            }
+        }
+        let Self { asked, sources, steps, request, .. } = self;
+        Ok((sources, OnDemandPlan { asked, steps, mentioned, request }))
+    }
+
     /// The step of a view, made where there is none yet, behind the steps that it needs.
     fn step(&mut self, view: &Arc<View>) -> Result<usize> {
         if let Some(known) = self.steps.iter().position(|s| s.view.name == view.name) {
@@ -211,7 +258,7 @@ impl Building<'_> {
     fn source(&mut self, source: &SourceView, inputs: &mut Vec<(Field, From)>) -> Result<()> {
         let projection = Projection::of_source(self.project, self.project_name, source)?;
         let mut found: Vec<(Field, From)> = Vec::new();
-        if projection.view.is_computed() {
+        if projection.view.is_computed() || self.history && projection.view.on_demand.is_some() {
             let step = self.step(&projection.view)?;
             let from = |f: &Field| From::Step { step, feature: f.name.clone() };
             found.extend(projection.features.into_iter().map(|f| (f.clone(), from(&f))));

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use model::answer::{Answer, ViewAnswer};
 use model::plan::OnDemandPlan;
 use model::plan::on_demand::{From, Step};
-use model::ports::{NamedColumn, Transformation, TypedColumn};
+use model::ports::{NamedColumn, Transformation, Transformer, TypedColumn};
+use model::registry::Field;
 use model::value::{is_null, type_of};
 use model::{Error, Kind, Result, Value, ValueType};
 
@@ -32,33 +33,57 @@ impl Retriever {
         let rows = entities.first().map_or(0, |(_, values)| values.len());
         let mut answer = self.read_plan(planned, entities, with_versions).await?;
         let sources = answer.views.split_off(part.asked);
-        let mut done: Vec<Vec<NamedColumn>> = Vec::with_capacity(part.steps.len());
-        for step in &part.steps {
-            let columns = inputs(step, &answer.columns, &sources, part.asked, &told.request, &done)?;
-            let call = Transformation { view: step.view.clone(), rows, columns, writing: false };
-            let given = self.transform(call).await?;
-            done.push(checked(step, given, rows)?);
-        }
-        metrics::computed(rows, part.steps.len());
-        for step in &part.mentioned {
-            let given = &mut done[*step];
-            let mut columns = Vec::new();
-            for (field, name) in &part.steps[*step].answer {
-                let column = given.iter().find(|c| c.name == field.name);
-                let column = column.ok_or_else(|| missing(&part.steps[*step], &field.name, given))?;
-                columns.push((name.clone(), column.values.clone()));
-            }
+        let given = Given { rows, entities: &answer.columns, request: &told.request };
+        let read = |view: usize, feature: usize| sources[view - part.asked].column(feature);
+        for columns in evaluate(part, self.transformer.as_deref(), given, read).await? {
             answer.views.push(ViewAnswer::computed(columns, rows));
         }
         Ok(answer)
     }
+}
 
-    async fn transform(&self, call: Transformation) -> Result<Vec<NamedColumn>> {
-        match &self.transformer {
-            Some(transformer) => transformer.transform(call).await,
-            None => Err(not_built_in(&call.view.name)),
-        }
+/// The rows that functions run over, without what is read for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    /// The number of rows.
+    pub rows: usize,
+    /// The entity columns.
+    pub entities: &'a [(String, Vec<Value>)],
+    /// The request data, in every type that a function takes it in.
+    pub request: &'a BTreeMap<(String, ValueType), Vec<Value>>,
+}
+
+/// Runs a plan's functions in their order: the features that are asked for with their names in the answer, view
+/// by view. `read` gives the column of a view's feature, by their places in [`From::View`].
+///
+/// Errors: those of `read` and of the functions.
+pub async fn evaluate(
+    part: &OnDemandPlan,
+    transformer: Option<&dyn Transformer>,
+    given: Given<'_>,
+    read: impl Fn(usize, usize) -> Result<Vec<Value>>,
+) -> Result<Vec<Vec<(String, Vec<Value>)>>> {
+    let mut done: Vec<Vec<NamedColumn>> = Vec::with_capacity(part.steps.len());
+    for step in &part.steps {
+        let columns = inputs(step, given, &read, &done)?;
+        let call = Transformation { view: step.view.clone(), rows: given.rows, columns, writing: false };
+        let answer = match transformer {
+            Some(transformer) => transformer.transform(call).await?,
+            None => return Err(not_built_in(&step.view.name)),
+        };
+        done.push(checked(step, answer, given.rows)?);
     }
+    metrics::computed(given.rows, part.steps.len());
+    let columns = |&at: &usize| {
+        let step = &part.steps[at];
+        let column = |(field, name): &(Field, String)| {
+            let column = done[at].iter().find(|c| c.name == field.name);
+            let column = column.ok_or_else(|| missing(step, &field.name, &done[at]))?;
+            Ok((name.clone(), column.values.clone()))
+        };
+        step.answer.iter().map(column).collect()
+    };
+    part.mentioned.iter().map(columns).collect()
 }
 
 /// What a server without any transformer says.
@@ -75,12 +100,11 @@ pub(crate) fn not_built_in(view: &str) -> Error {
 /// The columns of a function's input: the entity columns, then what it declares.
 fn inputs(
     step: &Step,
-    entities: &[(String, Vec<Value>)],
-    sources: &[ViewAnswer],
-    asked: usize,
-    request: &BTreeMap<(String, ValueType), Vec<Value>>,
+    given: Given<'_>,
+    read: &impl Fn(usize, usize) -> Result<Vec<Value>>,
     done: &[Vec<NamedColumn>],
 ) -> Result<Vec<TypedColumn>> {
+    let Given { entities, request, .. } = given;
     let mut columns: Vec<TypedColumn> = Vec::with_capacity(entities.len() + step.inputs.len());
     for (name, values) in entities {
         if !step.inputs.iter().any(|(field, _)| &field.name == name) {
@@ -91,7 +115,7 @@ fn inputs(
     for (field, from) in &step.inputs {
         let values = match *from {
             From::Request => request.get(&(field.name.clone(), field.value_type)).cloned().unwrap_or_default(),
-            From::View { view, feature } => sources[view - asked].column(feature)?,
+            From::View { view, feature } => read(view, feature)?,
             From::Step { step: earlier, ref feature } => {
                 let column = done[earlier].iter().find(|c| &c.name == feature);
                 column.map(|c| c.values.clone()).ok_or_else(|| {
