@@ -14,6 +14,10 @@ from feast.on_demand_feature_view import OnDemandFeatureView, on_demand_feature_
 from feast.transformation.substrait_transformation import SubstraitTransformation
 from feast.types import Array, Bool, FeastType, Float64, Int32, Int64, Map, String, UnixTimestamp, Uuid
 
+from larder_env.process import wait_until
+from larder_env.server import Larder
+from online import metric
+
 HARMFUL = {"raise": 661, "kill": 662, "spin": 663, "swell": 664, "text": 665}
 """What `danger` does when the request asks for it by this number."""
 
@@ -30,6 +34,12 @@ s_known=t.rating.isin(["good", "bad"]))`."""
 def same(table: object) -> object:
     """A stand-in for the ibis function, which nothing here calls: the plan is what runs."""
     return table
+
+
+def wait_for_workers(larder: Larder, number: int) -> None:
+    """Wait until so many workers are ready: importing Feast takes them a while on a busy machine."""
+    started, replaced = (f"larder_transformation_workers_{what}_total" for what in ("started", "replaced"))
+    wait_until(lambda: sum(metric(larder, started)) - sum(metric(larder, replaced)) >= number, "workers", 120)
 
 
 def sources() -> tuple[FeatureView, FeatureView, RequestSource]:

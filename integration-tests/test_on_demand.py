@@ -23,10 +23,9 @@ from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerSt
 
 from conftest import StartLarder
 from faces import Grpc, Http, RefusedError, json_cell, now
-from larder_env.process import wait_until
 from larder_env.repo import store, write_config, write_feast
 from larder_env.server import HOST, Larder, Ports
-from on_demand_views import HARMFUL, objects
+from on_demand_views import HARMFUL, objects, wait_for_workers
 from online import metric
 
 PROJECT = "on_demand"
@@ -104,12 +103,6 @@ def rows() -> dict[str, pd.DataFrame]:
     return {
         name: pd.DataFrame({**view, "event_timestamp": [at, at]}) for name, view in (("stats", stats), ("more", more))
     }
-
-
-def wait_for_workers(larder: Larder, number: int) -> None:
-    """Wait until so many workers are ready: importing Feast takes them a while on a busy machine."""
-    started, replaced = (f"larder_transformation_workers_{what}_total" for what in ("started", "replaced"))
-    wait_until(lambda: sum(metric(larder, started)) - sum(metric(larder, replaced)) >= number, "workers", 120)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from feast import FeatureService, FeatureStore, FeatureView, Field, FileSource
+from feast import FeatureStore, FeatureView, Field, FileSource
 from feast.errors import RequestDataNotFoundInEntityDfException
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import OnDemandFeatureView, on_demand_feature_view
@@ -23,7 +24,7 @@ from feast.types import Int64
 from conftest import StartLarder
 from larder_env.repo import store, write_config, write_feast
 from larder_env.server import HOST, Larder, Ports
-from on_demand_views import HARMFUL, objects
+from on_demand_views import HARMFUL, objects, wait_for_workers
 from online import metric
 
 PROJECT = "training"
@@ -60,23 +61,13 @@ def training_set(each: FeatureStore, features: list[str] | str, frame: pd.DataFr
     return each.get_historical_features(frame.copy(), asked, full_feature_names=full).to_df()
 
 
-def plain(value: Any) -> object:
-    """A value in a form that both stores give: lists of any kind, numbers, None."""
-    if hasattr(value, "tolist") or isinstance(value, (list, tuple)):
+def plain(value: object) -> object:
+    """A value in a form that both stores give: no NaN, times in UTC."""
+    if isinstance(value, np.ndarray):
         return [plain(v) for v in value]
-    if isinstance(value, datetime):
-        return (
-            None
-            if pd.isna(value)
-            else pd.Timestamp(value).tz_localize(None)
-            if value.tzinfo is None
-            else (pd.Timestamp(value).tz_convert("UTC").tz_localize(None))
-        )
-    if value is None or value is pd.NA or value is pd.NaT:
-        return None
     if isinstance(value, float):
         return None if math.isnan(value) else round(value, 9)
-    return value
+    return pd.Timestamp(value).tz_convert("UTC") if isinstance(value, datetime) else value
 
 
 def history(view: str) -> pd.DataFrame:
@@ -98,19 +89,19 @@ def history(view: str) -> pd.DataFrame:
 
 
 def chained() -> list[Any]:
-    """A view of one that is computed itself, and one whose source is written online."""
+    """A view of views that are computed themselves."""
     made = {o.name: o for o in objects() if isinstance(o, (FeatureView, OnDemandFeatureView))}
 
     @on_demand_feature_view(
-        sources=[made["sums"], made["data_only"]], schema=[Field(name="twice_over", dtype=Int64)], mode="python"
+        sources=[made["sums"].projection, made["data_only"].projection],
+        schema=[Field(name="twice_over", dtype=Int64)],
+        mode="python",
     )
     def chain(inputs: dict[str, Any]) -> dict[str, Any]:
         pairs = zip(inputs["trips_plus"], inputs["doubled"], strict=True)
         return {"twice_over": [None if a is None else a * 1000 + b for a, b in pairs]}
 
-    service = FeatureService(name="chain_service", features=[made["stats"][["rating"]], chain])
-    target = FileSource(name="kept", path="data/kept.parquet", timestamp_field="event_timestamp")
-    return [chain, service, target]
+    return [chain]
 
 
 def entity_rows(drivers: Sequence[int] = (1, 2), number: int = 40) -> pd.DataFrame:
@@ -143,6 +134,7 @@ def world(module_larder: StartLarder, larder_binary: Path, tmp_path_factory: pyt
     stores = store(path / "repo"), store(path / "feast")
     for each in stores:
         each.apply([*objects(), *chained()])
+    wait_for_workers(larder, 2)
     return World(larder_binary, larder, *stores)
 
 
