@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets what Larder's build, demo and tests need, on Debian 12. Safe to run again: what is there is left alone.
 #
-#   setup.sh           system packages, Python environment (.venv), Kafka's jars
+#   setup.sh           system packages, Python environment (.venv), the jars of Kafka and of an S3 server
 #   setup.sh --lint    also cargo-deny, which `make lint` runs
 #
 # All that can be shared between checkouts goes to LARDER_CACHE (default ~/.cache/larder).
@@ -72,15 +72,17 @@ if [[ ! -e "$venv/.complete" ]]; then
 fi
 ln -sfn "$venv" .venv
 
-# --- Kafka -------------------------------------------------------------------------------------------------------
-# The folder's name is computed in the same way in integration-tests/larder_env/paths.py.
-pom=integration-tests/kafka/pom.xml
-jars="$CACHE/kafka-$(sha256sum "$pom" | cut -c1-12)"
-if [[ ! -e "$jars/.complete" ]]; then
-    say "Kafka's jars into $jars"
-    mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"
-    touch "$jars/.complete"
-fi
+# --- Kafka, and an S3 server -------------------------------------------------------------------------------------
+# The folders' names are computed in the same way in integration-tests/larder_env/paths.py.
+for server in kafka s3; do
+    pom=integration-tests/$server/pom.xml
+    jars="$CACHE/$server-$(sha256sum "$pom" | cut -c1-12)"
+    if [[ ! -e "$jars/.complete" ]]; then
+        say "the jars of $server into $jars"
+        mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"
+        touch "$jars/.complete"
+    fi
+done
 
 # --- lint tools --------------------------------------------------------------------------------------------------
 if [[ "${1:-}" == --lint ]]; then

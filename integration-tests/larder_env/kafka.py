@@ -12,7 +12,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from larder_env.paths import MissingError, kafka_jars
+from larder_env.paths import MissingError, jars
 from larder_env.process import Process, ProcessError, free_ports, wait_until
 
 JVM = ["-Xms96m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
@@ -88,7 +88,7 @@ def start(work: Path, outlive: bool = False) -> Kafka:
     """Format storage below `work` and start one node on free ports; returns when it serves metadata."""
     if shutil.which("java") is None:
         raise MissingError("java is not installed: apt-get install default-jre-headless")
-    jars = kafka_jars()
+    classpath = jars("kafka")
     broker_port, controller_port = free_ports(2)
     work.mkdir(parents=True, exist_ok=True)
     (work / "log4j2.properties").write_text(LOG4J)
@@ -96,7 +96,7 @@ def start(work: Path, outlive: bool = False) -> Kafka:
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     formatted = subprocess.run(
         [
-            *_java(jars, work),
+            *_java(classpath, work),
             "kafka.tools.StorageTool",
             "format",
             f"--cluster-id={cluster}",
@@ -117,7 +117,7 @@ def start(work: Path, outlive: bool = False) -> Kafka:
 
 def _spawn(process: Process, bootstrap_servers: str) -> None:
     work = process.log.parent
-    command = [*_java(kafka_jars(), work), "kafka.Kafka", work / "server.properties"]
+    command = [*_java(jars("kafka"), work), "kafka.Kafka", work / "server.properties"]
     process.spawn(command, cwd=work)
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
 
@@ -130,8 +130,8 @@ def _spawn(process: Process, bootstrap_servers: str) -> None:
     process.wait_ready(serves, seconds=90)
 
 
-def _java(jars: Path, work: Path) -> list[str | Path]:
-    return ["java", *JVM, f"-Dlog4j2.configurationFile={work / 'log4j2.properties'}", "-cp", f"{jars}/*"]
+def _java(classpath: Path, work: Path) -> list[str | Path]:
+    return ["java", *JVM, f"-Dlog4j2.configurationFile={work / 'log4j2.properties'}", "-cp", f"{classpath}/*"]
 
 
 def _properties(storage: Path, broker_port: int, controller_port: int) -> str:

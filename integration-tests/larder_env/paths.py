@@ -8,7 +8,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FEATURE_REPO = CHECKOUT / "feature_repo"
-KAFKA_POM = CHECKOUT / "integration-tests" / "kafka" / "pom.xml"
+POMS = CHECKOUT / "integration-tests"
 
 
 class MissingError(RuntimeError):
@@ -20,13 +20,13 @@ def cache() -> Path:
     return Path(os.environ.get("LARDER_CACHE") or Path.home() / ".cache" / "larder")
 
 
-def kafka_jars() -> Path:
-    """The folder of Kafka's jars for the pinned pom.xml."""
-    key = hashlib.sha256(KAFKA_POM.read_bytes()).hexdigest()[:12]
-    jars = cache() / f"kafka-{key}"
-    if not (jars / ".complete").exists():
-        raise MissingError(f"Kafka's jars are not in {jars}: run `make setup` (needs Maven and Java 17)")
-    return jars
+def jars(server: str) -> Path:
+    """The folder of the jars of `kafka` or `s3`, for the pinned pom.xml."""
+    key = hashlib.sha256((POMS / server / "pom.xml").read_bytes()).hexdigest()[:12]
+    folder = cache() / f"{server}-{key}"
+    if not (folder / ".complete").exists():
+        raise MissingError(f"the jars of {server} are not in {folder}: run `make setup` (needs Maven and Java 17)")
+    return folder
 
 
 def larder_binary() -> Path:

@@ -1,11 +1,12 @@
 //! Rows into a source, all or nothing: a new file in a directory, or a single file written anew with
-//! the rows behind its own. What a reader sees is always whole: files are written under a hidden name,
-//! made durable, and renamed. Knows no request.
+//! the rows behind its own. What a reader sees is always whole. Knows no request.
 //!
 //! Source: `FileSource` and `offline_write_batch` in `feast/infra/offline_stores/dask.py`.
 
+mod local;
+mod object;
+
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,8 +16,6 @@ use model::ports::AppendRows;
 use model::registry::View;
 use model::value::coerce;
 use model::{Error, Kind, Result, ValueType};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use proto::feast::core::DataSource;
@@ -25,10 +24,12 @@ use crate::convert::{
     arrow_type, from_values, in_column, micros, plain, strict_cast, timestamps, to_registered, utc_micros,
 };
 use crate::engine::blocking;
-use crate::error::{arrow as arrow_error, io, parquet as parquet_error};
+use crate::error::arrow as arrow_error;
 use crate::history::Export;
 use crate::metrics;
+use crate::scan::schema_of;
 use crate::source::Location;
+use crate::store::Stores;
 
 /// Writers of one path wait for each other.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,7 @@ impl Locks {
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
     pub(crate) repo: PathBuf,
+    pub(crate) stores: Stores,
     pub(crate) locks: Locks,
 }
 
@@ -56,8 +58,8 @@ pub(crate) struct Writer {
 ///
 /// Errors (`InvalidArgument`): columns that the source lacks, or columns of it that are not given.
 pub(crate) async fn values(writer: &Writer, source: Arc<DataSource>, view: &View, rows: AppendRows) -> Result<u64> {
-    let location = Location::of(&source, &writer.repo)?;
-    let guard = writer.locks.lock(location.path()).await;
+    let location = appendable(writer, &source)?;
+    let _guard = writer.locks.lock(&location.path()).await;
     let (times, created): (Vec<i64>, Vec<Option<i64>>) =
         rows.versions.iter().map(|v| (v.event.micros(), Some(v.created.micros()).filter(|c| *c != 0))).unzip();
     let time_name = if source.timestamp_field.is_empty() { view.event_time_column() } else { &source.timestamp_field };
@@ -84,101 +86,122 @@ pub(crate) async fn values(writer: &Writer, source: Arc<DataSource>, view: &View
         let created = timestamps(Int64Array::from(created), &utc_micros());
         columns.push((source.created_timestamp_column.clone(), ValueType::UnixTimestamp, created));
     }
-    let written = blocking(move || {
-        let _guard = guard;
-        let schema = existing_schema(&location)?;
-        // By the source's names: the field mapping backwards.
-        let renamed: Vec<(String, ArrayRef)> = columns
-            .into_iter()
-            .map(|(name, _, array)| {
-                let from = source
-                    .field_mapping
-                    .iter()
-                    .find(|(from, to)| **to == name && schema.as_ref().is_none_or(|s| s.index_of(from).is_ok()));
-                (from.map_or(name, |(from, _)| from.clone()), array)
-            })
-            .collect();
-        let batch = match schema {
-            Some(schema) => fit(&source.name, &schema, &renamed)?,
-            None => RecordBatch::try_from_iter_with_nullable(renamed.into_iter().map(|(n, a)| (n, a, true)))
-                .map_err(arrow_error)?,
-        };
-        write(&location, &source.name, &[batch])
-    });
-    written.await
+    let schema = existing_schema(&location, &source.name).await?;
+    // By the source's names: the field mapping backwards.
+    let renamed: Vec<(String, ArrayRef)> = columns
+        .into_iter()
+        .map(|(name, _, array)| {
+            let from = source
+                .field_mapping
+                .iter()
+                .find(|(from, to)| **to == name && schema.as_ref().is_none_or(|s| s.index_of(from).is_ok()));
+            (from.map_or(name, |(from, _)| from.clone()), array)
+        })
+        .collect();
+    let batch = match schema {
+        Some(schema) => fit(&source.name, &schema, &renamed)?,
+        None => RecordBatch::try_from_iter_with_nullable(renamed.into_iter().map(|(n, a)| (n, a, true)))
+            .map_err(arrow_error)?,
+    };
+    write(location, source.name.clone(), vec![batch]).await
 }
 
 /// Appends batches by the source's own names.
 ///
 /// Errors: as [`values`].
 pub(crate) async fn batches(writer: &Writer, source: Arc<DataSource>, batches: Vec<RecordBatch>) -> Result<u64> {
-    let location = Location::of(&source, &writer.repo)?;
-    let guard = writer.locks.lock(location.path()).await;
-    blocking(move || {
-        let _guard = guard;
-        let fitted = match existing_schema(&location)? {
-            None => batches,
-            Some(schema) => batches
-                .into_iter()
-                .map(|batch| {
-                    let names = batch.schema();
-                    let columns = names.fields().iter().map(|f| f.name().clone()).zip(batch.columns().iter().cloned());
-                    fit(&source.name, &schema, &columns.collect::<Vec<_>>())
-                })
-                .collect::<Result<Vec<_>>>()?,
-        };
-        write(&location, &source.name, &fitted)
-    })
-    .await
+    let location = appendable(writer, &source)?;
+    let _guard = writer.locks.lock(&location.path()).await;
+    let fitted = match existing_schema(&location, &source.name).await? {
+        None => batches,
+        Some(schema) => batches
+            .into_iter()
+            .map(|batch| {
+                let names = batch.schema();
+                let columns = names.fields().iter().map(|f| f.name().clone()).zip(batch.columns().iter().cloned());
+                fit(&source.name, &schema, &columns.collect::<Vec<_>>())
+            })
+            .collect::<Result<Vec<_>>>()?,
+    };
+    write(location, source.name.clone(), fitted).await
+}
+
+/// Where rows of a source can be appended.
+///
+/// Errors (`Unsupported`): a pattern, a Delta table.
+fn appendable(writer: &Writer, source: &DataSource) -> Result<Location> {
+    let location = Location::of(source, &writer.repo, &writer.stores)?;
+    let refuse = |what: &str| {
+        let path = location.path();
+        Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "data source '{}' is the {what} {}: rows can be appended to a Parquet file or a directory of them",
+                source.name,
+                path.display()
+            ),
+        ))
+    };
+    match &location {
+        Location::Glob(_) => refuse("pattern"),
+        Location::Object(_, key) if key.contains(crate::source::glob::SPECIAL) => refuse("pattern"),
+        Location::Delta(..) => refuse("Delta table"),
+        _ => Ok(location),
+    }
 }
 
 /// Writes batches as one new file in a directory (logged features).
-pub(crate) async fn new_file(dir: PathBuf, name: String, batches: Vec<RecordBatch>) -> Result<u64> {
-    blocking(move || write(&Location::Directory(dir), &name, &batches)).await
+pub(crate) async fn new_file(directory: Location, name: String, batches: Vec<RecordBatch>) -> Result<u64> {
+    write(directory, name, batches).await
 }
 
 /// Writes a result where nothing was, or over what was there.
 ///
 /// Errors: `SavedDatasetLocationAlreadyExists` unless overwriting is allowed.
-pub(crate) async fn export(writer: &Writer, uri: &str, overwrite: bool, mut export: Export) -> Result<u64> {
-    use futures::StreamExt;
-    let path = writer.repo.join(uri.strip_prefix("file://").unwrap_or(uri));
-    let _guard = writer.locks.lock(&path).await;
-    if path.exists() && !overwrite {
-        return Err(Error::of_class(
+pub(crate) async fn export(
+    writer: &Writer,
+    target: &DataSource,
+    uri: &str,
+    overwrite: bool,
+    export: Export,
+) -> Result<u64> {
+    let location = appendable(writer, target)?;
+    let _guard = writer.locks.lock(&location.path()).await;
+    let exists = || {
+        Error::of_class(
             Kind::Conflict,
             "SavedDatasetLocationAlreadyExists",
             format!("Saved dataset location {uri} already exists."),
-        ));
+        )
+    };
+    if let Location::Object(bucket, key) = &location {
+        return object::export(bucket, key, overwrite, export, exists).await;
     }
-    let target = if path.extension().is_some_and(|e| e == "parquet") { path.clone() } else { path.join("0.parquet") };
-    let mut part = Part::begin(&target, &export.schema)?;
-    while let Some(batch) = export.batches.next().await {
-        let batch = batch?;
-        part = blocking(move || {
-            part.write(&batch)?;
-            Ok(part)
-        })
-        .await?;
+    let path = location.path();
+    if path.exists() && !overwrite {
+        return Err(exists());
     }
-    blocking(move || {
-        let (rows, replaced) = (part.rows, Location::of_path(&path.to_string_lossy(), Path::new("")).files()?);
-        part.commit()?;
-        for old in replaced.into_iter().filter(|old| *old != target) {
-            std::fs::remove_file(&old).map_err(|e| io("removing", &old, e))?;
-        }
-        Ok(rows)
-    })
-    .await
+    local::export(path, export).await
 }
 
 /// The schema that appended rows must have: that of the last file; `None` where there is none yet.
-fn existing_schema(location: &Location) -> Result<Option<SchemaRef>> {
-    let Some(path) = location.files()?.pop() else { return Ok(None) };
-    let file = File::open(&path).map_err(|e| io("opening", &path, e))?;
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
-        .map_err(|e| parquet_error("reading the footer of", &path, e))?;
-    Ok(Some(metadata.schema().clone()))
+async fn existing_schema(location: &Location, source: &str) -> Result<Option<SchemaRef>> {
+    let mut listing = location.list().await?;
+    if let Some(partition) = listing.partitions.first() {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "data source '{source}' at {} is partitioned by {}: rows can be appended to a Parquet file or a \
+                 directory without partitions",
+                location.path().display(),
+                partition.name()
+            ),
+        ));
+    }
+    match listing.files.pop() {
+        None => Ok(None),
+        Some(last) => Ok(Some(schema_of(last).await?)),
+    }
 }
 
 /// Columns in the source's order and types.
@@ -235,93 +258,21 @@ fn as_column(name: &str, array: &ArrayRef, target: &DataType) -> Result<ArrayRef
 }
 
 /// Writes the batches as a location wants them. Gives the number of rows.
-fn write(location: &Location, source: &str, batches: &[RecordBatch]) -> Result<u64> {
+async fn write(location: Location, source: String, batches: Vec<RecordBatch>) -> Result<u64> {
     let Some(first) = batches.first() else { return Ok(0) };
-    let target = match location {
-        Location::File(path) => path.clone(),
-        Location::Directory(dir) => dir.join(format!("{}.parquet", uuid::Uuid::new_v4().simple())),
-        Location::Glob(pattern) => {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "data source '{source}' is the pattern {pattern}: rows can be appended to a file or a directory"
-                ),
-            ));
-        }
+    let bare = Arc::new(Schema::new_with_metadata(
+        first.schema().fields().iter().map(|f| f.as_ref().clone()).collect::<Vec<Field>>(),
+        HashMap::new(),
+    ));
+    let rows = match &location {
+        Location::Object(bucket, key) => object::append(bucket, key, &bare, &batches).await?,
+        _ => blocking(move || local::append(&location, &bare, &batches)).await?,
     };
-    let old = if target.is_file() { Some(File::open(&target).map_err(|e| io("opening", &target, e))?) } else { None };
-    let schema = match &old {
-        Some(file) => ArrowReaderMetadata::load(file, ArrowReaderOptions::default())
-            .map_err(|e| parquet_error("reading the footer of", &target, e))?
-            .schema()
-            .clone(),
-        None => Arc::new(Schema::new_with_metadata(
-            first.schema().fields().iter().map(|f| f.as_ref().clone()).collect::<Vec<Field>>(),
-            HashMap::new(),
-        )),
-    };
-    let mut part = Part::begin(&target, &schema)?;
-    if let Some(file) = old {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(ParquetRecordBatchReaderBuilder::build)
-            .map_err(|e| parquet_error("reading", &target, e))?;
-        for batch in reader {
-            part.write(&batch.map_err(arrow_error)?)?;
-        }
-    }
-    let before = part.rows;
-    for batch in batches {
-        part.write(&RecordBatch::try_new(schema.clone(), batch.columns().to_vec()).map_err(arrow_error)?)?;
-    }
-    let rows = part.rows - before;
-    part.commit()?;
-    metrics::appended(source, rows);
+    metrics::appended(&source, rows);
     Ok(rows)
 }
 
-/// A file in the making, beside its target; removed unless it is committed.
-struct Part {
-    target: PathBuf,
-    hidden: PathBuf,
-    writer: Option<ArrowWriter<File>>,
-    rows: u64,
-}
-
-impl Part {
-    fn begin(target: &Path, schema: &SchemaRef) -> Result<Self> {
-        let dir = target.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(dir).map_err(|e| io("creating", dir, e))?;
-        let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let hidden = dir.join(format!(".{name}.{}.part", uuid::Uuid::new_v4().simple()));
-        let file = File::create_new(&hidden).map_err(|e| io("creating", &hidden, e))?;
-        let mut part = Self { target: target.to_path_buf(), hidden, writer: None, rows: 0 };
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
-        part.writer = Some(writer.map_err(|e| parquet_error("writing", target, e))?);
-        Ok(part)
-    }
-
-    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.rows += batch.num_rows() as u64;
-        match &mut self.writer {
-            Some(writer) => writer.write(batch).map_err(|e| parquet_error("writing", &self.target, e)),
-            None => Ok(()),
-        }
-    }
-
-    fn commit(mut self) -> Result<()> {
-        let Some(writer) = self.writer.take() else { return Ok(()) };
-        let file = writer.into_inner().map_err(|e| parquet_error("writing", &self.target, e))?;
-        file.sync_all().map_err(|e| io("writing", &self.target, e))?;
-        std::fs::rename(&self.hidden, &self.target).map_err(|e| io("replacing", &self.target, e))?;
-        let dir = self.target.parent().unwrap_or(Path::new("."));
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io("syncing", dir, e))
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // Committed files are gone from here; of the others nothing may stay behind.
-        let _ = std::fs::remove_file(&self.hidden);
-    }
+/// How files are written.
+fn properties() -> WriterProperties {
+    WriterProperties::builder().set_compression(Compression::SNAPPY).build()
 }

@@ -7,26 +7,31 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, ScalarValue};
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{Expr, SortExpr, cast, lit};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
-use model::{Error, Result};
+use futures::StreamExt;
+use model::{Error, Kind, Result};
 use proto::feast::core::DataSource;
 
 use crate::Settings;
-use crate::error::{engine, sql as sql_error};
+use crate::error::{damage, engine, sql as sql_error};
 use crate::keys::KeyType;
 use crate::scan::ParquetFiles;
 use crate::source::{Location, missing};
+use crate::store::Stores;
 
 /// DataFusion, set up.
 #[derive(Debug)]
 pub(crate) struct Engine {
     repo: PathBuf,
+    stores: Stores,
     runtime: Arc<RuntimeEnv>,
     config: SessionConfig,
 }
@@ -106,7 +111,8 @@ impl Engine {
         let reserve = (settings.memory_limit_bytes / 8).min(10 << 20);
         config.options_mut().execution.sort_spill_reservation_bytes = reserve;
         config.options_mut().execution.parquet.schema_force_view_types = false;
-        Ok(Self { repo: settings.repo_dir.clone(), runtime, config })
+        let stores = Stores::new(settings.object_store.clone())?;
+        Ok(Self { repo: settings.repo_dir.clone(), stores, runtime, config })
     }
 
     /// Memory that is not DataFusion's own, counted against the same limit.
@@ -124,26 +130,41 @@ impl Engine {
         &self.repo
     }
 
+    /// The object stores that sources are in.
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
     /// Opens a source.
     ///
-    /// Errors: a source that is not local Parquet, or has no file.
+    /// Errors: a source that is neither Parquet nor Delta, has no file, or has one that cannot be read.
     pub(crate) async fn open(&self, source: &Arc<DataSource>) -> Result<Table> {
-        let location = Location::of(source, &self.repo)?;
-        let source = source.clone();
-        let open = move || {
-            let files = location.files()?;
-            if files.is_empty() {
-                return Err(missing(&source, &location));
-            }
-            let files = Arc::new(ParquetFiles::open(&files)?);
-            Ok(Table { source, schema: files.schema(), files })
+        let location = Location::of(source, &self.repo, &self.stores)?;
+        let named = |e: Error| match e.kind() {
+            Kind::Internal => e,
+            _ => Error::of_class(e.kind(), e.class(), format!("data source '{}': {}", source.name, e.message())),
         };
-        blocking(open).await
+        let listing = location.list().await.map_err(named)?;
+        if listing.files.is_empty() && listing.schema.is_none() {
+            return Err(missing(source, &location));
+        }
+        let files = Arc::new(ParquetFiles::open(listing).await.map_err(named)?);
+        Ok(Table { source: source.clone(), schema: files.schema(), files })
     }
 
     /// Reads a cut of a source: keys, time, created, values and, if sorted, the row number.
     pub(crate) async fn read(&self, table: &Table, cut: &Cut, order: Order) -> Result<SendableRecordBatchStream> {
-        self.frame(table, cut, order)?.execute_stream().await.map_err(engine)
+        let rows = self.frame(table, cut, order)?.execute_stream().await.map_err(engine)?;
+        let (files, source, schema) = (table.files.clone(), table.source.clone(), rows.schema());
+        let explain = move |error: DataFusionError| match damage(&error) {
+            None => error,
+            Some(what) => DataFusionError::External(Box::new(Error::invalid(format!(
+                "data source '{}' has a damaged Parquet file ({what}), which is, of those read last, {}: write it anew",
+                source.name,
+                files.last_read().join(" or ")
+            )))),
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows.map(move |batch| batch.map_err(&explain)))))
     }
 
     fn frame(&self, table: &Table, cut: &Cut, order: Order) -> Result<DataFrame> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use model::{Error, Kind};
+use parquet::errors::ParquetError;
 
 /// A query that failed: over the memory limit is `TooLarge`, data that cannot be cast is
 /// `InvalidArgument`, the rest is our fault.
@@ -26,8 +27,46 @@ pub(crate) fn engine(error: DataFusionError) -> Error {
             "the source's data does not fit its registered types: {}",
             first_line(&inner.to_string())
         )),
-        _ => Error::internal("the offline query failed", error),
+        _ => match damage(&error) {
+            Some(what) => Error::invalid(format!("a Parquet file of the source is damaged ({what}): write it anew")),
+            None => Error::internal("the offline query failed", error),
+        },
     }
+}
+
+/// What is wrong with the bytes of a Parquet file, if that is why a query failed.
+pub(crate) fn damage(error: &DataFusionError) -> Option<String> {
+    if own(error).is_some() {
+        return None;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        let cut = |e: &std::io::Error| e.kind() == std::io::ErrorKind::UnexpectedEof;
+        if let Some(found) = inner.downcast_ref::<ParquetError>() {
+            match found {
+                ParquetError::External(e) if !e.downcast_ref::<std::io::Error>().is_some_and(cut) => {}
+                found => return Some(first_line(&found.to_string()).to_owned()),
+            }
+        }
+        if let Some(ArrowError::ParquetError(found)) = inner.downcast_ref::<ArrowError>() {
+            return Some(first_line(found).to_owned());
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+/// A file whose footer or content cannot be understood, or our own error on the way to it.
+pub(crate) fn damaged(name: &str, error: &ParquetError) -> Error {
+    if let ParquetError::External(inner) = error
+        && let Some(own) = inner.downcast_ref::<Error>()
+    {
+        return own.clone();
+    }
+    Error::invalid(format!(
+        "{name} is no Parquet file, or a damaged one ({}): write it anew, or take it away",
+        first_line(&error.to_string())
+    ))
 }
 
 /// A failed query over SQL that the caller wrote: what cannot be planned is the caller's to mend.
@@ -58,7 +97,7 @@ pub(crate) fn io(what: &str, path: &Path, error: std::io::Error) -> Error {
 }
 
 /// A Parquet file that could not be read or written.
-pub(crate) fn parquet(what: &str, path: &Path, error: parquet::errors::ParquetError) -> Error {
+pub(crate) fn parquet(what: &str, path: &Path, error: ParquetError) -> Error {
     Error::internal(format!("{what} {} failed: {}", path.display(), first_line(&error.to_string())), error)
 }
 

@@ -29,6 +29,7 @@ mod pull;
 mod request;
 mod scan;
 mod source;
+mod store;
 pub mod transform;
 mod verbs;
 mod window_fold;
@@ -42,6 +43,8 @@ use model::ports::{Clock, Transformer};
 use model::registry::Registry;
 use model::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+pub use store::ObjectStoreOptions;
 
 /// How the offline side is set up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +67,8 @@ pub struct Settings {
     /// The project of requests that name none (writes and pulls of the SDK do not); where it is unset,
     /// the only project that has the object.
     pub default_project: Option<String>,
+    /// How object stores are reached.
+    pub object_store: ObjectStoreOptions,
 }
 
 impl Default for Settings {
@@ -77,6 +82,7 @@ impl Default for Settings {
             max_message_bytes: (2 << 30) - 1,
             upload_ttl: Duration::from_hours(1),
             default_project: None,
+            object_store: ObjectStoreOptions::default(),
         }
     }
 }
@@ -99,7 +105,7 @@ pub struct Offline {
 impl Offline {
     /// Sets it up; makes the spill and upload directories.
     ///
-    /// Errors: a directory that cannot be made.
+    /// Errors: a directory that cannot be made, an option that no object store has.
     pub fn new(settings: Settings, registry: RegistrySource, clock: Arc<dyn Clock>) -> Result<Self> {
         let engine = Arc::new(engine::Engine::new(&settings)?);
         std::fs::create_dir_all(&settings.upload_dir).map_err(|e| error::io("creating", &settings.upload_dir, e))?;
@@ -122,7 +128,11 @@ impl Offline {
     }
 
     pub(crate) fn writer(&self) -> append::Writer {
-        append::Writer { repo: self.engine.repo().to_path_buf(), locks: self.locks.clone() }
+        append::Writer {
+            repo: self.engine.repo().to_path_buf(),
+            stores: self.engine.stores().clone(),
+            locks: self.locks.clone(),
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! Source: `feast/infra/offline_stores/remote.py`.
 
 use model::{Error, Kind, Result, Timestamp};
-use proto::feast::core::{DataSource, data_source::FileOptions, data_source::Options};
+use proto::feast::core::table_format::DeltaFormat;
+use proto::feast::core::{DataSource, FileFormat, data_source::FileOptions, data_source::Options, file_format::Format};
 use serde::Deserialize;
 
 use crate::plan::HistoricalRequest;
@@ -189,8 +190,17 @@ impl Command {
         let text = self.fields.data_source_proto.as_deref().ok_or_else(|| mandatory("data_source_proto"))?;
         let json: JsonSource = serde_json::from_str(text)
             .map_err(|e| Error::invalid(format!("data_source_proto is not a feast.core.DataSource in JSON: {e}")))?;
-        let options =
-            json.file_options.map(|o| Options::FileOptions(FileOptions { uri: o.uri, ..FileOptions::default() }));
+        let options = json.file_options.map(|o| {
+            #[allow(deprecated, reason = "the one way in which the SDK says Delta")]
+            let delta = o.file_format.filter(|f| !f.delta_format.is_null()).map(|_| FileFormat {
+                format: Some(Format::DeltaFormat(DeltaFormat::default())),
+            });
+            Options::FileOptions(FileOptions {
+                uri: o.uri,
+                s3_endpoint_override: o.s3_endpoint_override,
+                file_format: delta,
+            })
+        });
         Ok(DataSource {
             name: json.name,
             timestamp_field: json.timestamp_field,
@@ -214,9 +224,17 @@ struct JsonSource {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct JsonFileOptions {
     uri: String,
+    s3_endpoint_override: String,
+    file_format: Option<JsonFormat>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct JsonFormat {
+    delta_format: serde_json::Value,
 }
 
 fn mandatory(parameter: &str) -> Error {

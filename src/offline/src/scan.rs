@@ -1,13 +1,22 @@
 //! Parquet files as a DataFusion table: read in the order of their paths and rows, from handles that
-//! are opened once, so that a file replaced in mid-query does not show. Knows no view.
+//! are opened once (or objects as they were listed), so that a file replaced in mid-query does not show.
+//! What the files' paths say of their rows are columns, too, and a file whose values cannot match is not
+//! read. Knows no view.
+
+mod handle;
+mod object;
+mod schemas;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::cast::as_boolean_array;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::object_store::ObjectStoreUrl;
@@ -15,56 +24,114 @@ use datafusion::datasource::physical_plan::{
     FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result as EngineResult};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use futures::{StreamExt, TryStreamExt, stream};
 use model::{Error, Result};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
 
-use crate::error::{io, parquet as parquet_error};
+use crate::engine::blocking;
+use crate::error::{arrow as arrow_error, damaged, io};
+use crate::source::listing::{At, Found, Listing};
+
+/// How many objects' footers are fetched at a time.
+const FETCHES: usize = 16;
 
 /// Some Parquet files with one schema.
 #[derive(Debug)]
 pub(crate) struct ParquetFiles {
-    schema: SchemaRef,
+    schema: TableSchema,
     files: Vec<PartitionedFile>,
+    /// The partition columns, a row for each file.
+    partitions: RecordBatch,
     handles: Arc<Handles>,
 }
 
 impl ParquetFiles {
-    /// Opens the files and reads their footers; columns are the union over the files. Blocks.
+    /// Opens the files and reads their footers; columns are the union over the files.
     ///
-    /// Errors: a file that is no Parquet; files whose columns contradict each other.
-    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut schemas = Vec::with_capacity(paths.len());
-        let mut files = Vec::with_capacity(paths.len());
-        let mut handles = HashMap::with_capacity(paths.len());
-        for (i, path) in paths.iter().enumerate() {
-            let file = File::open(path).map_err(|e| io("opening", path, e))?;
-            let size = file.metadata().map_err(|e| io("opening", path, e))?.len();
-            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
-                .map_err(|e| parquet_error("reading the footer of", path, e))?;
-            schemas.push(metadata.schema().as_ref().clone());
+    /// Errors: a file that is gone or no Parquet; files whose columns contradict each other.
+    pub(crate) async fn open(listing: Listing) -> Result<Self> {
+        let Listing { files: found, mut partitions, schema } = listing;
+        let values: Vec<Vec<Option<String>>> = found.iter().map(|f| f.partition.clone()).collect();
+        let opened: Vec<Opened> =
+            stream::iter(found).map(Opened::open).buffered(FETCHES).try_collect().await?;
+        let in_files = if let Some(schema) = schema {
+            schema
+        } else {
+            let schemas: Vec<(&str, &SchemaRef)> = opened.iter().map(|o| (o.name.as_str(), &o.schema)).collect();
+            let merged = schemas::merge(&schemas)?;
+            // A column that the paths and the files have is the paths', in the files' type.
+            for partition in &mut partitions {
+                if let Ok(field) = merged.field_with_name(partition.name()) {
+                    *partition = Arc::new(partition.as_ref().clone().with_data_type(field.data_type().clone()));
+                }
+            }
+            let own = merged.fields().iter().filter(|f| partitions.iter().all(|p| p.name() != f.name())).cloned();
+            Arc::new(Schema::new_with_metadata(own.collect::<Vec<_>>(), merged.metadata().clone()))
+        };
+        let columns = schemas::partitions(&partitions, &values, |file| &opened[file].name)?;
+        let mut files = Vec::with_capacity(opened.len());
+        let mut handles = HashMap::with_capacity(opened.len());
+        for (i, file) in opened.into_iter().enumerate() {
             let name = format!("{i}.parquet");
-            files.push(PartitionedFile::new(name.clone(), size));
-            handles.insert(name, (path.clone(), file));
+            let scalars = columns.iter().map(|c| ScalarValue::try_from_array(c, i)).collect::<EngineResult<_>>();
+            let scalars: Vec<ScalarValue> = scalars.map_err(crate::error::engine)?;
+            files.push(PartitionedFile::new(name.clone(), file.size).with_partition_values(scalars));
+            handles.insert(name, file);
         }
-        let metadata = schemas.first().map(|s| s.metadata().clone()).unwrap_or_default();
-        let bare = schemas.into_iter().map(|s| s.with_metadata(HashMap::new()));
-        let schema = Schema::try_merge(bare).map_err(|e| {
-            let first = paths.first().map(|p| p.display().to_string()).unwrap_or_default();
-            Error::invalid(format!("the Parquet files beside {first} have columns of different types: {e}"))
-        })?;
-        Ok(Self { schema: Arc::new(schema.with_metadata(metadata)), files, handles: Arc::new(Handles(handles)) })
+        let rows = RecordBatchOptions::new().with_row_count(Some(files.len()));
+        let partition_schema = Arc::new(Schema::new(partitions.clone()));
+        Ok(Self {
+            schema: TableSchema::new(in_files, partitions),
+            files,
+            partitions: RecordBatch::try_new_with_options(partition_schema, columns, &rows).map_err(arrow_error)?,
+            handles: Arc::new(Handles { files: handles, last: Mutex::default() }),
+        })
+    }
+
+    /// The files that were opened last: where a damage was found, it is in one of these.
+    pub(crate) fn last_read(&self) -> Vec<String> {
+        self.handles.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The files whose partition values may fulfil the filters.
+    fn matching(&self, state: &dyn Session, filters: &[Expr]) -> EngineResult<Vec<PartitionedFile>> {
+        let schema = DFSchema::try_from(self.partitions.schema())?;
+        let mut wanted = vec![true; self.files.len()];
+        let of_paths = |filter: &&Expr| {
+            let columns = filter.column_refs();
+            !columns.is_empty() && columns.iter().all(|c| schema.index_of_column_by_name(None, &c.name).is_some())
+        };
+        for filter in filters.iter().filter(of_paths) {
+            let bare = datafusion::common::tree_node::TreeNode::transform(filter.clone(), |e| {
+                Ok(match e {
+                    Expr::Column(mut column) => {
+                        column.relation = None;
+                        datafusion::common::tree_node::Transformed::yes(Expr::Column(column))
+                    }
+                    other => datafusion::common::tree_node::Transformed::no(other),
+                })
+            })?;
+            let filter = state.create_physical_expr(bare.data, &schema)?;
+            let answers = filter.evaluate(&self.partitions)?.into_array(self.files.len())?;
+            let answers = as_boolean_array(&answers)?;
+            for (i, wanted) in wanted.iter_mut().enumerate() {
+                *wanted &= answers.is_valid(i) && answers.value(i);
+            }
+        }
+        Ok(self.files.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(f, _)| f.clone()).collect())
     }
 }
 
 #[tonic::async_trait]
 impl TableProvider for ParquetFiles {
     fn schema(&self) -> SchemaRef {
-        self.schema.clone()
+        self.schema.table_schema().clone()
     }
 
     fn table_type(&self) -> TableType {
@@ -78,16 +145,16 @@ impl TableProvider for ParquetFiles {
 
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
         let source = ParquetSource::new(self.schema.clone())
             .with_parquet_file_reader_factory(self.handles.clone())
             .with_enable_page_index(true);
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
-            .with_file_group(FileGroup::new(self.files.clone()))
+            .with_file_group(FileGroup::new(self.matching(state, filters)?))
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .with_preserve_order(true)
@@ -96,9 +163,66 @@ impl TableProvider for ParquetFiles {
     }
 }
 
+/// A file that can be read.
+#[derive(Debug)]
+struct Opened {
+    /// Its path or URL.
+    name: String,
+    size: u64,
+    schema: SchemaRef,
+    from: From,
+}
+
+#[derive(Debug)]
+enum From {
+    File(File),
+    Object(object::Reader),
+}
+
+impl Opened {
+    async fn open(found: Found) -> Result<Self> {
+        let name = found.at.name();
+        match found.at {
+            At::Local(path) => blocking(move || Self::local(&path, name)).await,
+            At::Object(bucket, meta) => {
+                let size = meta.size;
+                let reader = object::Reader::open(bucket, *meta).await?;
+                let schema = ArrowReaderMetadata::try_new(reader.metadata(), ArrowReaderOptions::default());
+                let schema = schema.map_err(|e| damaged(&name, &e))?.schema().clone();
+                Ok(Self { name, size, schema, from: From::Object(reader) })
+            }
+        }
+    }
+
+    fn local(path: &PathBuf, name: String) -> Result<Self> {
+        let gone = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::invalid(format!(
+                "the file {name} is not there any more: it was removed in the meantime, or (of a Delta table) vacuumed"
+            )),
+            _ => io("opening", path, e),
+        };
+        let file = File::open(path).map_err(gone)?;
+        let size = file.metadata().map_err(|e| io("opening", path, e))?.len();
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default());
+        let schema = metadata.map_err(|e| damaged(&name, &e))?.schema().clone();
+        Ok(Self { name, size, schema, from: From::File(file) })
+    }
+}
+
+/// The schema in a file's footer.
+///
+/// Errors: as [`ParquetFiles::open`].
+pub(crate) async fn schema_of(found: Found) -> Result<SchemaRef> {
+    Ok(Opened::open(found).await?.schema)
+}
+
 /// The open files by the names that the plan knows them by.
 #[derive(Debug)]
-struct Handles(HashMap<String, (PathBuf, File)>);
+struct Handles {
+    files: HashMap<String, Opened>,
+    /// The names of the last two that were read: the next one is opened while one is read.
+    last: Mutex<Vec<String>>,
+}
 
 impl ParquetFileReaderFactory for Handles {
     fn create_reader(
@@ -109,12 +233,18 @@ impl ParquetFileReaderFactory for Handles {
         _metrics: &ExecutionPlanMetricsSet,
     ) -> EngineResult<Box<dyn AsyncFileReader + Send>> {
         let name = file.object_meta.location.as_ref();
-        let (_, file) = self
-            .0
+        let opened = self
+            .files
             .get(name)
             .ok_or_else(|| DataFusionError::Internal(format!("the file {name} is not among those opened")))?;
-        Ok(Box::new(handle::Reader::new(file)?))
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == 2 {
+            last.remove(0);
+        }
+        last.push(opened.name.clone());
+        Ok(match &opened.from {
+            From::File(file) => Box::new(handle::Reader::new(file)?),
+            From::Object(reader) => Box::new(reader.clone()),
+        })
     }
 }
-
-mod handle;

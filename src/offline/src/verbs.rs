@@ -1,7 +1,6 @@
 //! One function per verb of the offline server, in terms of the registry, sources and frames. Knows
 //! commands but no Flight.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -142,9 +141,9 @@ impl Offline {
                 let Some(Options::FileOptions(file)) = &target.options else {
                     return Err(Error::new(Kind::Unsupported, format!("data source '{}' is no file", target.name)));
                 };
-                Location::of(&target, self.engine.repo())?;
+                Location::of(&target, self.engine.repo(), self.engine.stores())?;
                 let export = self.read(&retrieval, Some(uploaded)).await?;
-                let rows = append::export(&self.writer(), &file.uri, overwrite, export).await?;
+                let rows = append::export(&self.writer(), &target, &file.uri, overwrite, export).await?;
                 metrics::exported(rows);
                 Ok(())
             }
@@ -186,18 +185,19 @@ impl Offline {
                 format!("feature service {name} logs to something other than a FileLoggingDestination"),
             ));
         };
-        if !file.partition_by.is_empty() || (file.path.contains("://") && !file.path.starts_with("file://")) {
+        if !file.partition_by.is_empty() {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!(
-                    "feature service {name} logs to {} in a way that is not built: use a local directory without partition_by",
-                    file.path
-                ),
+                format!("feature service {name} logs to {} with partition_by, which is not built: leave it out", file.path),
             ));
         }
-        let dir = PathBuf::from(Location::of_path(&file.path, self.engine.repo()).path());
+        let (endpoint, repo) = (&file.s3_endpoint_override, self.engine.repo());
+        let directory = match Location::of_uri(&file.path, endpoint, repo, self.engine.stores())? {
+            Location::Object(bucket, key) => Location::Object(bucket, format!("{}/", key.trim_end_matches('/'))),
+            local => Location::Directory(local.path()),
+        };
         let batches: Vec<RecordBatch> = uploaded.batches().to_vec();
-        append::new_file(dir, name.to_owned(), batches).await?;
+        append::new_file(directory, name.to_owned(), batches).await?;
         Ok(())
     }
 
