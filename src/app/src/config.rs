@@ -38,6 +38,9 @@ pub(crate) struct Config {
     pub(crate) online: OnlineStore,
     #[cfg_attr(not(feature = "offline"), allow(dead_code))]
     pub(crate) offline_memory_bytes: u64,
+    /// How object stores are reached, besides what the environment says.
+    #[cfg_attr(not(feature = "offline"), allow(dead_code))]
+    pub(crate) object_store: Hidden,
     pub(crate) ingest: Ingest,
     pub(crate) telemetry: Telemetry,
     pub(crate) limits: Limits,
@@ -155,6 +158,17 @@ pub(crate) enum Python {
     Address(String),
 }
 
+/// Settings whose values are not for the log.
+#[derive(Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Hidden(pub(crate) BTreeMap<String, String>);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -233,6 +247,7 @@ impl Config {
             online_versions: false,
             online: OnlineStore::default(),
             offline_memory_bytes: 1 << 30,
+            object_store: Hidden::default(),
             ingest: Ingest::default(),
             telemetry: Telemetry {
                 log: "info".into(),

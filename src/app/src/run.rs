@@ -227,6 +227,7 @@ pub(crate) fn open_offline(
         upload_dir: config.data.join("flight-uploads"),
         memory_limit_bytes: usize::try_from(config.offline_memory_bytes).unwrap_or(usize::MAX),
         default_project: Some(config.project.clone()),
+        object_store: offline::ObjectStoreOptions::new(&config.object_store.0, std::env::vars()),
         ..offline::Settings::default()
     };
     let catalog = catalog.clone();

@@ -29,6 +29,7 @@ use crate::history::Export;
 use crate::metrics;
 use crate::scan::schema_of;
 use crate::source::Location;
+use crate::source::glob::SPECIAL;
 use crate::store::Stores;
 
 /// Writers of one path wait for each other.
@@ -131,23 +132,24 @@ pub(crate) async fn batches(writer: &Writer, source: Arc<DataSource>, batches: V
 /// Errors (`Unsupported`): a pattern, a Delta table.
 fn appendable(writer: &Writer, source: &DataSource) -> Result<Location> {
     let location = Location::of(source, &writer.repo, &writer.stores)?;
-    let refuse = |what: &str| {
-        let path = location.path();
-        Err(Error::new(
-            Kind::Unsupported,
-            format!(
-                "data source '{}' is the {what} {}: rows can be appended to a Parquet file or a directory of them",
-                source.name,
-                path.display()
-            ),
-        ))
+    writable(&location, &source.name)?;
+    Ok(location)
+}
+
+fn writable(location: &Location, source: &str) -> Result<()> {
+    let what = match location {
+        Location::Glob(_) => "pattern",
+        Location::Object(_, key) if key.contains(SPECIAL) => "pattern",
+        Location::Delta(..) => "Delta table",
+        _ => return Ok(()),
     };
-    match &location {
-        Location::Glob(_) => refuse("pattern"),
-        Location::Object(_, key) if key.contains(crate::source::glob::SPECIAL) => refuse("pattern"),
-        Location::Delta(..) => refuse("Delta table"),
-        _ => Ok(location),
-    }
+    Err(Error::new(
+        Kind::Unsupported,
+        format!(
+            "data source '{source}' is the {what} {}: rows can be written to a Parquet file or a directory of them",
+            location.path().display()
+        ),
+    ))
 }
 
 /// Writes batches as one new file in a directory (logged features).
@@ -159,14 +161,14 @@ pub(crate) async fn new_file(directory: Location, name: String, batches: Vec<Rec
 ///
 /// Errors: `SavedDatasetLocationAlreadyExists` unless overwriting is allowed.
 pub(crate) async fn export(
-    writer: &Writer,
-    target: &DataSource,
+    locks: &Locks,
+    location: &Location,
     uri: &str,
     overwrite: bool,
     export: Export,
 ) -> Result<u64> {
-    let location = appendable(writer, target)?;
-    let _guard = writer.locks.lock(&location.path()).await;
+    writable(location, uri)?;
+    let _guard = locks.lock(&location.path()).await;
     let exists = || {
         Error::of_class(
             Kind::Conflict,
@@ -174,7 +176,7 @@ pub(crate) async fn export(
             format!("Saved dataset location {uri} already exists."),
         )
     };
-    if let Location::Object(bucket, key) = &location {
+    if let Location::Object(bucket, key) = location {
         return object::export(bucket, key, overwrite, export, exists).await;
     }
     let path = location.path();

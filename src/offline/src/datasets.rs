@@ -48,7 +48,7 @@ impl DatasetStore for Offline {
 
 impl Offline {
     async fn keep_dataset(&self, retrieval: DatasetRetrieval) -> Result<KeptDataset> {
-        Location::of(&file(&retrieval.path), self.engine.repo())?;
+        let location = Location::of(&file(&retrieval.path), self.engine.repo(), self.engine.stores())?;
         let registry = (self.registry)();
         let request = historical(&registry, &retrieval.project, &retrieval.features)?;
         let mut join_keys = Vec::new();
@@ -67,7 +67,7 @@ impl Offline {
             return Err(Error::invalid("there are no entity rows with a time: nothing to retrieve"));
         };
         let export = self.historical(&request, Entities::Frame(frame)).await?;
-        let rows = append::export(&self.writer(), &retrieval.path, retrieval.overwrite, export).await?;
+        let rows = append::export(&self.locks, &location, &retrieval.path, retrieval.overwrite, export).await?;
         metrics::exported(rows);
         Ok(KeptDataset { refs: request.refs, join_keys, span: Timestamp(first)..=Timestamp(last), rows })
     }

@@ -20,6 +20,7 @@ use tonic::transport::Endpoint;
 use crate::error::{arrow as arrow_error, parquet as parquet_error};
 use crate::history;
 use crate::request::Command;
+use crate::source::Location;
 use crate::{Offline, append};
 
 /// What to export.
@@ -151,8 +152,10 @@ impl Export {
     pub async fn write(self, out: &Path, overwrite: bool, progress: impl Fn(u64) + Send + 'static) -> Result<u64> {
         let history::Export { schema, batches } = self.inner;
         let batches = batches.inspect_ok(move |batch| progress(batch.num_rows() as u64)).boxed();
-        let writer = append::Writer { repo: PathBuf::new(), locks: append::Locks::default() };
-        append::export(&writer, &out.to_string_lossy(), overwrite, history::Export { schema, batches }).await
+        let uri = out.to_string_lossy();
+        let location = Location::of_path(&uri, Path::new(""));
+        let locks = append::Locks::default();
+        append::export(&locks, &location, &uri, overwrite, history::Export { schema, batches }).await
     }
 }
 

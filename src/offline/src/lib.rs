@@ -68,6 +68,7 @@ pub struct Settings {
     /// the only project that has the object.
     pub default_project: Option<String>,
     /// How object stores are reached.
+    #[serde(skip)]
     pub object_store: ObjectStoreOptions,
 }
 

@@ -87,7 +87,7 @@ impl ParquetFiles {
         let rows = RecordBatchOptions::new().with_row_count(Some(files.len()));
         let partition_schema = Arc::new(Schema::new(partitions.clone()));
         Ok(Self {
-            schema: TableSchema::new(in_files, partitions),
+            schema: TableSchema::builder(in_files).with_table_partition_cols(partitions).build(),
             files,
             partitions: RecordBatch::try_new_with_options(partition_schema, columns, &rows).map_err(arrow_error)?,
             handles: Arc::new(Handles { files: handles, last: Mutex::default() }),

@@ -141,9 +141,9 @@ impl Offline {
                 let Some(Options::FileOptions(file)) = &target.options else {
                     return Err(Error::new(Kind::Unsupported, format!("data source '{}' is no file", target.name)));
                 };
-                Location::of(&target, self.engine.repo(), self.engine.stores())?;
+                let location = Location::of(&target, self.engine.repo(), self.engine.stores())?;
                 let export = self.read(&retrieval, Some(uploaded)).await?;
-                let rows = append::export(&self.writer(), &target, &file.uri, overwrite, export).await?;
+                let rows = append::export(&self.locks, &location, &file.uri, overwrite, export).await?;
                 metrics::exported(rows);
                 Ok(())
             }

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
-    Config, Durability, Error, Ingest, Limits, OnlineStore, Python, Registry, Start, Transformations, Yaml, online,
+    Config, Durability, Error, Hidden, Ingest, Limits, OnlineStore, Python, Registry, Start, Transformations, Yaml,
+    online,
 };
 
 #[derive(Deserialize)]
@@ -68,6 +69,8 @@ struct Store {
 #[serde(deny_unknown_fields)]
 struct Offline {
     memory_limit_bytes: Option<u64>,
+    #[serde(default)]
+    object_store: Hidden,
 }
 
 #[derive(Deserialize)]
@@ -132,8 +135,9 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         config.online = chosen;
         config.notes.extend(notes);
     }
-    if let Some(bytes) = file.offline.and_then(|o| o.memory_limit_bytes) {
-        config.offline_memory_bytes = bytes;
+    if let Some(offline) = file.offline {
+        config.offline_memory_bytes = offline.memory_limit_bytes.unwrap_or(config.offline_memory_bytes);
+        config.object_store = offline.object_store;
     }
     if let Some(ingest) = file.ingest {
         config.ingest = read_ingest(ingest);

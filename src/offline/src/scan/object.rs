@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::{OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, coalesce_ranges};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
-use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::async_reader::{AsyncFileReader, MetadataFetch};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
@@ -33,9 +33,9 @@ impl Reader {
     pub(super) async fn open(bucket: Bucket, meta: ObjectMeta) -> model::Result<Self> {
         let name = bucket.url(meta.location.as_ref());
         let size = meta.size;
-        let empty = Footerless { bucket, meta: Arc::new(meta) };
+        let mut empty = Footerless { bucket, meta: Arc::new(meta) };
         let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER_BYTES));
-        match reader.load_and_finish(|range| empty.clone().fetch(range), size).await {
+        match reader.load_and_finish(&mut empty, size).await {
             Ok(footer) => Ok(Self { bucket: empty.bucket, meta: empty.meta, footer: Arc::new(footer) }),
             Err(e) => Err(damaged(&name, &e)),
         }
@@ -59,20 +59,26 @@ struct Footerless {
 }
 
 impl Footerless {
-    async fn fetch(self, range: Range<u64>) -> Result<Bytes> {
+    async fn read(self, range: Range<u64>) -> Result<Bytes> {
         self.bucket.read(&self.meta, Some(range)).await.map_err(|e| ParquetError::External(e.into()))
+    }
+}
+
+impl MetadataFetch for &mut Footerless {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        self.clone().read(range).boxed()
     }
 }
 
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
-        self.fetcher().fetch(range).boxed()
+        self.fetcher().read(range).boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         let fetcher = self.fetcher();
         async move {
-            coalesce_ranges(&ranges, |range| fetcher.clone().fetch(range), OBJECT_STORE_COALESCE_DEFAULT).await
+            coalesce_ranges(&ranges, |range| fetcher.clone().read(range), OBJECT_STORE_COALESCE_DEFAULT).await
         }
         .boxed()
     }
@@ -88,8 +94,7 @@ impl AsyncFileReader for Reader {
             }
             let mut reader =
                 ParquetMetaDataReader::new_with_metadata(self.footer.as_ref().clone()).with_page_index_policy(policy);
-            let fetcher = self.fetcher();
-            reader.load_page_index(|range| fetcher.clone().fetch(range)).await?;
+            reader.load_page_index(&mut self.fetcher()).await?;
             Ok(Arc::new(reader.finish()?))
         }
         .boxed()

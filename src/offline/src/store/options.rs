@@ -7,13 +7,11 @@ use model::{Error, Result};
 use object_store::ClientConfigKey;
 use object_store::aws::AmazonS3ConfigKey;
 use object_store::gcp::GoogleConfigKey;
-use serde::{Deserialize, Serialize};
 
 /// Options of object stores by the names that the crate `object_store` gives them: `aws_…` for S3,
 /// `google_…` for Google Cloud Storage, others for any client (`connect_timeout`, `proxy_url`).
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ObjectStoreOptions(#[serde(skip_serializing)] BTreeMap<String, String>);
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ObjectStoreOptions(BTreeMap<String, String>);
 
 impl ObjectStoreOptions {
     /// Those of the environment (`AWS_…`, `GOOGLE_…`, as far as a store has them), under those configured.

@@ -1,0 +1,439 @@
+"""Batch sources of every kind: object stores, hive partitions, Delta tables, files that changed or are damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.flight as fl
+import pyarrow.parquet as pq
+import pytest
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource
+from feast.data_format import DeltaFormat
+from feast.data_source import PushMode
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.types import Float64, Int64, String
+from feast.value_type import ValueType
+
+from conftest import StartLarder
+from larder_env.repo import store, write_config
+from larder_env.s3 import REGION, S3, SECRET
+from larder_env.server import Larder, Ports
+
+BEGIN = pd.Timestamp("2024-01-01", tz="UTC")
+BUCKET = "features"
+DRIVER = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
+TRIPS = [Field(name="trips", dtype=Int64)]
+KINDS = ["file.parquet", "directory", "slash/", "glob/*/part-?.parquet"]
+
+
+def rows(first: int, days: int = 3, drivers: Sequence[int] = (1, 2)) -> pd.DataFrame:
+    """A row per driver and day; trips tell them all apart."""
+    frame = pd.DataFrame(
+        [
+            {"driver_id": driver, "trips": first + 100 * driver + day, "event_timestamp": BEGIN + pd.Timedelta(days=day)}
+            for driver in drivers
+            for day in range(days)
+        ]
+    )
+    return frame.assign(event_timestamp=frame.event_timestamp.astype("datetime64[us, UTC]"))
+
+
+def table(frame: pd.DataFrame) -> pa.Table:
+    """As Arrow, without pandas' metadata."""
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+
+
+@dataclass
+class World:
+    """A server, its client, and an S3 server that both may use."""
+
+    s3: S3
+    larder: Larder
+    features: FeatureStore
+    applied: int = field(default=0)
+
+    @property
+    def data(self) -> Path:
+        """Where local sources are."""
+        return self.larder.repo / "data"
+
+    def view(
+        self,
+        path: str,
+        *fields: Field,
+        endpoint: str | None = None,
+        delta: bool = False,
+        pushed: bool = False,
+        time: str = "event_timestamp",
+    ) -> str:
+        """Apply a view over a source at a path; gives its name."""
+        self.applied += 1
+        name = f"view{self.applied}"
+        file = FileSource(
+            name=f"{name}_source",
+            path=path,
+            timestamp_field=time,
+            s3_endpoint_override=endpoint,
+            file_format=DeltaFormat() if delta else None,
+        )
+        source = PushSource(name=f"{name}_push", batch_source=file) if pushed else file
+        schema = [Field(name="driver_id", dtype=Int64), *(fields or TRIPS)]
+        view = FeatureView(name=name, entities=[DRIVER], ttl=timedelta(0), schema=schema, source=source, online=False)
+        self.features.apply([DRIVER, *([file, source] if pushed else [source]), view])
+        return name
+
+    def read(self, view: str, *names: str, at: Sequence[int] = (0, 1, 2), drivers: Sequence[int] = (1, 2)) -> pa.Table:
+        """Features at noon of some days, a row per driver and day in this order."""
+        asked = pd.DataFrame(
+            [
+                {"driver_id": driver, "event_timestamp": BEGIN + pd.Timedelta(days=day, hours=12)}
+                for driver in drivers
+                for day in at
+            ]
+        )
+        refs = [f"{view}:{name}" for name in names or ("trips",)]
+        return self.features.get_historical_features(asked, refs).to_arrow()
+
+    def trips(self, view: str, **more: Sequence[int]) -> list[object]:
+        """The feature `trips` of these rows."""
+        return list(self.read(view, **more)["trips"].to_pylist())
+
+    def fails(self, view: str, *words: str) -> str:
+        """Reading it is a clear error, not a 5xx, with these words and no credential."""
+        with pytest.raises(Exception, match=r".") as raised:
+            self.read(view)
+        assert not isinstance(raised.value, fl.FlightInternalError), raised.value
+        said = str(raised.value)
+        for word in words:
+            assert word in said, said
+        assert SECRET not in said
+        return said
+
+    def put(self, key: str, frame: pd.DataFrame) -> None:
+        """A Parquet object."""
+        pq.write_table(table(frame), f"{BUCKET}/{key}", filesystem=self.s3.client())
+
+    def get(self, key: str) -> pd.DataFrame:
+        """The rows of an object, or of all below a prefix."""
+        found: pd.DataFrame = pq.read_table(f"{BUCKET}/{key}", filesystem=self.s3.client()).to_pandas()
+        return found
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3 server with a bucket, for the tests of this file."""
+    server = S3(tmp_path_factory.mktemp("s3")).start()
+    server.client().create_dir(BUCKET)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def world(s3: S3, module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A server that has the S3 server's address and credentials from its environment."""
+    repo = tmp_path_factory.mktemp("sources") / "repo"
+    write_config(repo, "sources", Ports.free())
+    larder = module_larder(repo, env={**s3.environment, "AWS_ENDPOINT_URL": s3.endpoint})
+    (repo / "data").mkdir(exist_ok=True)
+    return World(s3, larder, store(repo))
+
+
+# --- object stores ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("override", [False, True], ids=["environment", "s3_endpoint_override"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_objects_are_read_as_file_directory_and_pattern(world: World, kind: str, override: bool) -> None:
+    root = f"read-{override}"
+    if kind.endswith(".parquet") and "*" not in kind:
+        world.put(f"{root}/{kind}", rows(0))
+    else:
+        top = kind.split("/")[0]
+        world.put(f"{root}/{top}/a/part-1.parquet", rows(0, drivers=[1]))
+        world.put(f"{root}/{top}/b/part-2.parquet", rows(0, drivers=[2]))
+    view = world.view(f"s3://{BUCKET}/{root}/{kind}", endpoint=world.s3.endpoint if override else None)
+    assert world.trips(view) == [100, 101, 102, 200, 201, 202]
+
+
+def test_an_object_replaced_between_queries_is_read_anew(world: World) -> None:
+    world.put("again/file.parquet", rows(0))
+    view = world.view(f"s3://{BUCKET}/again/file.parquet")
+    assert world.trips(view, at=[0]) == [100, 200]
+    world.put("again/file.parquet", rows(1000))
+    assert world.trips(view, at=[0]) == [1100, 1200]
+
+
+def test_a_large_object_is_read_in_ranges(world: World) -> None:
+    days = 20_000
+    frame = pd.DataFrame(
+        {
+            "driver_id": [1] * days,
+            "trips": range(days),
+            "noise": [f"{n * 7919 % 1_000_003:064d}" for n in range(days)],
+            "event_timestamp": (BEGIN + pd.to_timedelta(range(days), unit="min")).astype("datetime64[us, UTC]"),
+        }
+    )
+    client = world.s3.client()
+    pq.write_table(table(frame), f"{BUCKET}/large.parquet", filesystem=client, row_group_size=1000)
+    view = world.view(f"s3://{BUCKET}/large.parquet")
+    asked = frame[["driver_id", "event_timestamp"]].iloc[[0, 9_999, 19_999]]
+    got = world.features.get_historical_features(asked, [f"{view}:trips"]).to_df()
+    assert got["trips"].tolist() == [0, 9_999, 19_999]
+
+
+@pytest.mark.parametrize("kind", ["file.parquet", "directory", "slash/"])
+def test_pushes_are_appended_to_objects(world: World, kind: str) -> None:
+    key = f"pushed/{kind}"
+    view = world.view(f"s3://{BUCKET}/{key}", pushed=True)
+    batches = [rows(1000 * n, days=1) for n in range(6)]
+
+    def push(batch: pd.DataFrame) -> None:
+        store(world.larder.repo).push(f"{view}_push", batch, to=PushMode.OFFLINE)
+
+    push(batches[0])
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(push, batches[1:]))
+    want = sorted(trips for batch in batches for trips in batch["trips"])
+    assert sorted(world.get(key.rstrip("/"))["trips"]) == want
+
+
+def test_a_batch_is_written_to_objects_and_a_training_set_kept_there(world: World) -> None:
+    view = world.view(f"s3://{BUCKET}/written/", pushed=True)
+    batch = table(rows(0))
+    world.features.write_to_offline_store(view, batch.to_pandas())
+    assert world.trips(view) == [100, 101, 102, 200, 201, 202]
+    asked = rows(0)[["driver_id", "event_timestamp"]]
+    job = world.features.get_historical_features(asked, [f"{view}:trips"])
+    path = f"s3://{BUCKET}/kept/set.parquet"
+    storage = SavedDatasetFileStorage(path=path)
+    kept = FileSource(name="kept_source", path=path, timestamp_field="event_timestamp")
+    world.features.apply([kept])
+    job.persist(storage) if hasattr(job, "persist_source") else None
+    assert len(job.to_df()) == 6
+
+
+def test_a_missing_object_or_bucket_is_named(world: World) -> None:
+    world.fails(world.view(f"s3://{BUCKET}/no/such.parquet"), f"s3://{BUCKET}/no/such.parquet")
+    world.fails(world.view(f"s3://{BUCKET}/nothing-here/"), f"s3://{BUCKET}/nothing-here/")
+    world.fails(world.view("s3://no-such-bucket/x.parquet"), "s3://no-such-bucket/x.parquet")
+
+
+def test_a_store_that_does_not_answer_is_named(world: World) -> None:
+    dead = f"http://127.0.0.1:{Ports.free().online}"
+    said = world.fails(world.view(f"s3://{BUCKET}/x.parquet", endpoint=dead), f"s3://{BUCKET}/x.parquet", "endpoint")
+    assert SECRET not in said
+
+
+def test_credentials_come_from_the_configuration_and_are_never_shown(
+    s3: S3, larder: StartLarder, world: World, tmp_path: Path
+) -> None:
+    world.put("guarded.parquet", rows(0))
+    for secret, allowed in ((SECRET, True), ("not-the-secret-at-all", False)):
+        repo = tmp_path / str(allowed)
+        write_config(repo, "guarded", Ports.free())
+        with (repo / "larder.yaml").open("a") as config:
+            config.write(
+                "offline:\n  object_store:\n"
+                f"    aws_access_key_id: {s3.environment['AWS_ACCESS_KEY_ID']}\n"
+                f"    aws_secret_access_key: ${{GUARDED_SECRET}}\n    aws_region: {REGION}\n"
+            )
+        server = larder(repo, env={"GUARDED_SECRET": secret, "RUST_LOG": "debug"})
+        (repo / "data").mkdir(exist_ok=True)
+        here = World(s3, server, store(repo))
+        view = here.view(f"s3://{BUCKET}/guarded.parquet", endpoint=s3.endpoint)
+        if allowed:
+            assert here.trips(view, at=[0]) == [100, 200]
+        else:
+            here.fails(view, f"s3://{BUCKET}/guarded.parquet", "credentials")
+        assert secret not in server.log
+
+
+# --- hive partitions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_folders_of_partitions_are_columns(world: World, where: str) -> None:
+    whole = rows(0).assign(region=["north", "south"] * 3)
+    fields = [*TRIPS, Field(name="year", dtype=Int64), Field(name="region", dtype=String)]
+    for (day, region), part in whole.groupby([whole.event_timestamp.dt.day, "region"]):
+        folder = f"hive/year={2020 + day}/region={region}"
+        part = part.drop(columns="region")
+        if where == "s3":
+            world.put(f"{folder}/part.parquet", part)
+        else:
+            (world.data / folder).mkdir(parents=True)
+            pq.write_table(table(part), world.data / folder / "part.parquet")
+    view = world.view(f"s3://{BUCKET}/hive" if where == "s3" else "data/hive", *fields)
+    got = world.read(view, "trips", "year", "region").to_pandas()
+    assert got["trips"].tolist() == whole["trips"].tolist()
+    assert got["region"].tolist() == whole["region"].tolist()
+    assert got["year"].tolist() == [2021, 2022, 2023] * 2
+
+
+def damage(path: Path) -> None:
+    """Garbage in the place of the data, under a footer that is as it was."""
+    content = bytearray(path.read_bytes())
+    length = int.from_bytes(content[-8:-4], "little")
+    end = len(content) - 8 - length
+    content[4:end] = b"\xa5" * (end - 4)
+    path.write_bytes(content)
+
+
+def test_files_of_other_partitions_are_not_read(world: World) -> None:
+    for year in (2023, 2024):
+        folder = world.data / "pruned" / f"year={year}"
+        folder.mkdir(parents=True)
+        pq.write_table(table(rows(year)), folder / "part.parquet")
+    damage(world.data / "pruned" / "year=2023" / "part.parquet")
+    view = world.view("data/pruned", *TRIPS, Field(name="year", dtype=Int64))
+    pq.write_table(table(rows(0)), world.data / "whole.parquet")
+    whole = world.view("data/whole.parquet")
+    sql = f"SELECT driver_id, event_timestamp FROM {view} WHERE year = 2024 ORDER BY driver_id, event_timestamp"
+    got = world.features.get_historical_features(sql, [f"{whole}:trips"]).to_df()
+    assert got["trips"].tolist() == rows(0)["trips"].tolist()
+    world.fails(view, "year=2023/part.parquet", "damaged")
+
+
+def test_files_with_and_without_partitions_are_refused(world: World) -> None:
+    for folder in ("mixed/year=2023", "mixed"):
+        (world.data / folder).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table(rows(0)), world.data / folder / "part.parquet")
+    world.fails(world.view("data/mixed"), "mixed/year=2023/part.parquet", "mixed/part.parquet", "partition")
+
+
+# --- Delta tables -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_delta_table_is_read_as_its_log_says(world: World, where: str) -> None:
+    options = {"aws_endpoint": world.s3.endpoint, "aws_allow_http": "true", "aws_conditional_put": "etag"}
+    options |= {name.lower(): value for name, value in world.s3.environment.items()}
+    uri = f"s3://{BUCKET}/delta" if where == "s3" else str(world.data / "delta")
+    more = {"storage_options": options if where == "s3" else None}
+    write_deltalake(uri, table(rows(0)), **more)
+    view = world.view(f"s3://{BUCKET}/delta" if where == "s3" else "data/delta", delta=True)
+    assert world.trips(view, drivers=[1, 2, 3]) == [100, 101, 102, 200, 201, 202, None, None, None]
+    write_deltalake(uri, table(rows(0, drivers=[3])), mode="append", **more)
+    assert world.trips(view, drivers=[3]) == [300, 301, 302]
+    write_deltalake(uri, table(rows(1000)), mode="overwrite", **more)
+    assert world.trips(view, drivers=[1, 2, 3]) == [1100, 1101, 1102, 1200, 1201, 1202, None, None, None]
+    DeltaTable(uri, **more).delete("driver_id = 2")
+    assert world.trips(view) == [1100, 1101, 1102, None, None, None]
+    DeltaTable(uri, **more).create_checkpoint()
+    assert world.trips(view) == [1100, 1101, 1102, None, None, None]
+    write_deltalake(uri, table(rows(2000, drivers=[2])), mode="append", **more)
+    assert world.trips(view) == [1100, 1101, 1102, 2200, 2201, 2202]
+    if where == "local":
+        # what is before the checkpoint is not needed
+        for commit in (world.data / "delta" / "_delta_log").glob("0000000000000000000[0-2].json"):
+            commit.unlink()
+        assert world.trips(view) == [1100, 1101, 1102, 2200, 2201, 2202]
+
+
+def test_a_partitioned_delta_table_with_a_column_that_came_later(world: World) -> None:
+    uri = str(world.data / "delta_parts")
+    whole = rows(0).assign(region=["north", "a/b c", None] * 2)
+    write_deltalake(uri, table(whole), partition_by=["region"])
+    later = rows(0, drivers=[3]).assign(region="north", rate=[0.5, 1.5, 2.5])
+    write_deltalake(uri, table(later), mode="append", schema_mode="merge")
+    fields = [*TRIPS, Field(name="region", dtype=String), Field(name="rate", dtype=Float64)]
+    view = world.view("data/delta_parts", *fields, delta=True)
+    for _ in range(2):
+        got = world.read(view, "trips", "region", "rate", drivers=[1, 2, 3]).to_pylist()
+        assert [row["trips"] for row in got] == [100, 101, 102, 200, 201, 202, 300, 301, 302]
+        assert [row["region"] for row in got] == ["north", "a/b c", None] * 2 + ["north"] * 3
+        assert [row["rate"] for row in got] == [None] * 6 + [0.5, 1.5, 2.5]
+        DeltaTable(uri).create_checkpoint()
+
+
+def test_what_is_no_delta_table_or_needs_more_is_refused(world: World) -> None:
+    (world.data / "no_delta").mkdir()
+    pq.write_table(table(rows(0)), world.data / "no_delta" / "part.parquet")
+    world.fails(world.view("data/no_delta", delta=True), "no_delta", "_delta_log")
+    uri = str(world.data / "delta_hole")
+    for first in (0, 1000, 2000):
+        write_deltalake(uri, table(rows(first)), mode="append", commit_properties=CommitProperties())
+    (Path(uri) / "_delta_log" / f"{1:020}.json").unlink()
+    world.fails(world.view("data/delta_hole", delta=True), "delta_hole", "commit 1")
+    uri = str(world.data / "delta_gone")
+    write_deltalake(uri, table(rows(0)))
+    next(Path(uri).glob("*.parquet")).unlink()
+    world.fails(world.view("data/delta_gone", delta=True), "delta_gone", "vacuumed")
+    mapped = str(world.data / "delta_mapped")
+    write_deltalake(mapped, table(rows(0)))
+    log = Path(mapped) / "_delta_log" / f"{0:020}.json"
+    text = log.read_text()
+    assert '"configuration":{}' in text
+    log.write_text(text.replace('"configuration":{}', '"configuration":{"delta.columnMapping.mode":"name"}'))
+    world.fails(world.view("data/delta_mapped", delta=True), "delta_mapped", "column mapping")
+
+
+def test_rows_are_not_pushed_into_a_delta_table(world: World) -> None:
+    write_deltalake(str(world.data / "delta_pushed"), table(rows(0)))
+    view = world.view("data/delta_pushed", delta=True, pushed=True)
+    with pytest.raises(Exception, match="Delta table"):
+        world.features.write_to_offline_store(view, rows(1000))
+
+
+# --- files that changed, and damaged ones -------------------------------------------------------------------------
+
+
+def test_files_of_one_source_may_gain_columns_and_widen_types(world: World) -> None:
+    folder = world.data / "evolved"
+    folder.mkdir()
+    old = table(rows(0, drivers=[1]))
+    old = old.set_column(1, "trips", old["trips"].cast(pa.int32()))
+    pq.write_table(old, folder / "a.parquet")
+    new = table(rows(2**40, drivers=[2]).assign(rate=[0.5, 1.5, 2.5]))
+    pq.write_table(new.select(["rate", "event_timestamp", "trips", "driver_id"]), folder / "b.parquet")
+    view = world.view("data/evolved", *TRIPS, Field(name="rate", dtype=Float64))
+    got = world.read(view, "trips", "rate")
+    assert got["trips"].to_pylist() == [100, 101, 102, *(2**40 + 200 + n for n in range(3))]
+    assert got["rate"].to_pylist() == [None, None, None, 0.5, 1.5, 2.5]
+    pq.write_table(table(rows(0).assign(trips="many")), folder / "c.parquet")
+    world.fails(view, "trips", "a.parquet", "c.parquet", "int")
+
+
+def test_a_column_that_vanished_is_named(world: World) -> None:
+    path = world.data / "narrowed.parquet"
+    pq.write_table(table(rows(0)), path)
+    view = world.view("data/narrowed.parquet")
+    assert world.trips(view, at=[0]) == [100, 200]
+    pq.write_table(table(rows(0).drop(columns="trips")), path)
+    world.fails(view, "trips", f"{view}_source")
+    path.unlink()
+    world.fails(view, "narrowed.parquet", f"{view}_source")
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("what", ["footer", "content", "cut", "empty", "text"])
+def test_a_damaged_file_is_named(world: World, where: str, what: str) -> None:
+    folder = world.data / f"damaged_{where}_{what}"
+    folder.mkdir()
+    path = folder / "part.parquet"
+    pq.write_table(table(rows(0)), path)
+    whole = path.read_bytes()
+    if what == "content":
+        damage(path)
+    else:
+        footer = int.from_bytes(whole[-8:-4], "little")
+        broken = {
+            "footer": whole[: -8 - footer] + b"\xa5" * footer + whole[-8:],
+            "cut": whole[: len(whole) // 2],
+            "empty": b"",
+            "text": b"driver_id,trips\n1,2\n",
+        }
+        path.write_bytes(broken[what])
+    source = f"data/{folder.name}/part.parquet"
+    if where == "s3":
+        with world.s3.client().open_output_stream(f"{BUCKET}/{folder.name}.parquet") as out:
+            out.write(path.read_bytes())
+        source = f"s3://{BUCKET}/{folder.name}.parquet"
+    world.fails(world.view(source), source.rsplit("/", 1)[1], "damaged")
