@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pyarrow.parquet as pq
 import pytest
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource
 from feast.data_format import DeltaFormat
 from feast.data_source import PushMode
@@ -37,7 +37,11 @@ def rows(first: int, days: int = 3, drivers: Sequence[int] = (1, 2)) -> pd.DataF
     """A row per driver and day; trips tell them all apart."""
     frame = pd.DataFrame(
         [
-            {"driver_id": driver, "trips": first + 100 * driver + day, "event_timestamp": BEGIN + pd.Timedelta(days=day)}
+            {
+                "driver_id": driver,
+                "trips": first + 100 * driver + day,
+                "event_timestamp": BEGIN + pd.Timedelta(days=day),
+            }
             for driver in drivers
             for day in range(days)
         ]
@@ -215,8 +219,11 @@ def test_a_batch_is_written_to_objects_and_a_training_set_kept_there(world: Worl
     storage = SavedDatasetFileStorage(path=path)
     kept = FileSource(name="kept_source", path=path, timestamp_field="event_timestamp")
     world.features.apply([kept])
-    job.persist(storage) if hasattr(job, "persist_source") else None
-    assert len(job.to_df()) == 6
+    job.persist(storage)
+    assert sorted(world.get("kept/set.parquet")["trips"]) == [100, 101, 102, 200, 201, 202]
+    with pytest.raises(Exception, match="already exists"):
+        job.persist(storage)
+    job.persist(storage, allow_overwrite=True)
 
 
 def test_a_missing_object_or_bucket_is_named(world: World) -> None:
@@ -264,12 +271,12 @@ def test_folders_of_partitions_are_columns(world: World, where: str) -> None:
     fields = [*TRIPS, Field(name="year", dtype=Int64), Field(name="region", dtype=String)]
     for (day, region), part in whole.groupby([whole.event_timestamp.dt.day, "region"]):
         folder = f"hive/year={2020 + day}/region={region}"
-        part = part.drop(columns="region")
+        inside = part.drop(columns="region")
         if where == "s3":
-            world.put(f"{folder}/part.parquet", part)
+            world.put(f"{folder}/part.parquet", inside)
         else:
             (world.data / folder).mkdir(parents=True)
-            pq.write_table(table(part), world.data / folder / "part.parquet")
+            pq.write_table(table(inside), world.data / folder / "part.parquet")
     view = world.view(f"s3://{BUCKET}/hive" if where == "s3" else "data/hive", *fields)
     got = world.read(view, "trips", "year", "region").to_pandas()
     assert got["trips"].tolist() == whole["trips"].tolist()
@@ -316,19 +323,19 @@ def test_a_delta_table_is_read_as_its_log_says(world: World, where: str) -> None
     options = {"aws_endpoint": world.s3.endpoint, "aws_allow_http": "true", "aws_conditional_put": "etag"}
     options |= {name.lower(): value for name, value in world.s3.environment.items()}
     uri = f"s3://{BUCKET}/delta" if where == "s3" else str(world.data / "delta")
-    more = {"storage_options": options if where == "s3" else None}
-    write_deltalake(uri, table(rows(0)), **more)
+    access = options if where == "s3" else None
+    write_deltalake(uri, table(rows(0)), storage_options=access)
     view = world.view(f"s3://{BUCKET}/delta" if where == "s3" else "data/delta", delta=True)
     assert world.trips(view, drivers=[1, 2, 3]) == [100, 101, 102, 200, 201, 202, None, None, None]
-    write_deltalake(uri, table(rows(0, drivers=[3])), mode="append", **more)
+    write_deltalake(uri, table(rows(0, drivers=[3])), mode="append", storage_options=access)
     assert world.trips(view, drivers=[3]) == [300, 301, 302]
-    write_deltalake(uri, table(rows(1000)), mode="overwrite", **more)
+    write_deltalake(uri, table(rows(1000)), mode="overwrite", storage_options=access)
     assert world.trips(view, drivers=[1, 2, 3]) == [1100, 1101, 1102, 1200, 1201, 1202, None, None, None]
-    DeltaTable(uri, **more).delete("driver_id = 2")
+    DeltaTable(uri, storage_options=access).delete("driver_id = 2")
     assert world.trips(view) == [1100, 1101, 1102, None, None, None]
-    DeltaTable(uri, **more).create_checkpoint()
+    DeltaTable(uri, storage_options=access).create_checkpoint()
     assert world.trips(view) == [1100, 1101, 1102, None, None, None]
-    write_deltalake(uri, table(rows(2000, drivers=[2])), mode="append", **more)
+    write_deltalake(uri, table(rows(2000, drivers=[2])), mode="append", storage_options=access)
     assert world.trips(view) == [1100, 1101, 1102, 2200, 2201, 2202]
     if where == "local":
         # what is before the checkpoint is not needed
@@ -359,7 +366,7 @@ def test_what_is_no_delta_table_or_needs_more_is_refused(world: World) -> None:
     world.fails(world.view("data/no_delta", delta=True), "no_delta", "_delta_log")
     uri = str(world.data / "delta_hole")
     for first in (0, 1000, 2000):
-        write_deltalake(uri, table(rows(first)), mode="append", commit_properties=CommitProperties())
+        write_deltalake(uri, table(rows(first)), mode="append")
     (Path(uri) / "_delta_log" / f"{1:020}.json").unlink()
     world.fails(world.view("data/delta_hole", delta=True), "delta_hole", "commit 1")
     uri = str(world.data / "delta_gone")

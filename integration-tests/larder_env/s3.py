@@ -15,7 +15,9 @@ from larder_env.server import HOST
 ACCESS, SECRET = "larder-test-access", "larder-test-secret-that-nobody-may-read"
 REGION = "us-east-1"
 LOGBACK = """<configuration>
-  <appender name="out" class="ch.qos.logback.core.ConsoleAppender"><encoder><pattern>%msg%n</pattern></encoder></appender>
+  <appender name="out" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%msg%n</pattern></encoder>
+  </appender>
   <root level="WARN"><appender-ref ref="out"/></root>
 </configuration>
 """
@@ -69,7 +71,7 @@ class S3:
             return False
 
     def client(self) -> fs.S3FileSystem:
-        """pyarrow's client."""
+        """Pyarrow's client."""
         return fs.S3FileSystem(
             access_key=ACCESS,
             secret_key=SECRET,

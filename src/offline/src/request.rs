@@ -192,9 +192,10 @@ impl Command {
             .map_err(|e| Error::invalid(format!("data_source_proto is not a feast.core.DataSource in JSON: {e}")))?;
         let options = json.file_options.map(|o| {
             #[allow(deprecated, reason = "the one way in which the SDK says Delta")]
-            let delta = o.file_format.filter(|f| !f.delta_format.is_null()).map(|_| FileFormat {
-                format: Some(Format::DeltaFormat(DeltaFormat::default())),
-            });
+            let delta = o
+                .file_format
+                .filter(|f| !f.delta_format.is_null())
+                .map(|_| FileFormat { format: Some(Format::DeltaFormat(DeltaFormat::default())) });
             Options::FileOptions(FileOptions {
                 uri: o.uri,
                 s3_endpoint_override: o.s3_endpoint_override,

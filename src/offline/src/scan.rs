@@ -58,8 +58,7 @@ impl ParquetFiles {
     pub(crate) async fn open(listing: Listing) -> Result<Self> {
         let Listing { files: found, mut partitions, schema } = listing;
         let values: Vec<Vec<Option<String>>> = found.iter().map(|f| f.partition.clone()).collect();
-        let opened: Vec<Opened> =
-            stream::iter(found).map(Opened::open).buffered(FETCHES).try_collect().await?;
+        let opened: Vec<Opened> = stream::iter(found).map(Opened::open).buffered(FETCHES).try_collect().await?;
         let in_files = if let Some(schema) = schema {
             schema
         } else {

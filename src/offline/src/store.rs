@@ -128,6 +128,12 @@ impl Stores {
 }
 
 impl Bucket {
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        Self { store, url: "memory://bucket".into(), options: Arc::default() }
+    }
+
     /// The URL of a key.
     pub(crate) fn url(&self, key: &str) -> String {
         format!("{}/{key}", self.url)

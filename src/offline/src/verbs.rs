@@ -188,7 +188,10 @@ impl Offline {
         if !file.partition_by.is_empty() {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("feature service {name} logs to {} with partition_by, which is not built: leave it out", file.path),
+                format!(
+                    "feature service {name} logs to {} with partition_by, which is not built: leave it out",
+                    file.path
+                ),
             ));
         }
         let (endpoint, repo) = (&file.s3_endpoint_override, self.engine.repo());

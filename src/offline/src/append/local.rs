@@ -32,8 +32,7 @@ pub(super) fn append(location: &Location, schema: &SchemaRef, batches: &[RecordB
     };
     let mut part = Part::begin(&target, &schema)?;
     if let Some(file) = old {
-        let reader =
-            ParquetRecordBatchReaderBuilder::try_new(file).and_then(ParquetRecordBatchReaderBuilder::build);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(ParquetRecordBatchReaderBuilder::build);
         for batch in reader.map_err(|e| bad(&e))? {
             part.write(&batch.map_err(arrow_error)?)?;
         }

@@ -33,9 +33,7 @@ pub(super) async fn append(bucket: &Bucket, key: &str, schema: &SchemaRef, batch
     for _ in 0..TRIES {
         let (shape, mut found) = objects(bucket, key).await?;
         let path = match shape {
-            Shape::Directory => {
-                bucket.path(key)?.join(format!("{}.parquet", uuid::Uuid::new_v4().simple()))
-            }
+            Shape::Directory => bucket.path(key)?.join(format!("{}.parquet", uuid::Uuid::new_v4().simple())),
             _ => bucket.path(key)?,
         };
         let old = found.pop().filter(|_| shape == Shape::File).and_then(|(at, _)| match at {
@@ -108,13 +106,16 @@ pub(super) async fn export(
     let bad = |e: ParquetError| match e {
         ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
             Ok(store) => bucket.error("writing", path.as_ref(), *store),
-            Err(inner) => Error::new(Kind::Unavailable, format!("writing {} failed: {inner}", bucket.url(path.as_ref()))),
+            Err(inner) => {
+                Error::new(Kind::Unavailable, format!("writing {} failed: {inner}", bucket.url(path.as_ref())))
+            }
         },
         other => Error::internal(format!("writing {} failed", bucket.url(path.as_ref())), other),
     };
     let mut upload = bucket.writer(&path);
     let written = async {
-        let mut writer = AsyncArrowWriter::try_new(&mut upload, export.schema.clone(), Some(properties())).map_err(bad)?;
+        let mut writer =
+            AsyncArrowWriter::try_new(&mut upload, export.schema.clone(), Some(properties())).map_err(bad)?;
         let mut rows = 0;
         while let Some(batch) = export.batches.next().await {
             let batch = batch?;

@@ -70,10 +70,18 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
         (T::Dictionary(_, values), other) | (other, T::Dictionary(_, values))
             if !matches!(other, T::Dictionary(..)) =>
         {
-            if values.as_ref() == other { other.clone() } else { wider(values, other)? }
+            if values.as_ref() == other {
+                other.clone()
+            } else {
+                wider(values, other)?
+            }
         }
         (T::Dictionary(_, a), T::Dictionary(_, b)) => {
-            if a == b { a.as_ref().clone() } else { wider(a, b)? }
+            if a == b {
+                a.as_ref().clone()
+            } else {
+                wider(a, b)?
+            }
         }
         // A time without a zone is in UTC, as everywhere in Feast.
         (T::Timestamp(a, x), T::Timestamp(b, y)) => {
@@ -138,12 +146,18 @@ mod tests {
     fn columns_are_the_union_and_types_the_wider() {
         use DataType as T;
         let utc = |unit| T::Timestamp(unit, Some("UTC".into()));
-        let a = schema(&[("i", T::Int32), ("f", T::Float32), ("t", T::Timestamp(TimeUnit::Millisecond, None)), ("a", T::Utf8)]);
+        let a = schema(&[
+            ("i", T::Int32),
+            ("f", T::Float32),
+            ("t", T::Timestamp(TimeUnit::Millisecond, None)),
+            ("a", T::Utf8),
+        ]);
         let b = schema(&[("i", T::Int64), ("f", T::Int16), ("t", utc(TimeUnit::Nanosecond)), ("n", T::Null)]);
         assert!(merge(&[("x", &a), ("y", &b)]).expect_err("f").message().contains("'f' is of type Float32 in x"));
         let b = schema(&[("i", T::Int64), ("f", T::Float64), ("t", utc(TimeUnit::Nanosecond)), ("n", T::Null)]);
         let merged = merge(&[("x", &a), ("y", &b)]).expect("merged");
-        let want = [("i", T::Int64), ("f", T::Float64), ("t", utc(TimeUnit::Nanosecond)), ("a", T::Utf8), ("n", T::Null)];
+        let want =
+            [("i", T::Int64), ("f", T::Float64), ("t", utc(TimeUnit::Nanosecond)), ("a", T::Utf8), ("n", T::Null)];
         for (field, (name, data_type)) in merged.fields().iter().zip(want) {
             let is_new = matches!(name, "a" | "n");
             assert_eq!((field.name().as_str(), field.data_type(), field.is_nullable()), (name, &data_type, is_new));
@@ -157,7 +171,9 @@ mod tests {
             assert_eq!(wider(&a, &b), None, "{a} {b}");
             assert_eq!(wider(&b, &a), None, "{b} {a}");
         }
-        for (a, b, want) in [(T::UInt32, T::Int64, T::Int64), (T::Float64, T::Int32, T::Float64), (T::Utf8, T::Null, T::Utf8)] {
+        for (a, b, want) in
+            [(T::UInt32, T::Int64, T::Int64), (T::Float64, T::Int32, T::Float64), (T::Utf8, T::Null, T::Utf8)]
+        {
             assert_eq!(wider(&a, &b), Some(want.clone()), "{a} {b}");
             assert_eq!(wider(&b, &a), Some(want), "{b} {a}");
         }

@@ -103,13 +103,8 @@ pub(super) async fn list(bucket: &Bucket, key: &str, local: Option<&Path>) -> Re
         } else {
             let below = if key.is_empty() { path.clone() } else { format!("{}/{path}", root.as_ref()) };
             let location = bucket.path(&below)?;
-            let meta = ObjectMeta {
-                location,
-                last_modified: <_>::default(),
-                size: add.size,
-                e_tag: None,
-                version: None,
-            };
+            let meta =
+                ObjectMeta { location, last_modified: <_>::default(), size: add.size, e_tag: None, version: None };
             At::Object(bucket.clone(), Box::new(meta))
         };
         // The protocol has the empty text for null, too.

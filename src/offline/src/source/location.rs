@@ -59,9 +59,8 @@ impl Location {
         if options.uri.is_empty() {
             return Err(Error::invalid(format!("data source '{}' has no path", source.name)));
         }
-        let named = |e: Error| {
-            Error::of_class(e.kind(), e.class(), format!("data source '{}': {}", source.name, e.message()))
-        };
+        let named =
+            |e: Error| Error::of_class(e.kind(), e.class(), format!("data source '{}': {}", source.name, e.message()));
         let location = Self::of_uri(&options.uri, &options.s3_endpoint_override, repo, stores).map_err(named)?;
         #[allow(deprecated, reason = "older SDKs say Delta so")]
         let is_delta =

@@ -15,10 +15,7 @@ pub struct ObjectStoreOptions(BTreeMap<String, String>);
 
 impl ObjectStoreOptions {
     /// Those of the environment (`AWS_…`, `GOOGLE_…`, as far as a store has them), under those configured.
-    pub fn new(
-        configured: &BTreeMap<String, String>,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Self {
+    pub fn new(configured: &BTreeMap<String, String>, environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let known = |name: &str| {
             (name.starts_with("aws_") && name.parse::<AmazonS3ConfigKey>().is_ok())
                 || (name.starts_with("google_") && name.parse::<GoogleConfigKey>().is_ok())
