@@ -9,13 +9,14 @@ mod schemas;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::cast::as_boolean_array;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
@@ -107,13 +108,13 @@ impl ParquetFiles {
             !columns.is_empty() && columns.iter().all(|c| schema.index_of_column_by_name(None, &c.name).is_some())
         };
         for filter in filters.iter().filter(of_paths) {
-            let bare = datafusion::common::tree_node::TreeNode::transform(filter.clone(), |e| {
+            let bare = filter.clone().transform(|e| {
                 Ok(match e {
                     Expr::Column(mut column) => {
                         column.relation = None;
-                        datafusion::common::tree_node::Transformed::yes(Expr::Column(column))
+                        Transformed::yes(Expr::Column(column))
                     }
-                    other => datafusion::common::tree_node::Transformed::no(other),
+                    other => Transformed::no(other),
                 })
             })?;
             let filter = state.create_physical_expr(bare.data, &schema)?;
@@ -169,11 +170,11 @@ struct Opened {
     name: String,
     size: u64,
     schema: SchemaRef,
-    from: From,
+    content: Content,
 }
 
 #[derive(Debug)]
-enum From {
+enum Content {
     File(File),
     Object(object::Reader),
 }
@@ -188,12 +189,12 @@ impl Opened {
                 let reader = object::Reader::open(bucket, *meta).await?;
                 let schema = ArrowReaderMetadata::try_new(reader.metadata(), ArrowReaderOptions::default());
                 let schema = schema.map_err(|e| damaged(&name, &e))?.schema().clone();
-                Ok(Self { name, size, schema, from: From::Object(reader) })
+                Ok(Self { name, size, schema, content: Content::Object(reader) })
             }
         }
     }
 
-    fn local(path: &PathBuf, name: String) -> Result<Self> {
+    fn local(path: &Path, name: String) -> Result<Self> {
         let gone = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => Error::invalid(format!(
                 "the file {name} is not there any more: it was removed in the meantime, or (of a Delta table) vacuumed"
@@ -204,7 +205,7 @@ impl Opened {
         let size = file.metadata().map_err(|e| io("opening", path, e))?.len();
         let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default());
         let schema = metadata.map_err(|e| damaged(&name, &e))?.schema().clone();
-        Ok(Self { name, size, schema, from: From::File(file) })
+        Ok(Self { name, size, schema, content: Content::File(file) })
     }
 }
 
@@ -241,9 +242,9 @@ impl ParquetFileReaderFactory for Handles {
             last.remove(0);
         }
         last.push(opened.name.clone());
-        Ok(match &opened.from {
-            From::File(file) => Box::new(handle::Reader::new(file)?),
-            From::Object(reader) => Box::new(reader.clone()),
+        Ok(match &opened.content {
+            Content::File(file) => Box::new(handle::Reader::new(file)?),
+            Content::Object(reader) => Box::new(reader.clone()),
         })
     }
 }

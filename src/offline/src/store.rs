@@ -152,7 +152,7 @@ impl Bucket {
         let prefix = Some(prefix).filter(|p| !p.as_ref().is_empty());
         let listed = self.store.list(prefix).try_collect::<Vec<_>>().await;
         let at = prefix.map(AsRef::as_ref).unwrap_or_default();
-        let mut found = listed.map_err(|e| self.error("listing", at, e))?;
+        let mut found = listed.map_err(|e| self.error("listing", at, &e))?;
         found.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(found)
     }
@@ -162,7 +162,7 @@ impl Bucket {
         match self.store.head(path).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(self.error("looking up", path.as_ref(), e)),
+            Err(e) => Err(self.error("looking up", path.as_ref(), &e)),
         }
     }
 
@@ -176,7 +176,7 @@ impl Bucket {
             version: listed.version.clone(),
             ..GetOptions::default()
         };
-        let fail = |e| self.error("reading", listed.location.as_ref(), e);
+        let fail = |e: object_store::Error| self.error("reading", listed.location.as_ref(), &e);
         let got = self.store.get_opts(&listed.location, options).await.map_err(fail)?;
         // Not every store heeds the condition.
         let other_tag = listed.e_tag.is_some() && got.meta.e_tag.is_some() && listed.e_tag != got.meta.e_tag;
@@ -198,7 +198,7 @@ impl Bucket {
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
             // What was listed is gone.
             Err(object_store::Error::NotFound { .. }) if old.is_some() => Ok(false),
-            Err(e) => Err(self.error("writing", path.as_ref(), e)),
+            Err(e) => Err(self.error("writing", path.as_ref(), &e)),
         }
     }
 
@@ -206,7 +206,7 @@ impl Bucket {
     pub(crate) async fn delete(&self, path: &Path) -> Result<()> {
         match self.store.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(self.error("removing", path.as_ref(), e)),
+            Err(e) => Err(self.error("removing", path.as_ref(), &e)),
         }
     }
 
@@ -220,10 +220,10 @@ impl Bucket {
     }
 
     /// What a failure means to the caller.
-    pub(crate) fn error(&self, what: &str, key: &str, error: object_store::Error) -> Error {
+    pub(crate) fn error(&self, what: &str, key: &str, error: &object_store::Error) -> Error {
         use object_store::Error as E;
         let url = self.url(key);
-        let text = self.options.scrub(&chain(&error));
+        let text = self.options.scrub(&chain(error));
         match error {
             E::Precondition { .. } => self.replaced(key),
             E::NotFound { .. } if text.contains("NoSuchBucket") => {

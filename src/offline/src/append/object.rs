@@ -56,7 +56,7 @@ pub(super) async fn append(bucket: &Bucket, key: &str, schema: &SchemaRef, batch
             None => None,
         };
         let (name, schema, batches) = (bucket.url(key), schema.clone(), batches.to_vec());
-        let bytes = blocking(move || encode(&name, before, schema, &batches)).await?;
+        let bytes = blocking(move || encode(&name, before, &schema, &batches)).await?;
         if bucket.put(&path, bytes, old.as_ref()).await? {
             return Ok(rows);
         }
@@ -68,10 +68,10 @@ pub(super) async fn append(bucket: &Bucket, key: &str, schema: &SchemaRef, batch
 }
 
 /// A Parquet file of what was there and what is new. Blocks.
-fn encode(name: &str, before: Option<Bytes>, schema: SchemaRef, batches: &[RecordBatch]) -> Result<Bytes> {
+fn encode(name: &str, before: Option<Bytes>, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Bytes> {
     let bad = |e: ParquetError| damaged(name, &e);
     let old = before.map(ParquetRecordBatchReaderBuilder::try_new).transpose().map_err(bad)?;
-    let schema = old.as_ref().map_or(schema, |o| o.schema().clone());
+    let schema = old.as_ref().map_or(schema, ParquetRecordBatchReaderBuilder::schema).clone();
     let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties())).map_err(bad)?;
     if let Some(old) = old {
         for batch in old.build().map_err(bad)? {
@@ -105,7 +105,7 @@ pub(super) async fn export(
     };
     let bad = |e: ParquetError| match e {
         ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
-            Ok(store) => bucket.error("writing", path.as_ref(), *store),
+            Ok(store) => bucket.error("writing", path.as_ref(), &store),
             Err(inner) => {
                 Error::new(Kind::Unavailable, format!("writing {} failed: {inner}", bucket.url(path.as_ref())))
             }

@@ -33,9 +33,9 @@ impl Reader {
     pub(super) async fn open(bucket: Bucket, meta: ObjectMeta) -> model::Result<Self> {
         let name = bucket.url(meta.location.as_ref());
         let size = meta.size;
-        let mut empty = Footerless { bucket, meta: Arc::new(meta) };
+        let empty = Footerless { bucket, meta: Arc::new(meta) };
         let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER_BYTES));
-        match reader.load_and_finish(&mut empty, size).await {
+        match reader.load_and_finish(empty.clone(), size).await {
             Ok(footer) => Ok(Self { bucket: empty.bucket, meta: empty.meta, footer: Arc::new(footer) }),
             Err(e) => Err(damaged(&name, &e)),
         }
@@ -64,7 +64,7 @@ impl Footerless {
     }
 }
 
-impl MetadataFetch for &mut Footerless {
+impl MetadataFetch for Footerless {
     fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         self.clone().read(range).boxed()
     }
@@ -94,7 +94,7 @@ impl AsyncFileReader for Reader {
             }
             let mut reader =
                 ParquetMetaDataReader::new_with_metadata(self.footer.as_ref().clone()).with_page_index_policy(policy);
-            reader.load_page_index(&mut self.fetcher()).await?;
+            reader.load_page_index(self.fetcher()).await?;
             Ok(Arc::new(reader.finish()?))
         }
         .boxed()

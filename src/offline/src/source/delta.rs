@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::try_join_all;
 use model::{Error, Kind, Result};
 use object_store::ObjectMeta;
 use percent_encoding::percent_decode_str;
@@ -59,23 +59,21 @@ pub(super) async fn list(bucket: &Bucket, key: &str, local: Option<&Path>) -> Re
     let log = Log::of(bucket.list(&root.clone().join("_delta_log")).await?);
     let (checkpoint, commits) = log.newest().map_err(bad)?;
     let mut state = State::default();
-    let read = |meta: ObjectMeta| async move { bucket.read(&meta, None).await };
     for part in checkpoint {
         let name = bucket.url(part.location.as_ref());
-        let bytes = read(part).await?;
+        let bytes = bucket.read(&part, None).await?;
         let actions = crate::engine::blocking(move || checkpoint::actions(bytes, &name)).await?;
         actions.into_iter().for_each(|a| state.apply(a));
     }
-    let mut texts = stream::iter(commits).map(|m| async {
-        let name = bucket.url(m.location.as_ref());
-        Ok::<_, Error>((name, read(m).await?))
-    });
-    let mut texts = texts.by_ref().buffered(FETCHES);
-    while let Some((name, text)) = texts.try_next().await? {
-        for line in text.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-            let action = serde_json::from_slice(line)
-                .map_err(|e| Error::invalid(format!("the Delta commit {name} cannot be read: {e}")))?;
-            state.apply(action);
+    for some in commits.chunks(FETCHES) {
+        let texts = try_join_all(some.iter().map(|commit| bucket.read(commit, None))).await?;
+        for (commit, text) in some.iter().zip(texts) {
+            let name = bucket.url(commit.location.as_ref());
+            for line in text.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+                let action = serde_json::from_slice(line)
+                    .map_err(|e| Error::invalid(format!("the Delta commit {name} cannot be read: {e}")))?;
+                state.apply(action);
+            }
         }
     }
     let (Some(metadata), Some(protocol)) = (state.metadata, state.protocol) else {
