@@ -63,7 +63,9 @@ pub(super) async fn list(bucket: &Bucket, key: &str, local: Option<&Path>) -> Re
         let name = bucket.url(part.location.as_ref());
         let bytes = bucket.read(&part, None).await?;
         let actions = crate::engine::blocking(move || checkpoint::actions(bytes, &name)).await?;
-        actions.into_iter().for_each(|a| state.apply(a));
+        for action in actions {
+            state.apply(action);
+        }
     }
     for some in commits.chunks(FETCHES) {
         let texts = try_join_all(some.iter().map(|commit| bucket.read(commit, None))).await?;

@@ -83,8 +83,8 @@ impl Listing {
         }
         let names = names.map(|(names, _)| names).unwrap_or_default();
         let partitions = names.into_iter().enumerate().map(|(i, name)| {
-            let values = found.iter().filter_map(|f| f.partition[i].as_deref());
-            Arc::new(Field::new(name, type_of(values), true))
+            let values: Vec<&str> = found.iter().filter_map(|f| f.partition[i].as_deref()).collect();
+            Arc::new(Field::new(name, type_of(&values), true))
         });
         let partitions = partitions.collect();
         Ok(Self { files: found, partitions, schema: None })
@@ -105,16 +105,16 @@ fn decode(text: &str) -> String {
 }
 
 /// The type that fits all values: whole numbers, days, else text.
-fn type_of<'a>(values: impl Iterator<Item = &'a str> + Clone) -> DataType {
-    let is_day = |v: &str| {
+fn type_of(values: &[&str]) -> DataType {
+    let is_day = |v: &&str| {
         let shape = |(i, c): (usize, u8)| if i == 4 || i == 7 { c == b'-' } else { c.is_ascii_digit() };
         v.len() == 10 && v.bytes().enumerate().all(shape)
     };
-    if values.clone().next().is_none() {
+    if values.is_empty() {
         DataType::Utf8
-    } else if values.clone().all(|v| v.parse::<i64>().is_ok()) {
+    } else if values.iter().all(|v| v.parse::<i64>().is_ok()) {
         DataType::Int64
-    } else if values.clone().all(is_day) {
+    } else if values.iter().all(is_day) {
         DataType::Date32
     } else {
         DataType::Utf8

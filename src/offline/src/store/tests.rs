@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use object_store::aws::AmazonS3ConfigKey;
+
 use super::*;
 
 fn options(pairs: &[(&str, &str)]) -> ObjectStoreOptions {
