@@ -188,21 +188,26 @@ pub(crate) async fn export(
 
 /// The schema that appended rows must have: that of the last file; `None` where there is none yet.
 async fn existing_schema(location: &Location, source: &str) -> Result<Option<SchemaRef>> {
-    let mut listing = location.list().await?;
-    if let Some(partition) = listing.partitions.first() {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!(
-                "data source '{source}' at {} is partitioned by {}: rows can be appended to a Parquet file or a \
-                 directory without partitions",
-                location.path().display(),
-                partition.name()
-            ),
-        ));
-    }
-    match listing.files.pop() {
-        None => Ok(None),
-        Some(last) => Ok(Some(schema_of(last).await?)),
+    let mut tries = object::TRIES;
+    loop {
+        let mut listing = location.list().await?;
+        if let Some(partition) = listing.partitions.first() {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "data source '{source}' at {} is partitioned by {}: rows can be appended to a Parquet file or a \
+                     directory without partitions",
+                    location.path().display(),
+                    partition.name()
+                ),
+            ));
+        }
+        let Some(last) = listing.files.pop() else { return Ok(None) };
+        match schema_of(last).await {
+            // Another writer replaced it between the two.
+            Err(e) if e.kind() == Kind::Conflict && tries > 0 => tries -= 1,
+            schema => return Ok(Some(schema?)),
+        }
     }
 }
 
@@ -272,6 +277,22 @@ async fn write(location: Location, source: String, batches: Vec<RecordBatch>) ->
     };
     metrics::appended(&source, rows);
     Ok(rows)
+}
+
+/// A batch as the schema of the file has it that it goes behind.
+///
+/// Errors (`Conflict`): the file has other columns than when the batch was fitted to it.
+fn behind(batch: &RecordBatch, schema: &SchemaRef, file: &str) -> Result<RecordBatch> {
+    let columns = |schema: &Schema| -> Vec<(String, DataType)> {
+        schema.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect()
+    };
+    if columns(&batch.schema()) != columns(schema) {
+        return Err(Error::new(
+            Kind::Conflict,
+            format!("{file} was written with other columns in the meantime: try again"),
+        ));
+    }
+    RecordBatch::try_new(schema.clone(), batch.columns().to_vec()).map_err(arrow_error)
 }
 
 /// How files are written.

@@ -11,7 +11,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, AsyncArrowWriter};
 use parquet::errors::ParquetError;
 
-use super::properties;
+use super::{behind, properties};
 use crate::engine::blocking;
 use crate::error::{arrow as arrow_error, damaged};
 use crate::history::Export;
@@ -22,7 +22,7 @@ use crate::store::Bucket;
 /// The greatest single object that rows are appended to: it is written anew in memory.
 const APPEND_BYTES: u64 = 256 << 20;
 /// How often an append is begun again because another was faster.
-const TRIES: usize = 10;
+pub(super) const TRIES: usize = 10;
 
 /// Writes the batches as a new object below a prefix, or behind those of an object.
 ///
@@ -52,8 +52,11 @@ pub(super) async fn append(bucket: &Bucket, key: &str, schema: &SchemaRef, batch
             ));
         }
         let before = match &old {
-            Some(meta) => Some(bucket.read(meta, None).await?),
             None => None,
+            Some(meta) => match bucket.read(meta, None).await {
+                Err(e) if e.kind() == Kind::Conflict => continue,
+                read => Some(read?),
+            },
         };
         let (name, schema, batches) = (bucket.url(key), schema.clone(), batches.to_vec());
         let bytes = blocking(move || encode(&name, before, &schema, &batches)).await?;
@@ -79,8 +82,7 @@ fn encode(name: &str, before: Option<Bytes>, schema: &SchemaRef, batches: &[Reco
         }
     }
     for batch in batches {
-        let batch = RecordBatch::try_new(schema.clone(), batch.columns().to_vec()).map_err(arrow_error)?;
-        writer.write(&batch).map_err(bad)?;
+        writer.write(&behind(batch, &schema, name)?).map_err(bad)?;
     }
     Ok(writer.into_inner().map_err(bad)?.into())
 }

@@ -29,6 +29,9 @@ pub(super) fn merge(files: &[(&str, &SchemaRef)]) -> Result<Schema> {
                     field.data_type()
                 ))
             })?;
+            if merged.data_type() != known.data_type() {
+                *first = name;
+            }
             *known = merged;
         }
     }

@@ -57,6 +57,9 @@ pub(super) async fn list(bucket: &Bucket, key: &str, local: Option<&Path>) -> Re
     let table = if key.is_empty() { bucket.to_string() } else { bucket.url(root.as_ref()) };
     let bad = |what: String| Error::invalid(format!("the Delta table {table} {what}"));
     let log = Log::of(bucket.list(&root.clone().join("_delta_log")).await?);
+    if log.has_v2 {
+        return Err(unsupported(&table, "v2 checkpoints", "write it without the feature v2Checkpoint"));
+    }
     let (checkpoint, commits) = log.newest().map_err(bad)?;
     let mut state = State::default();
     for part in checkpoint {
@@ -140,6 +143,8 @@ struct Log {
     commits: BTreeMap<u64, ObjectMeta>,
     /// By version and number of parts: the parts.
     checkpoints: BTreeMap<(u64, u32), Vec<ObjectMeta>>,
+    /// Whether there is a checkpoint of the second kind, whose name has a UUID in it.
+    has_v2: bool,
     found: usize,
 }
 
@@ -162,6 +167,7 @@ impl Log {
                         log.checkpoints.entry((version, parts)).or_default().push(meta);
                     }
                 }
+                (Some(_), [_, "checkpoint", _, "parquet" | "json"]) => log.has_v2 = true,
                 _ => {}
             }
         }

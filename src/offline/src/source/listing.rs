@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use model::{Error, Result};
 use object_store::ObjectMeta;
 use percent_encoding::percent_decode_str;
@@ -104,7 +105,7 @@ fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The type that fits all values: whole numbers, days, else text.
+/// The type that fits all values: whole numbers, days, times (without a zone in UTC), else text.
 fn type_of(values: &[&str]) -> DataType {
     let is_day = |v: &&str| {
         let shape = |(i, c): (usize, u8)| if i == 4 || i == 7 { c == b'-' } else { c.is_ascii_digit() };
@@ -116,6 +117,8 @@ fn type_of(values: &[&str]) -> DataType {
         DataType::Int64
     } else if values.iter().all(is_day) {
         DataType::Date32
+    } else if values.iter().all(|v| string_to_timestamp_nanos(v).is_ok()) {
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
     } else {
         DataType::Utf8
     }

@@ -85,3 +85,37 @@ async fn a_log_with_a_hole_or_without_a_beginning_is_damaged() {
         assert!(error.message().contains(want), "{}", error.message());
     }
 }
+
+#[tokio::test]
+async fn the_newest_whole_checkpoint_counts_and_a_v2_one_is_refused() {
+    let named = |names: &[&str]| {
+        let meta = |name: &&str| ObjectMeta {
+            location: format!("t/_delta_log/{name}").into(),
+            last_modified: <_>::default(),
+            size: 1,
+            e_tag: None,
+            version: None,
+        };
+        Log::of(names.iter().map(meta).collect())
+    };
+    let log = named(&[
+        "00000000000000000002.checkpoint.parquet",
+        "00000000000000000004.checkpoint.0000000001.0000000002.parquet",
+        "00000000000000000003.json",
+        "00000000000000000004.json",
+        "_last_checkpoint",
+    ]);
+    let (checkpoint, commits) = log.newest().expect("whole");
+    let versions = |files: &[ObjectMeta]| -> Vec<String> {
+        files.iter().filter_map(|m| m.location.filename()).map(|n| n[19..20].to_owned()).collect()
+    };
+    assert_eq!((versions(&checkpoint), versions(&commits)), (vec!["2".into()], vec!["3".into(), "4".into()]));
+    let log = named(&[
+        "00000000000000000004.checkpoint.0000000001.0000000002.parquet",
+        "00000000000000000004.checkpoint.0000000002.0000000002.parquet",
+        "00000000000000000005.json",
+    ]);
+    assert!(!log.has_v2);
+    assert_eq!(log.newest().expect("whole").0.len(), 2);
+    assert!(named(&["00000000000000000004.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.json"]).has_v2);
+}
