@@ -27,6 +27,9 @@ use crate::scan::ParquetFiles;
 use crate::source::{Location, missing};
 use crate::store::Stores;
 
+/// How often a source is listed that changes before it is open.
+const OPENINGS: usize = 10;
+
 /// DataFusion, set up.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -144,11 +147,19 @@ impl Engine {
             Kind::Internal => e,
             _ => Error::of_class(e.kind(), e.class(), format!("data source '{}': {}", source.name, e.message())),
         };
-        let listing = location.list().await.map_err(named)?;
-        if listing.files.is_empty() && listing.schema.is_none() {
-            return Err(missing(source, &location));
-        }
-        let files = Arc::new(ParquetFiles::open(listing).await.map_err(named)?);
+        let mut tries = OPENINGS;
+        let files = loop {
+            let listing = location.list().await.map_err(named)?;
+            if listing.files.is_empty() && listing.schema.is_none() {
+                return Err(missing(source, &location));
+            }
+            tries -= 1;
+            match ParquetFiles::open(listing).await {
+                // A writer replaced an object between the two, and nothing was read of it yet.
+                Err(e) if e.kind() == Kind::Conflict && tries > 0 => {}
+                opened => break Arc::new(opened.map_err(named)?),
+            }
+        };
         Ok(Table { source: source.clone(), schema: files.schema(), files })
     }
 
