@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +29,7 @@ from conftest import StartLarder
 from larder_env.between import Between
 from larder_env.repo import store, write_config
 from larder_env.s3 import REGION, S3, SECRET
-from larder_env.server import Larder, Ports
+from larder_env.server import HOST, Larder, Ports
 
 BEGIN = pd.Timestamp("2024-01-01", tz="UTC")
 BUCKET = "features"
@@ -347,6 +349,30 @@ def test_objects_are_materialized(world: World, kind: str) -> None:
     world.features.materialize(BEGIN, BEGIN + pd.Timedelta(days=1, hours=1), feature_views=[view])
     got = world.features.get_online_features([f"{view}:trips"], [{"driver_id": 1}, {"driver_id": 2}]).to_dict()
     assert got["trips"] == [101, 201]
+
+
+def test_a_training_set_is_exported_to_a_store(world: World, larder_binary: Path) -> None:
+    world.put("exported/trips.parquet", rows(0))
+    view = world.view(f"s3://{BUCKET}/exported/trips.parquet")
+    entities = world.data / "entities.parquet"
+    pq.write_table(table(rows(0)[["driver_id", "event_timestamp"]]), entities)
+
+    def export(out: str, *more: str) -> subprocess.CompletedProcess[str]:
+        server = f"{HOST}:{world.larder.ports.offline}"
+        words = ["--features", f"{view}:trips", "--entities", str(entities), "--server", server, "--out", out, *more]
+        command = [str(larder_binary), "export", "-c", str(world.larder.repo), *words]
+        environment = {**os.environ, **world.s3.environment, "AWS_ENDPOINT_URL": world.s3.endpoint}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    done = export(f"s3://{BUCKET}/exported/set.parquet")
+    assert done.returncode == 0, done.stderr
+    assert world.get("exported/set.parquet")["trips"].tolist() == rows(0)["trips"].tolist()
+    again = export(f"s3://{BUCKET}/exported/set.parquet")
+    assert (again.returncode, "already exists" in again.stderr) == (1, True), again
+    assert export(f"s3://{BUCKET}/exported/set.parquet", "--overwrite").returncode == 0
+    other = export("abfss://container/set.parquet")
+    assert (other.returncode, "abfss" in other.stderr) == (1, True), other
+    assert not Path("abfss:").exists(), "it is no directory"
 
 
 def test_credentials_come_from_the_configuration_and_are_never_shown(

@@ -52,7 +52,7 @@ pub(crate) struct Export {
     /// Every entity with a row up to this time, at this time [default with --from: now]
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<String>,
-    /// Where to write: a file x.parquet, or a directory
+    /// Where to write: a file x.parquet, or a directory; here, or at s3:// or gs://
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) out: PathBuf,
     /// Replace what is there

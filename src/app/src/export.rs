@@ -66,9 +66,10 @@ pub(crate) async fn run(config: Config, options: cli::Export) -> Result<(), Erro
     // the templates are ours
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     let (columns, shown) = (export.columns(), bar.clone());
-    let rows = export.write(&options.out, options.overwrite, move |rows| shown.inc(rows)).await?;
+    let out = options.out.to_string_lossy();
+    let rows = export.write(&out, run::object_store(&config), options.overwrite, move |rows| shown.inc(rows)).await?;
     bar.finish_and_clear();
-    let (out, took) = (options.out.display(), HumanDuration(start.elapsed()));
+    let took = HumanDuration(start.elapsed());
     println!("{out}: {} rows of {columns} columns in {took}", HumanCount(rows));
     Ok(())
 }

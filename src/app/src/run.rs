@@ -210,6 +210,12 @@ async fn open_store(config: &Config) -> Result<Arc<dyn OnlineStore>, Error> {
     })
 }
 
+/// What object stores are told.
+#[cfg(feature = "offline")]
+pub(crate) fn object_store(config: &Config) -> offline::ObjectStoreOptions {
+    offline::ObjectStoreOptions::new(&config.object_store.0, std::env::vars())
+}
+
 #[cfg(feature = "offline")]
 pub(crate) fn open_transformer(config: &Config) -> Result<Arc<offline::transform::Transformers>, Error> {
     Ok(Arc::new(offline::transform::Transformers::start(transformations(config))?))
@@ -227,7 +233,7 @@ pub(crate) fn open_offline(
         upload_dir: config.data.join("flight-uploads"),
         memory_limit_bytes: usize::try_from(config.offline_memory_bytes).unwrap_or(usize::MAX),
         default_project: Some(config.project.clone()),
-        object_store: offline::ObjectStoreOptions::new(&config.object_store.0, std::env::vars()),
+        object_store: object_store(config),
         ..offline::Settings::default()
     };
     let catalog = catalog.clone();

@@ -21,7 +21,8 @@ use crate::error::{arrow as arrow_error, parquet as parquet_error};
 use crate::history;
 use crate::request::Command;
 use crate::source::Location;
-use crate::{Offline, append};
+use crate::store::Stores;
+use crate::{ObjectStoreOptions, Offline, append};
 
 /// What to export.
 #[derive(Clone, Debug)]
@@ -145,17 +146,23 @@ impl Export {
         self.inner.schema.fields().len()
     }
 
-    /// Writes it to a file (`x.parquet`), or as the one file of a directory; whole or not at all. `progress` is told
-    /// the rows of each batch. Gives the number of rows.
+    /// Writes it to a file (`x.parquet`), or as the one file of a directory, here or in an object store; whole or
+    /// not at all. `progress` is told the rows of each batch. Gives the number of rows.
     ///
-    /// Errors: `Conflict` where something is there and `overwrite` is not set; those of the retrieval and the disk.
-    pub async fn write(self, out: &Path, overwrite: bool, progress: impl Fn(u64) + Send + 'static) -> Result<u64> {
+    /// Errors: `Conflict` where something is there and `overwrite` is not set; `Unsupported` for a store that is not
+    /// offered; those of the retrieval, the disk and the store.
+    pub async fn write(
+        self,
+        out: &str,
+        object_store: ObjectStoreOptions,
+        overwrite: bool,
+        progress: impl Fn(u64) + Send + 'static,
+    ) -> Result<u64> {
         let history::Export { schema, batches } = self.inner;
         let batches = batches.inspect_ok(move |batch| progress(batch.num_rows() as u64)).boxed();
-        let uri = out.to_string_lossy();
-        let location = Location::of_path(&uri, Path::new(""));
+        let location = Location::of_uri(out, "", Path::new(""), &Stores::new(object_store)?)?;
         let locks = append::Locks::default();
-        append::export(&locks, &location, &uri, overwrite, history::Export { schema, batches }).await
+        append::export(&locks, &location, out, overwrite, history::Export { schema, batches }).await
     }
 }
 
