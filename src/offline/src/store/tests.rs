@@ -1,3 +1,5 @@
+//! Object stores, tested in memory. Knows no source.
+
 use std::collections::BTreeMap;
 
 use object_store::aws::AmazonS3ConfigKey;

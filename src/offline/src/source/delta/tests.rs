@@ -1,3 +1,5 @@
+//! Delta logs, tested by their lines. Knows no Parquet.
+
 use std::fs;
 
 use super::*;

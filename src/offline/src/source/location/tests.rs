@@ -1,3 +1,5 @@
+//! Where sources are, tested on files. Knows no Parquet.
+
 use super::*;
 
 fn source(uri: &str) -> DataSource {
