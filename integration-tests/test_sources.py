@@ -328,13 +328,13 @@ def test_two_servers_append_to_one_source(
         if kind == "directory":
             local.mkdir()
         pq.write_table(table(rows(0, days=1)), local if kind == "file.parquet" else local / "0.parquet")
-    pushes = [(here, here.view(place, pushed=True)) for here in (world, other)]
+    with Between(world.s3, lambda _method, _path: True) as between, ThreadPoolExecutor(4) as pool:
+        pushes = [(here, here.view(place, endpoint=between.endpoint, pushed=True)) for here in (world, other)]
 
-    def push(number: int) -> None:
-        here, view = pushes[number % 2]
-        store(here.larder.repo).push(f"{view}_push", rows(1000 * number, days=1), to=PushMode.OFFLINE)
+        def push(number: int) -> None:
+            here, view = pushes[number % 2]
+            store(here.larder.repo).push(f"{view}_push", rows(1000 * number, days=1), to=PushMode.OFFLINE)
 
-    with ThreadPoolExecutor(4) as pool:
         list(pool.map(push, range(1, 13)))
     found = world.get(f"two/{kind}") if where == "s3" else pq.read_table(local).to_pandas()
     assert sorted(found["trips"]) == sorted(1000 * n + 100 * driver for n in range(13) for driver in (1, 2))
