@@ -16,9 +16,8 @@ use crate::row::{Columns, RowRef, Slim, SlimColumns, Stored};
 use crate::time::Timestamp;
 use crate::value::{Value, ValueType, is_null};
 
-/// What is copied of a value at once: its key and length in the block, and up to [`SHORT`] bytes of it.
+/// What is copied of a value at once: its key and length in the block, and a short value ([`Slim::SHORT_SIZES`]).
 const STEP: usize = 16;
-const SHORT: usize = STEP - 2;
 /// The key of a value in a block: field 1 of `FeatureVector`.
 const KEY: u8 = Slim::KEY;
 
@@ -68,14 +67,20 @@ struct Feature {
 
 impl Feature {
     /// Puts the value `values[start..end]` (in its frame, where it is `FRAMED`) to its place by a copy of fixed size,
-    /// if it is a short value of the right type; gives whether it is put.
+    /// if it is a short value (which is known, where it is `SHORT`) of the right type; gives whether it is put.
     #[inline]
-    fn put_short<const FRAMED: bool>(&mut self, out: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
+    fn put_short<const FRAMED: bool, const SHORT: bool>(
+        &mut self,
+        out: &mut [u8],
+        values: &[u8],
+        start: usize,
+        end: usize,
+    ) -> bool {
         let frame = if FRAMED { 2 } else { 0 };
         let (len, next) = (end.wrapping_sub(start), self.next);
         if let Some(bytes) = values.get(start..start + STEP).and_then(<[u8]>::first_chunk::<STEP>)
             && u16::from_le_bytes([bytes[frame], bytes[frame + 1]]) & self.mask == self.tag
-            && len.wrapping_sub(frame + 2) <= SHORT - 2
+            && (SHORT || Slim::SHORT_SIZES.contains(&len.wrapping_sub(frame)))
             && let Some(slot) = out.get_mut(next..).and_then(<[u8]>::first_chunk_mut::<STEP>)
         {
             if FRAMED {
@@ -215,10 +220,15 @@ impl Gather {
     /// [`Feature::put_short`]; gives the first feature that is left.
     #[inline]
     fn put_whole<C: Columns>(&mut self, row: &C) -> usize {
+        if row.is_short() { self.put_all::<C, true>(row) } else { self.put_all::<C, false>(row) }
+    }
+
+    #[inline]
+    fn put_all<C: Columns, const SHORT: bool>(&mut self, row: &C) -> usize {
         let (values, out) = (row.values(), &mut *self.values);
         let mut start = 0;
         for (done, (feature, end)) in self.features.iter_mut().zip(row.ends()).enumerate() {
-            if !put_short::<C>(feature, out, values, start, end) {
+            if !put_short::<C, SHORT>(feature, out, values, start, end) {
                 return done;
             }
             start = end;
@@ -233,7 +243,7 @@ impl Gather {
         let features = self.features.iter_mut().zip(&self.wanted).enumerate().skip(first);
         for (done, (feature, wanted)) in features {
             let Some((id, start, end)) = row.framed(wanted.position as usize) else { return done };
-            if id != wanted.id || !put_short::<C>(feature, out, values, start, end) {
+            if id != wanted.id || !put_short::<C, false>(feature, out, values, start, end) {
                 return done;
             }
         }
@@ -376,11 +386,17 @@ impl Gather {
 
 /// [`Feature::put_short`] of a row's values.
 #[inline]
-fn put_short<C: Columns>(feature: &mut Feature, out: &mut [u8], values: &[u8], start: usize, end: usize) -> bool {
+fn put_short<C: Columns, const SHORT: bool>(
+    feature: &mut Feature,
+    out: &mut [u8],
+    values: &[u8],
+    start: usize,
+    end: usize,
+) -> bool {
     if C::FRAMED {
-        feature.put_short::<true>(out, values, start, end)
+        feature.put_short::<true, SHORT>(out, values, start, end)
     } else {
-        feature.put_short::<false>(out, values, start, end)
+        feature.put_short::<false, SHORT>(out, values, start, end)
     }
 }
 

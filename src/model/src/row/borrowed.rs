@@ -30,6 +30,11 @@ pub(crate) trait Columns {
     /// Whether the columns are those with these ids and no others, in this order.
     fn has(&self, ids: &[u32]) -> bool;
 
+    /// Whether all values are short ([`Slim::SHORT_SIZES`]); no where that is not known.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// Where the values end, as [`Columns::framed`].
     fn ends(&self) -> impl ExactSizeIterator<Item = usize>;
 
@@ -204,7 +209,7 @@ impl Columns for (&[[u8; 8]], &[u8]) {
 
 /// A row of one time and of short values, without its ids.
 ///
-/// Layout, little-endian: `u8` form (1: ends of two bytes, 2: a created time), `i64` event time µs, the created
+/// Layout, little-endian: `u8` form (1: ends of two bytes, 2: a created time, 4: all values short), `i64` event time µs, the created
 /// time where there is one, n ends of values (`u8` or `u16` each), the values: each as field 1 of a message (key
 /// [`Slim::KEY`], length, bytes), for so they stand in answers.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +221,9 @@ pub struct Slim<'a> {
 impl<'a> Slim<'a> {
     const WIDE: u8 = 1;
     const CREATED: u8 = 2;
+    const SHORT: u8 = 4;
+    /// The sizes of short values, bytes.
+    pub(crate) const SHORT_SIZES: std::ops::RangeInclusive<usize> = 2..=14;
     /// The key of a value.
     pub(crate) const KEY: u8 = 0x0A;
 
@@ -243,7 +251,8 @@ impl<'a> Slim<'a> {
         let length: usize = values().map(|value| head(value) + value.len()).sum();
         let wide = if length > usize::from(u8::MAX) { Self::WIDE } else { 0 };
         let created = if version.created.0 == 0 { 0 } else { Self::CREATED };
-        out.push(wide | created);
+        let short = if values().all(|value| Self::SHORT_SIZES.contains(&value.len())) { Self::SHORT } else { 0 };
+        out.push(wide | created | short);
         out.extend_from_slice(&version.event.0.to_le_bytes());
         if created != 0 {
             out.extend_from_slice(&version.created.0.to_le_bytes());
@@ -294,13 +303,14 @@ impl<'a> Slim<'a> {
     #[inline]
     pub(crate) fn columns(self) -> SlimColumns<'a> {
         let form = self.bytes[0];
+        let short = form & Self::SHORT != 0;
         let ends = &self.bytes[if form & Self::CREATED == 0 { 9 } else { 17 }..];
         if form & Self::WIDE == 0 {
             let (ends, values) = ends.split_at(self.ids.len());
-            SlimColumns::Narrow(Ended { ids: self.ids, ends, values })
+            SlimColumns::Narrow(Ended { ids: self.ids, ends, values, short })
         } else {
             let (ends, values) = ends.split_at(self.ids.len() * 2);
-            SlimColumns::Wide(Ended { ids: self.ids, ends: ends.as_chunks().0, values })
+            SlimColumns::Wide(Ended { ids: self.ids, ends: ends.as_chunks().0, values, short })
         }
     }
 }
@@ -316,6 +326,7 @@ pub(crate) struct Ended<'a, E> {
     ids: &'a [u32],
     ends: &'a [E],
     values: &'a [u8],
+    short: bool,
 }
 
 /// Where a value ends.
@@ -358,6 +369,11 @@ impl<E: End> Columns for Ended<'_, E> {
     fn has(&self, ids: &[u32]) -> bool {
         // One compare for many ids: mostly they are the same.
         ids.len() == self.ids.len() && ids.iter().zip(self.ids).fold(0, |other, (a, b)| other | (a ^ b)) == 0
+    }
+
+    #[inline]
+    fn is_short(&self) -> bool {
+        self.short
     }
 
     #[inline]
