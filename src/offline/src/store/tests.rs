@@ -26,8 +26,8 @@ fn the_environment_lies_under_the_configuration_and_nothing_of_it_is_shown() {
 
 #[test]
 fn an_option_that_no_store_has_is_refused_by_name() {
-    let error = Stores::new(options(&[("aws_acces_key_id", "x")])).expect_err("misspelt");
-    assert!(error.message().contains("aws_acces_key_id"), "{}", error.message());
+    let error = Stores::new(options(&[("aws_key", "x")])).expect_err("unknown");
+    assert!(error.message().contains("aws_key"), "{}", error.message());
 }
 
 #[test]
