@@ -15,7 +15,7 @@ fn repo() -> Repo {
     repo.entity("k", ValueType::Int64);
     repo.view("v", &["k"], &[("f", ValueType::Int64)], 0, "v.parquet");
     repo.view("gone", &["k"], &[("f", ValueType::Int64)], 0, "gone.parquet");
-    repo.view("far", &["k"], &[("f", ValueType::Int64)], 0, "s3://bucket/far.parquet");
+    repo.view("far", &["k"], &[("f", ValueType::Int64)], 0, "hdfs://bucket/far.parquet");
     repo.view("lean", &["k"], &[("absent", ValueType::Int64)], 0, "v.parquet");
     let columns = vec![
         ("k", ints([Some(1), Some(2)])),
@@ -109,7 +109,7 @@ async fn every_mistake_is_told_as_feast_tells_it() {
         (of("v", "f"), &text_key, "FeastError", "'k'", Code::InvalidArgument),
         (of("v", "f"), &named_so, "FeastError", "v__f", Code::InvalidArgument),
         (of("gone", "f"), &good, "FeastError", "gone.parquet", Code::InvalidArgument),
-        (of("far", "f"), &good, "FeastError", "s3://bucket/far.parquet", Code::Unimplemented),
+        (of("far", "f"), &good, "FeastError", "hdfs://bucket/far.parquet", Code::Unimplemented),
         (
             of("lean", "absent"),
             &good,
@@ -357,7 +357,7 @@ async fn logged_features_go_where_the_feature_service_says() {
         })
     };
     service("logged", Some(file("logs")));
-    service("far", Some(file("s3://bucket/logs")));
+    service("far", Some(file("hdfs://bucket/logs")));
     service("silent", None);
     let server = repo.serve().await;
     let write = |name: &str| serde_json::json!({"api": "write_logged_features", "feature_service_name": name});
@@ -368,7 +368,7 @@ async fn logged_features_go_where_the_feature_service_says() {
     assert_eq!(files.filter(|f| f.as_ref().is_ok_and(|f| f.path().extension() == Some("parquet".as_ref()))).count(), 2);
     for (name, class, text) in [
         ("absent", "FeatureServiceNotFoundException", "absent"),
-        ("far", "FeastError", "s3://bucket/logs"),
+        ("far", "FeastError", "hdfs://bucket/logs"),
         ("silent", "FeastError", "logging_config"),
     ] {
         let error = server.put(&write(name), &frame(&[1])).await.expect_err(name);
