@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -332,10 +334,10 @@ def test_in_the_background_it_is_202_then_409_and_reads_and_writes_go_on(world: 
     start, end = NEWEST - 5 * HOUR, NEWEST
     body = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": ["background"]}
     accepted = world.larder.post("/materialize?async=true", body)
-    assert (accepted.status_code, accepted.json()) == (
-        202,
-        {"status": "accepted", "feature_views": ["background"]},
-    )
+    answer = accepted.json()
+    [running] = jobs_of(world, "background")
+    assert answer.pop("id") == running["id"]
+    assert (accepted.status_code, answer) == (202, {"status": "accepted", "feature_views": ["background"]})
     refused = world.larder.post("/materialize?async=true", body)
     assert refused.status_code == 409
     assert refused.json()["feature_views"] == ["background"]
@@ -416,33 +418,87 @@ def test_reads_during_a_materialization_are_answered_and_never_go_back(world: Wo
     assert [cells[driver]["value"].value for driver in drivers] == drivers
 
 
-def test_sigkill_in_the_middle_then_again_is_complete(tmp_path: Path, larder: StartLarder) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_crash_or_a_stop_interrupts_goes_on_by_itself(
+    tmp_path: Path, larder: StartLarder, how: signal.Signals
+) -> None:
     repo = make_repo(tmp_path / "repo")
     world = World(larder(repo, args=SERVICES), store(repo))
-    world.features.apply([DRIVER, big_view("interrupted")])
+    world.features.apply([DRIVER, big_view("interrupted"), *view("before"), *view("behind")])  # type: ignore[list-item]
     start, end = NEWEST - 5 * HOUR, NEWEST
-    body = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": ["interrupted"]}
+    body: dict[str, object] = {"start_ts": start.isoformat(), "end_ts": end.isoformat()}
+    assert world.larder.post("/materialize", {**body, "feature_views": ["before"]}).status_code == 200
+    before = jobs_of(world, "before")
     drivers = list(range(0, MANY, MANY // 200))
 
     def written() -> int:
         cells = read_online(world.larder, "interrupted", ["value"], "driver_id", drivers)
         return sum(cells[driver]["value"].status == "PRESENT" for driver in drivers)
 
-    assert world.larder.post("/materialize?async=true", body).status_code == 202
-    # rows are visible a moment before they are durable, and batches follow each other: a third of the rows is several
-    # batches, so all but the last of them survive
-    wait_until(lambda: written() > len(drivers) // 3, "the first batches", 60, pause=0.005)
-    world.larder.kill()
-    world.larder.start()
-    # it was not finished, nobody claims it was, and it can be started again
-    assert world.intervals("interrupted") == []
-    assert 0 < written() < len(drivers)
-    assert world.larder.post("/materialize", body).status_code == 200
-    assert world.intervals("interrupted") == [(start, end)]
+    accepted = world.larder.post("/materialize?async=true", {**body, "feature_views": ["interrupted", "behind"]})
+    assert accepted.status_code == 202
+    wait_until(lambda: written() > 0, "the first batches", 60, pause=0.005)
+    [running] = jobs_of(world, "interrupted")
+    assert running["status"] == "running"
+    world.larder.restart(how)
+    # nobody asks again, and who does is told that it is being done
+    wait_until(lambda: world.intervals("interrupted") == [(start, end)], "the job to be done", 60)
+    wait_until(lambda: jobs_of(world, "interrupted")[0]["status"] == "done", "the job to have ended", 60)
+    [done] = jobs_of(world, "interrupted")
+    assert (done["id"], done["status"], done["rows"], done["error"]) == (accepted.json()["id"], "done", MANY, None)
+    assert world.intervals("behind") == [(start, end)]
+    assert world.trips("behind") == latest(start, end)
     for part in np.array_split(np.arange(MANY), 12):
         keys = [int(driver) for driver in part]
         cells = read_online(world.larder, "interrupted", ["value"], "driver_id", keys)
         assert [cells[driver]["value"].value for driver in keys] == keys
+    # what had ended is still told, and is not done again
+    assert jobs_of(world, "before") == before
+    assert world.larder.log.count("view=\"before\" rows=") == 1
+    # and once all is done a restart begins nothing
+    world.larder.restart()
+    assert jobs_of(world, "interrupted") == [done]
+
+
+def delete_job(world: World, job: object) -> requests.Response:
+    """DELETE /jobs/{id}, as it is answered."""
+    return requests.delete(f"{world.larder.online_url}/jobs/{job}", timeout=60)
+
+
+def test_a_job_can_be_cancelled_and_what_it_wrote_stays(world: World) -> None:
+    world.features.apply([DRIVER, big_view("unwanted"), big_view("unwanted_too"), *view("unbegun")])  # type: ignore[list-item]
+    start, end = NEWEST - 5 * HOUR, NEWEST
+    names = ["unwanted", "unwanted_too", "unbegun"]
+    body = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": names}
+    accepted = world.larder.post("/materialize?async=true", body)
+    assert [jobs_of(world, "unbegun")[0][part] for part in ("status", "began")] == ["waiting", None]
+    wait_until(lambda: jobs_of(world, "unwanted")[0]["rows"] != 0, "the first batch", 60, pause=0.005)
+    cancelled = delete_job(world, accepted.json()["id"])
+    assert cancelled.status_code == 200, cancelled.text
+    by_view = {job["feature_view"]: job for job in cancelled.json()["jobs"]}
+    assert {view: job["status"] for view, job in by_view.items()} == dict.fromkeys(names, "cancelled")
+    assert all(job["ended"] for job in by_view.values())
+    assert 0 < by_view["unwanted"]["rows"] < MANY
+    assert world.intervals("unwanted") == world.intervals("unbegun") == []
+    assert world.trips("unbegun") == {}
+    # the views are free again
+    assert world.larder.post("/materialize", {**body, "feature_views": ["unwanted"]}).status_code == 200
+    assert [job["status"] for job in jobs_of(world, "unwanted")] == ["done", "cancelled"]
+    again = delete_job(world, accepted.json()["id"])
+    assert (again.status_code, "has ended" in again.text) == (409, True)
+    unknown = delete_job(world, "nosuch")
+    assert (unknown.status_code, "nosuch" in unknown.text) == (404, True)
+
+
+def test_who_waits_for_a_job_that_is_cancelled_is_told(world: World) -> None:
+    world.features.apply([DRIVER, big_view("awaited")])
+    body = {"start_ts": (NEWEST - 5 * HOUR).isoformat(), "end_ts": NEWEST.isoformat(), "feature_views": ["awaited"]}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(world.larder.post, "/materialize", body)
+        wait_until(lambda: jobs_of(world, "awaited") != [], "the job", 60, pause=0.005)
+        assert delete_job(world, jobs_of(world, "awaited")[0]["id"]).status_code == 200
+        answered = waiting.result(60)
+    assert (answered.status_code, "was cancelled" in answered.text) == (409, True)
 
 
 def test_a_view_without_entities(world: World) -> None:

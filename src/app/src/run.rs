@@ -8,14 +8,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{Router, middleware};
 use model::Timestamp;
-use model::ports::{Clock, DatasetStore, OfflineLog, OnlineStore, RegistryStore, Transformer};
+use model::ports::{Clock, DatasetStore, JobStore, OfflineLog, OnlineStore, RegistryStore, Transformer};
 use server::listen::Routed;
 use service::catalog::{Catalog, CatalogSettings};
 use service::datasets::Datasets;
-use service::materialize::Materializer;
+use service::materialize::{self, Materializer};
 use service::push::Pusher;
 use service::retrieve::Retriever;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::{self, ServerConfig};
@@ -67,8 +68,21 @@ struct Shared {
     log: Option<Arc<dyn OfflineLog>>,
     transformer: Option<Arc<dyn Transformer>>,
     datasets: Arc<Datasets>,
+    materializer: Option<Arc<Materializer>>,
+    runner: Option<materialize::Runner>,
     #[cfg(feature = "offline")]
     offline: Option<offline::Offline>,
+}
+
+impl Shared {
+    /// The threads for work that requests must not wait for.
+    fn threads(&self) -> Handle {
+        #[cfg(feature = "offline")]
+        if let Some(offline) = &self.offline {
+            return offline.threads().clone();
+        }
+        Handle::current()
+    }
 }
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -79,15 +93,19 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     for note in &config.notes {
         tracing::warn!("{note}");
     }
-    let shared = open(&config).await?;
+    let mut shared = open(&config).await?;
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     listen(&config, &shared, telemetry.router(), &shutdown, &mut tasks).await?;
     tasks.spawn(telemetry.upkeep(shutdown.clone()));
     let streams = streams(&config, &shared, &shutdown, &mut tasks);
     tasks.spawn(service::clear::run(shared.catalog.clone(), shared.store.clone(), streams, shutdown.clone()));
+    let threads = shared.threads();
+    if let Some(runner) = shared.runner.take() {
+        tasks.spawn_on(runner.run(shutdown.clone()), &threads);
+    }
     if config.services.contains(&Service::Registry) {
-        tasks.spawn(shared.datasets.clone().run(shutdown.clone()));
+        tasks.spawn_on(shared.datasets.clone().run(shutdown.clone()), &threads);
     }
     tracing::info!(project = config.project, version = env!("CARGO_PKG_VERSION"), "ready");
 
@@ -157,8 +175,25 @@ async fn open(config: &Config) -> Result<Shared, Error> {
     let kept = offline.clone().map(|offline| Arc::new(offline) as Arc<dyn DatasetStore>);
     #[cfg(not(feature = "offline"))]
     let kept: Option<Arc<dyn DatasetStore>> = None;
+    #[cfg(feature = "offline")]
+    let log = offline.clone().map(|o| Arc::new(o) as Arc<dyn OfflineLog>);
+    #[cfg(not(feature = "offline"))]
+    let log: Option<Arc<dyn OfflineLog>> = None;
+    let materializes = log.clone().filter(|_| config.services.contains(&Service::Online));
+    let (materializer, runner) = match materializes {
+        Some(log) => {
+            let jobs = open_jobs(config)?;
+            let ports =
+                materialize::Ports { catalog: catalog.clone(), store: store.clone(), log, jobs, clock: clock.clone() };
+            let (materializer, runner) = Materializer::open(ports, config.project.clone()).await?;
+            (Some(Arc::new(materializer)), Some(runner))
+        }
+        None => (None, None),
+    };
     Ok(Shared {
         datasets: Arc::new(Datasets::new(catalog.clone(), kept, clock.clone(), config.project.clone())),
+        materializer,
+        runner,
         catalog,
         store,
         clock,
@@ -166,10 +201,7 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         transformer: Some(transformer),
         #[cfg(not(feature = "offline"))]
         transformer: None,
-        #[cfg(feature = "offline")]
-        log: offline.clone().map(|o| Arc::new(o) as Arc<dyn OfflineLog>),
-        #[cfg(not(feature = "offline"))]
-        log: None,
+        log,
         #[cfg(feature = "offline")]
         offline,
     })
@@ -186,6 +218,16 @@ pub(crate) async fn open_catalog(config: &Config, clock: Arc<dyn Clock>) -> Resu
     };
     let settings = CatalogSettings { cache_ttl, online_versions: config.online_versions, clear_online_rows: true };
     Ok(Catalog::open(store, clock, settings).await?)
+}
+
+/// Where jobs outlive the server; `None`, where another process on the same directory has that already.
+fn open_jobs(config: &Config) -> Result<Option<Arc<dyn JobStore>>, Error> {
+    let path = config.data.join("jobs");
+    let jobs = online::jobs::Directory::open(&path)?;
+    if jobs.is_none() {
+        tracing::warn!(path = %path.display(), "another process keeps its jobs there: those of this one end with it");
+    }
+    Ok(jobs.map(|jobs| Arc::new(jobs) as Arc<dyn JobStore>))
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn OnlineStore>, Error> {
@@ -257,22 +299,26 @@ async fn listen(
             .await
             .map_err(|e| Error::Reflection(e.to_string()))?;
         reads = Some(past);
-        listeners.push(("online", bind(config, "online", config.ports.online).await?, router, true));
+        listeners.push(("online", bind(&config.host, "online", config.ports.online).await?, router, true));
     }
     if config.services.contains(&Service::Registry) {
         let (catalog, datasets) = (shared.catalog.clone(), shared.datasets.clone());
         let router = server::registry_router(catalog, datasets, config.limits.of_port())
             .await
             .map_err(|e| Error::Reflection(e.to_string()))?;
-        listeners.push(("registry", bind(config, "registry", config.ports.registry).await?, router, true));
+        listeners.push(("registry", bind(&config.host, "registry", config.ports.registry).await?, router, true));
     }
     #[cfg(feature = "offline")]
     if let Some(offline) = &shared.offline {
         let flight = offline::flight::service(offline.clone());
         let router = tonic::service::Routes::new(flight).into_axum_router();
-        listeners.push(("offline", bind(config, "offline", config.ports.offline).await?, router, true));
+        // its connections are served by the threads that it is bound on
+        let (threads, host, port) = (offline.threads(), config.host.clone(), config.ports.offline);
+        let bound = threads.spawn(async move { bind(&host, "offline", port).await });
+        let listener = bound.await.map_err(|e| model::Error::internal("binding the offline port was cut off", e))??;
+        listeners.push(("offline", listener, router, true));
     }
-    listeners.push(("metrics", bind(config, "metrics", config.ports.metrics).await?, metrics, false));
+    listeners.push(("metrics", bind(&config.host, "metrics", config.ports.metrics).await?, metrics, false));
 
     for (service, listener, router, secured) in listeners {
         let address = listener.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
@@ -281,12 +327,14 @@ async fn listen(
         let observer = observe::Observer::new(service, config.telemetry.otlp_endpoint.is_some());
         let router = router.layer(middleware::from_fn_with_state(observer.clone(), observe::request));
         let (limits, shutdown) = (config.limits.of_port(), shutdown.clone());
+        let threads = if service == "offline" { shared.threads() } else { Handle::current() };
         match reads.take() {
             // They are the first listener's.
             Some(reads) => {
-                tasks.spawn(server::listen::run(listener, reads.past(router, observer), tls, limits, shutdown))
+                let reads = reads.past(router, observer);
+                tasks.spawn_on(server::listen::run(listener, reads, tls, limits, shutdown), &threads)
             }
-            None => tasks.spawn(server::listen::run(listener, Routed(router), tls, limits, shutdown)),
+            None => tasks.spawn_on(server::listen::run(listener, Routed(router), tls, limits, shutdown), &threads),
         };
     }
     Ok(())
@@ -305,21 +353,15 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
                 .with_transformer(shared.transformer.clone())
                 .with_max_value_bytes(config.limits.max_value_bytes.get()),
         ),
-        materializer: shared
-            .log
-            .clone()
-            .map(|log| Arc::new(Materializer::new(catalog(), store(), log, shared.clock.clone(), project()))),
+        materializer: shared.materializer.clone(),
+        datasets: shared.log.as_ref().map(|_| shared.datasets.clone()),
         limits: config.limits.of_port(),
     }
 }
 
-async fn bind(config: &Config, service: &'static str, port: u16) -> Result<TcpListener, Error> {
-    server::listen::bind(&config.host, port).await.map_err(|source| Error::Bind {
-        service,
-        host: config.host.clone(),
-        port,
-        source,
-    })
+async fn bind(host: &str, service: &'static str, port: u16) -> Result<TcpListener, Error> {
+    let bound = server::listen::bind(host, port).await;
+    bound.map_err(|source| Error::Bind { service, host: host.to_owned(), port, source })
 }
 
 fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {

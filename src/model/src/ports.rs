@@ -2,6 +2,7 @@
 //! offline log, the transformer, the clock. Knows none of the things that answer.
 
 mod datasets;
+mod jobs;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use datasets::{DatasetPreview, DatasetRetrieval, DatasetRows, DatasetStore, EntityRows, KeptDataset};
+pub use jobs::JobStore;
 
 use crate::entity_key::{EntityKey, EntityKeys};
 use crate::error::{Error, Kind, Result};
@@ -356,6 +358,9 @@ pub type KeyedRow = (EntityKey, Row);
 pub trait RowBatches: Send {
     /// The next batch; `None` at the end. Dropping the iterator stops the work.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeyedRow>>>>;
+
+    /// Rows of the source that were left out by now, since they have no key or no time. Final at the end.
+    fn skipped(&self) -> u64;
 }
 
 /// One raw event of a windowed view's batch source.

@@ -59,6 +59,14 @@ impl Latest {
         Ok(Self { rows, batches: None, size })
     }
 
+    /// Rows that were left out so far, for want of a key or a time.
+    pub(crate) fn skipped(&self) -> u64 {
+        match &self.rows {
+            Rows::Sorted(last) => last.skipped(),
+            Rows::Marked(marked) => marked.skipped,
+        }
+    }
+
     /// The next batch, in the columns of [`Engine::read`]; never an empty one.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
@@ -98,6 +106,7 @@ struct Marked {
     marks: BooleanBuffer,
     at: usize,
     view: String,
+    skipped: u64,
 }
 
 impl Marked {
@@ -117,7 +126,7 @@ impl Marked {
         drop(taken);
         metrics::skipped(view, skipped);
         let chunks = engine.read(table, cut, Order::File).await?;
-        Ok(Some(Self { chunks, marks: marks.finish(), at: 0, view: view.to_owned() }))
+        Ok(Some(Self { chunks, marks: marks.finish(), at: 0, view: view.to_owned(), skipped }))
     }
 
     /// The next rows of the scan, and which of them are the last of their keys.

@@ -128,6 +128,11 @@ impl Offline {
         self.engine.reserved()
     }
 
+    /// The threads that long work belongs on, apart from those that answer online requests.
+    pub fn threads(&self) -> &tokio::runtime::Handle {
+        self.background.handle()
+    }
+
     pub(crate) fn writer(&self) -> append::Writer {
         append::Writer {
             repo: self.engine.repo().to_path_buf(),

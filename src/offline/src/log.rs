@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -41,18 +42,20 @@ impl OfflineLog for Offline {
             cut.from = Some(range.start.micros());
             cut.to = Some(range.end.micros().saturating_sub(1));
             let (send, receive) = mpsc::channel(READY);
+            let skipped = Arc::new(AtomicU64::new(0));
+            let counter = skipped.clone();
             let (engine, settings) = (self.engine.clone(), self.settings.clone());
             let (name, keys, features) = (view.name.clone(), keys_of(view), view.features.clone());
-            self.background.spawn(async move {
+            self.background.handle().spawn(async move {
                 let (memory, size) = (settings.memory_limit_bytes / 2, settings.batch_rows);
                 let rows = async {
                     let latest = Latest::read(&engine, &table, cut.clone(), &name, memory, size).await?;
-                    LatestRows { latest, cut, keys, features }.send(&send).await
+                    LatestRows { latest, cut, keys, features, skipped: counter }.send(&send).await
                 };
                 // nobody is left to be told where the receiver has gone
                 let _ = send.send(rows.await.map(|()| None)).await;
             });
-            Ok(Box::new(Ahead { receive }) as Box<dyn RowBatches>)
+            Ok(Box::new(Ahead { receive, skipped }) as Box<dyn RowBatches>)
         })
     }
 
@@ -97,6 +100,11 @@ impl LastPerKey {
         let types: Vec<KeyType> = cut.keys.iter().map(|(_, t)| *t).collect();
         let rows = KeyRows::new(&types)?;
         Ok(Self { chunks, cut, rows, carry: None, view: view.to_owned(), scanned: 0, skipped: 0, done: false })
+    }
+
+    /// Rows that were left out so far.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// The next batch of last rows; never an empty one.
@@ -151,6 +159,7 @@ fn keyed(chunk: &RecordBatch, cut: &Cut) -> Result<(RecordBatch, u64)> {
 /// Rows that are made on the background's threads, at most [`READY`] batches ahead of who takes them.
 struct Ahead {
     receive: mpsc::Receiver<Result<Option<Vec<KeyedRow>>>>,
+    skipped: Arc<AtomicU64>,
 }
 
 impl RowBatches for Ahead {
@@ -161,6 +170,10 @@ impl RowBatches for Ahead {
             self.receive.recv().await.unwrap_or_else(lost)
         })
     }
+
+    fn skipped(&self) -> u64 {
+        self.skipped.load(Ordering::Relaxed)
+    }
 }
 
 struct LatestRows {
@@ -168,16 +181,19 @@ struct LatestRows {
     cut: Cut,
     keys: Vec<JoinKey>,
     features: Vec<Field>,
+    skipped: Arc<AtomicU64>,
 }
 
 impl LatestRows {
     /// Sends all batches, unless the receiver goes.
     async fn send(mut self, to: &mpsc::Sender<Result<Option<Vec<KeyedRow>>>>) -> Result<()> {
         while let Some(batch) = self.latest.next().await? {
+            self.skipped.store(self.latest.skipped(), Ordering::Relaxed);
             if to.send(Ok(Some(self.rows(&batch)?))).await.is_err() {
                 break;
             }
         }
+        self.skipped.store(self.latest.skipped(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -278,6 +294,9 @@ impl Offline {
             .batch_source
             .as_ref()
             .ok_or_else(|| Error::invalid(format!("Feature view '{}' has no batch_source to append to", view.name)))?;
-        crate::append::values(&self.writer(), Arc::clone(source), view, rows).await
+        let (writer, source, view) = (self.writer(), Arc::clone(source), view.clone());
+        let append = async move { crate::append::values(&writer, source, &view, rows).await };
+        let done = self.background.handle().spawn(append).await;
+        done.map_err(|e| Error::internal("appending to the batch source broke off", e))?
     }
 }

@@ -8,6 +8,7 @@
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod error;
+pub mod jobs;
 pub mod memory;
 mod metrics;
 #[cfg(feature = "redis")]

@@ -10,7 +10,7 @@ mod write;
 
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use model::{Error, Kind};
 
@@ -34,6 +34,7 @@ fn routes() -> Router<Projects> {
         .route("/materialize", post(materialize::materialize))
         .route("/materialize-incremental", post(materialize::materialize_incremental))
         .route("/jobs", get(materialize::jobs))
+        .route("/jobs/{id}", delete(materialize::cancel))
         .route("/search", post(search))
         .route("/retrieve-online-documents", post(search))
         .route("/health", get(|| async { StatusCode::OK }))

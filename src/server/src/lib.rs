@@ -31,6 +31,8 @@ pub struct Online {
     pub pusher: Arc<Pusher>,
     /// Materializations; absent where the server runs without its offline side.
     pub materializer: Option<Arc<Materializer>>,
+    /// Dataset jobs, of all projects, which the registry port runs; absent where there is no offline side.
+    pub datasets: Option<Arc<Datasets>>,
     /// What a request may be at most.
     pub limits: Limits,
 }
@@ -42,6 +44,7 @@ impl Online {
             retriever: Arc::new(self.retriever.of_project(project)),
             pusher: Arc::new(self.pusher.of_project(project)),
             materializer: self.materializer.as_ref().map(|m| Arc::new(m.of_project(project))),
+            datasets: self.datasets.clone(),
             limits: self.limits,
         }
     }

@@ -42,6 +42,8 @@ const PREVIEW_MOST: usize = 10_000;
 /// The event time of a saved dataset (`retrieve_saved_dataset` in `feast/infra/passthrough_provider.py`)
 /// is kept to the second at least.
 const SECOND: i64 = 1_000_000;
+/// Why a job failed that somebody ended.
+const CANCELLED: &str = "The job was cancelled.";
 /// Between two attempts where the registry cannot be written.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -112,6 +114,25 @@ impl Datasets {
         let mut jobs = job::all(&self.catalog.snapshot(), project)?;
         jobs.retain(|job| state.is_none_or(|state| job.status() == state));
         Ok(jobs)
+    }
+
+    /// Ends a job before its time: as Feast knows no word for that, it has failed. Nothing of it is kept.
+    ///
+    /// Errors: `FeastObjectNotFoundException`; `Conflict` where it has ended.
+    pub async fn cancel(&self, id: &str) -> Result<Job> {
+        let wanted = id.to_owned();
+        self.catalog
+            .change(move |registry, now| {
+                let job = job::find(registry, &wanted)?;
+                if job.status().has_ended() {
+                    return Err(Error::new(Kind::Conflict, format!("the dataset job {wanted} has ended already")));
+                }
+                let job = job.finished(now, Some(CANCELLED.to_owned()));
+                metrics::dataset_job(&job.project, job.dataset(), State::Failed.as_str(), CANCELLED);
+                Ok(vec![Change::Put(job.object())])
+            })
+            .await?;
+        self.job(id)
     }
 
     /// The first rows of a saved dataset; `limit` of zero is ten.
@@ -235,8 +256,11 @@ impl Datasets {
 
     /// One job, from its retrieval to its end.
     async fn work(&self, store: &dyn DatasetStore, job: Job, shutdown: &CancellationToken) {
+        let mut changes = self.catalog.subscribe();
+        let ended = |registry: &Arc<Registry>| job::find(registry, &job.id).is_ok_and(|job| job.status().has_ended());
         let kept = tokio::select! {
             kept = self.keep(store, &job.request) => Some(kept),
+            Ok(_) = changes.wait_for(ended) => return,
             () = shutdown.cancelled() => None,
         };
         let name = format!("the end of dataset job {}", job.id);

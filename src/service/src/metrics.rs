@@ -48,11 +48,12 @@ pub(crate) fn pushed(project: &str, verb: &'static str, rows: usize, ignored_col
     }
 }
 
-/// One view's materialization: rows read from its source and how many of them were newer.
-pub(crate) fn materialized(project: &str, view: &str, rows: u64, applied: u64, seconds: f64) {
+/// One view's materialization: the last rows of its source, how many of them were newer than what was there, and how
+/// many rows of the source had no key or no time.
+pub(crate) fn materialized(project: &str, view: &str, rows: u64, applied: u64, skipped: u64, seconds: f64) {
     counter!("larder_materialized_rows_total", &of_view(project, view)).increment(rows);
     histogram!("larder_materialize_seconds").record(seconds);
-    tracing::info!(project, view, rows, applied, seconds, "materialized");
+    tracing::info!(project, view, rows, applied, skipped, seconds, "materialized");
 }
 
 /// Events pushed to a windowed view, and how many of them were older than every window.

@@ -1,15 +1,16 @@
 //! `POST /materialize` and `POST /materialize-incremental`, at once or in the background
-//! (`?async=true`: 202; 409 while one of the views is being materialized); `GET /jobs` says how far they are.
+//! (`?async=true`: 202; 409 while one of the views is being materialized); `GET /jobs` says how far they are, and
+//! `DELETE /jobs/{id}` ends one.
 
 use std::sync::Arc;
 
-use axum::extract::Query;
+use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use model::{Error, Kind, Timestamp};
 use serde::Deserialize;
-use serde_json::json;
-use service::materialize::{Job, Materializer, Start};
+use serde_json::{Value, json};
+use service::materialize::{Materializer, Progress, Start, State};
 
 use super::Failure;
 use super::body::Body;
@@ -39,7 +40,7 @@ pub(super) struct MaterializeIncremental {
 pub(super) struct Mode {
     #[serde(default, rename = "async")]
     background: bool,
-    /// Feast's way out of a view stuck in MATERIALIZING: here a job that died holds nothing, so
+    /// Feast's way out of a view stuck in MATERIALIZING: here a job that died goes on by itself, so
     /// there is nothing to force, and a running one is still waited for.
     #[serde(default, rename = "force")]
     _force: bool,
@@ -75,32 +76,54 @@ pub(super) async fn materialize_incremental(
     run(materializer, mode, request.feature_views, request.version, Start::Incremental, end).await
 }
 
-/// How far the materializations of the project are, the newest first; those of before a restart are forgotten.
+/// How far the materializations of the project are, the newest first; also those of before a restart.
 pub(super) async fn jobs(Face(online): Face) -> Result<Response, Failure> {
-    let jobs: Vec<_> = materializer(&online)?
-        .progress()
-        .into_iter()
-        .map(|job| {
-            let status = match (&job.ended, &job.error) {
-                (None, _) => "running",
-                (_, None) => "done",
-                (_, Some(_)) => "failed",
-            };
-            json!({
-                "verb": "materialize",
-                "feature_view": job.view,
-                "start_ts": job.start.to_string(),
-                "end_ts": job.end.to_string(),
-                "status": status,
-                "rows": job.rows,
-                "applied": job.applied,
-                "began": job.began.to_string(),
-                "ended": job.ended.map(|t| t.to_string()),
-                "error": job.error,
-            })
-        })
-        .collect();
-    Ok(axum::Json(json!({ "jobs": jobs })).into_response())
+    let jobs = materializer(&online)?.progress();
+    Ok(axum::Json(json!({ "jobs": jobs.iter().map(told).collect::<Vec<_>>() })).into_response())
+}
+
+/// The job of a path.
+#[derive(Deserialize)]
+pub(super) struct Id {
+    id: String,
+}
+
+/// Ends a materialization or a dataset job before its time.
+pub(super) async fn cancel(Face(online): Face, Path(Id { id }): Path<Id>) -> Result<Response, Failure> {
+    if let Some(datasets) = &online.datasets
+        && datasets.job(&id).is_ok_and(|job| job.project == online.retriever.project())
+    {
+        let job = datasets.cancel(&id).await?;
+        let told = json!({ "id": job.id, "verb": "dataset", "dataset": job.dataset(), "status": job.status().as_str() });
+        return Ok(axum::Json(json!({ "jobs": [told] })).into_response());
+    }
+    let jobs = materializer(&online)?.cancel(&id).await?;
+    Ok(axum::Json(json!({ "jobs": jobs.iter().map(told).collect::<Vec<_>>() })).into_response())
+}
+
+/// One view of a job.
+fn told(job: &Progress) -> Value {
+    let status = match job.state {
+        State::Waiting => "waiting",
+        State::Running => "running",
+        State::Done => "done",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
+    };
+    json!({
+        "id": job.job,
+        "verb": "materialize",
+        "feature_view": job.view,
+        "start_ts": job.start.to_string(),
+        "end_ts": job.end.to_string(),
+        "status": status,
+        "rows": job.rows,
+        "applied": job.applied,
+        "skipped": job.skipped,
+        "began": job.began.map(|t| t.to_string()),
+        "ended": job.ended.map(|t| t.to_string()),
+        "error": job.error,
+    })
 }
 
 fn materializer(online: &Online) -> Result<Arc<Materializer>, Failure> {
@@ -120,7 +143,7 @@ async fn run(
     start: Start,
     end: Timestamp,
 ) -> Result<Response, Failure> {
-    let job: Job = match materializer.reserve(views.as_deref(), version.as_deref()).await {
+    let job = match materializer.submit(views.as_deref(), version.as_deref(), start, end).await {
         Ok(job) => job,
         // The SDK reads `error` from this body.
         Err(e) if e.kind() == Kind::Conflict => {
@@ -129,19 +152,10 @@ async fn run(
         }
         Err(e) => return Err(e.into()),
     };
-    let names = job.names();
-    // A task of its own: a client that hangs up does not stop half-way what it asked for.
-    let task = tokio::spawn(async move { materializer.run(job, start, end).await });
     if mode.background {
-        let logged = names.clone();
-        tokio::spawn(async move {
-            if let Ok(Err(error)) = task.await {
-                tracing::error!(views = ?logged, "materialization failed: {error}");
-            }
-        });
-        let body = json!({ "status": "accepted", "feature_views": names });
+        let body = json!({ "status": "accepted", "feature_views": job.views, "id": job.id });
         return Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response());
     }
-    task.await.map_err(|e| Error::internal("the materialization stopped unexpectedly", e))??;
+    job.done().await?;
     Ok(axum::Json(json!(null)).into_response())
 }
