@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pandas as pd
 import pytest
+import requests
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, Project, ValueType
 from feast.protos.feast.registry import RegistryServer_pb2 as pb
 from feast.protos.feast.registry.RegistryServer_pb2_grpc import RegistryServerStub
@@ -517,3 +518,22 @@ def test_a_projects_delete_takes_its_jobs_along(busy: Busy) -> None:
     busy.larder.restart()
     assert not busy.calls.ListProjects(pb.ListProjectsRequest()).projects
     assert not busy.calls.ListDatasetJobs(pb.ListDatasetJobsRequest()).jobs
+
+
+def test_a_job_that_waits_or_runs_can_be_cancelled_and_leaves_nothing(busy: Busy) -> None:
+    jobs = busy.submit(3)
+    busy.wait_running(jobs)
+    running = jobs[busy.statuses(jobs).index("running")]
+    for job in {running, jobs[-1]}:
+        answered = requests.delete(f"{busy.larder.online_url}/jobs/{job}", timeout=30)
+        assert answered.status_code == 200, answered.text
+        # Feast knows no other word for it
+        assert [told["status"] for told in answered.json()["jobs"]] == ["failed"]
+    ends = {job: ended(busy.calls, job) for job in jobs}
+    for job, end in ends.items():
+        cancelled = job in {running, jobs[-1]}
+        assert (end.status, end.error) == (("failed", "The job was cancelled.") if cancelled else ("completed", ""))
+        file = busy.data / "ours" / f"{end.dataset_name}.parquet"
+        assert file.exists() != cancelled
+    assert requests.delete(f"{busy.larder.online_url}/jobs/{running}", timeout=30).status_code == 409
+    wait_until(lambda: not list((busy.data / "ours").glob(".*")), "the part of a file to go", 30)

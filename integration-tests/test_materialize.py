@@ -454,7 +454,7 @@ def test_what_a_crash_or_a_stop_interrupts_goes_on_by_itself(
         assert [cells[driver]["value"].value for driver in keys] == keys
     # what had ended is still told, and is not done again
     assert jobs_of(world, "before") == before
-    assert world.larder.log.count("view=\"before\" rows=") == 1
+    assert world.larder.log.count('view="before" rows=') == 1
     # and once all is done a restart begins nothing
     world.larder.restart()
     assert jobs_of(world, "interrupted") == [done]
