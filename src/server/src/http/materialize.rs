@@ -94,7 +94,8 @@ pub(super) async fn cancel(Face(online): Face, Path(Id { id }): Path<Id>) -> Res
         && datasets.job(&id).is_ok_and(|job| job.project == online.retriever.project())
     {
         let job = datasets.cancel(&id).await?;
-        let told = json!({ "id": job.id, "verb": "dataset", "dataset": job.dataset(), "status": job.status().as_str() });
+        let told =
+            json!({ "id": job.id, "verb": "dataset", "dataset": job.dataset(), "status": job.status().as_str() });
         return Ok(axum::Json(json!({ "jobs": [told] })).into_response());
     }
     let jobs = materializer(&online)?.cancel(&id).await?;

@@ -133,13 +133,7 @@ impl Shared {
         }
     }
 
-    async fn part(
-        &self,
-        handle: &Handle,
-        at: usize,
-        part: &Part,
-        shutdown: &CancellationToken,
-    ) -> Result<(), Broken> {
+    async fn part(&self, handle: &Handle, at: usize, part: &Part, shutdown: &CancellationToken) -> Result<(), Broken> {
         let began = self.ports.clock.now();
         self.jobs.change(handle, at, |part| {
             part.set_state(State::Running);
@@ -163,13 +157,7 @@ impl Shared {
     }
 
     /// A view's rows from the source to the store, and the interval into the registry.
-    async fn rows(
-        &self,
-        handle: &Handle,
-        at: usize,
-        part: &Part,
-        shutdown: &CancellationToken,
-    ) -> Result<(), Broken> {
+    async fn rows(&self, handle: &Handle, at: usize, part: &Part, shutdown: &CancellationToken) -> Result<(), Broken> {
         let (start, end) = (Timestamp(part.start_us), Timestamp(part.end_us));
         let registry = self.ports.catalog.refreshed().await?;
         let view = choose::view(&registry, &handle.project, &part.view, part.version)?;
