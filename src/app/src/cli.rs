@@ -61,6 +61,9 @@ pub(crate) struct Export {
     /// Call the columns view__feature
     #[arg(long)]
     pub(crate) full_feature_names: bool,
+    /// Leave out what was not yet known: rows created later than the entity row's time
+    #[arg(long)]
+    pub(crate) known_at: bool,
 }
 
 /// Flags of `serve`; each wins over the configuration.

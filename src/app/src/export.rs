@@ -45,6 +45,7 @@ pub(crate) async fn run(config: Config, options: cli::Export) -> Result<(), Erro
             None => Entities::Span(options.from, options.to),
         },
         full_feature_names: options.full_feature_names,
+        known_at: options.known_at,
     };
     let place = match options.server {
         Some(address) if address.contains("://") => Place::Server(address),

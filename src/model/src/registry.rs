@@ -201,6 +201,20 @@ impl Project {
         self.views.get(name).ok_or_else(|| Error::feature_view_not_found(name, project))
     }
 
+    /// A view as it is now, or one of its versions. `project` is for the error.
+    ///
+    /// Errors: no such view, `FeatureViewVersionNotFound`, versions that are not switched on.
+    pub fn view_at(&self, name: &str, version: Option<i32>, project: &str) -> Result<&Arc<View>> {
+        let Some(version) = version else { return self.view(name, project) };
+        if !self.online_versions {
+            return Err(Error::invalid(format!(
+                "Version-qualified ref '{name}@v{version}' not supported: online versioning is disabled. Set \
+                 'enable_online_feature_view_versioning: true' under 'registry' in feature_store.yaml."
+            )));
+        }
+        self.version(name, version, project)
+    }
+
     /// The projections of a request: each view once, in the order of first mention, with the
     /// features asked for and the alias and join key map that a service gives.
     ///

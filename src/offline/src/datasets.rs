@@ -24,7 +24,7 @@ use proto::feast::core::{DataSource, data_source::FileOptions, data_source::Opti
 use crate::convert::{arrow_type, from_values, in_column, is_text, micros, timestamps, to_values, utc_micros};
 use crate::error::{arrow as arrow_error, engine as engine_error, sql as sql_error};
 use crate::frame::Frame;
-use crate::plan::{HistoricalRequest, Part, resolve};
+use crate::plan::{AskedView, HistoricalRequest, Part, resolve};
 use crate::pull::{Pull, pull};
 use crate::source::Location;
 use crate::verbs::Entities;
@@ -195,10 +195,10 @@ fn historical(registry: &Registry, project: &str, features: &FeatureRequest) -> 
     for text in refs {
         let reference = FeatureRef::parse(text)?;
         if seen.insert(reference.view.clone()) {
-            views.push((reference.view, None));
+            views.push(AskedView { name: reference.view, ..AskedView::default() });
         }
     }
-    Ok(HistoricalRequest { project: project.to_owned(), views, refs: refs.clone(), full_feature_names: false })
+    Ok(HistoricalRequest { project: project.to_owned(), views, refs: refs.clone(), ..HistoricalRequest::default() })
 }
 
 /// A column's values to look at: times as pandas writes them.

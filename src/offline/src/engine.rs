@@ -13,7 +13,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::functions_window::expr_fn::row_number;
-use datafusion::logical_expr::{Expr, SortExpr, cast, lit};
+use datafusion::logical_expr::{Expr, SortExpr, cast, lit, when};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
 use futures::StreamExt;
@@ -21,6 +21,7 @@ use model::{Error, Kind, Result};
 use proto::feast::core::DataSource;
 
 use crate::Settings;
+use crate::convert::utc_micros;
 use crate::error::{damage, engine, sql as sql_error};
 use crate::keys::KeyType;
 use crate::scan::ParquetFiles;
@@ -65,6 +66,8 @@ pub(crate) struct Cut {
     pub(crate) to: Option<i64>,
     /// Leave out rows with a null key or time (else the caller counts them).
     pub(crate) only_keyed: bool,
+    /// A row is there only from its created time on, and not at all without one: [`Order::KeyKnown`] then.
+    pub(crate) known: bool,
 }
 
 impl Cut {
@@ -82,6 +85,12 @@ impl Cut {
     pub(crate) fn values_at(&self) -> usize {
         self.keys.len() + 1 + usize::from(self.created.is_some())
     }
+
+    /// Where the times stand that rows are sorted by and merged at: event times, or, of rows that are known only
+    /// from their created time on, the later of both.
+    pub(crate) fn merged_at(&self) -> usize {
+        if self.known { self.values_at() + self.values.len() } else { self.time_at() }
+    }
 }
 
 /// The order in which a cut is read.
@@ -93,6 +102,8 @@ pub(crate) enum Order {
     KeyTimeCreated,
     /// By key, event time, and then as in the files: the order of arrival.
     KeyTime,
+    /// By key, the later of event time and created time, and then as in the files.
+    KeyKnown,
 }
 
 impl Engine {
@@ -202,6 +213,10 @@ impl Engine {
                 frame = frame.filter(filter).map_err(engine)?;
             }
         }
+        let created = cut.created.as_ref().filter(|_| cut.known);
+        if let Some(created) = created {
+            frame = frame.filter(ident(created).is_not_null()).map_err(engine)?;
+        }
         let mut columns = Vec::new();
         for (i, (name, key)) in cut.keys.iter().enumerate() {
             let from = type_of(name)?;
@@ -212,13 +227,19 @@ impl Engine {
         columns.push(ident(&cut.time).alias("t"));
         columns.extend(cut.created.iter().map(|c| ident(c).alias("c")));
         columns.extend(cut.values.iter().enumerate().map(|(i, v)| ident(v).alias(format!("v{i}"))));
+        if let Some(created) = created {
+            let micros = |name: &str| cast(ident(name), utc_micros());
+            let (time, created) = (micros(&cut.time), micros(created));
+            let later = when(created.clone().gt(time.clone()), created).otherwise(time).map_err(engine)?;
+            columns.push(later.alias("a"));
+        }
         frame = frame.select(columns).map_err(engine)?;
         if order == Order::File {
             return Ok(frame);
         }
         let by = |name: &str| -> SortExpr { ident(name).sort(true, true) };
         let mut sort: Vec<SortExpr> = (0..cut.keys.len()).map(|i| by(&format!("k{i}"))).collect();
-        sort.push(by("t"));
+        sort.push(by(if order == Order::KeyKnown { "a" } else { "t" }));
         if order == Order::KeyTimeCreated && cut.created.is_some() {
             sort.push(by("c"));
         }

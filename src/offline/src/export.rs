@@ -35,6 +35,8 @@ pub struct Job {
     pub entities: Entities,
     /// Whether columns are called `view__feature`.
     pub full_feature_names: bool,
+    /// Whether a row counts only from its created time on.
+    pub known_at: bool,
 }
 
 /// Which features.
@@ -113,6 +115,7 @@ impl Job {
             "api": "get_historical_features",
             "project": self.project,
             "full_feature_names": self.full_feature_names,
+            "filter_by_created_timestamp": self.known_at,
         });
         match &self.features {
             Features::Service(name) => command["feature_service_name"] = json!(name),

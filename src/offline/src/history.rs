@@ -24,6 +24,7 @@ use crate::engine::{Cut, Engine, Order, Table};
 use crate::error::{arrow as arrow_error, engine as engine_error};
 use crate::frame::Frame;
 use crate::keys::{KeyRows, KeyType};
+use crate::known::Known;
 use crate::metrics;
 use crate::plan::Part;
 use crate::source::{column, time_column};
@@ -52,10 +53,11 @@ struct Joined {
     _memory: MemoryReservation,
 }
 
-/// Opens a part's source and finds its columns.
+/// Opens a part's source and finds its columns. `known`: rows count only from their created time on, where the source
+/// has one.
 ///
 /// Errors: a view without a batch source, a source without files or with columns missing.
-pub(crate) async fn ready(engine: &Engine, part: Part) -> Result<Ready> {
+pub(crate) async fn ready(engine: &Engine, part: Part, known: bool) -> Result<Ready> {
     let (table, mut cut) = open(engine, &part.view).await?;
     let spec = if part.view.is_windowed() { Some(service::windows::spec_of(&part.view)?) } else { None };
     let named: Vec<&str> = match &spec {
@@ -63,7 +65,8 @@ pub(crate) async fn ready(engine: &Engine, part: Part) -> Result<Ready> {
         None => part.features.iter().map(|f| f.name.as_str()).collect(),
     };
     cut.values = named.into_iter().map(|n| column(&table.source, &table.schema, n)).collect::<Result<_>>()?;
-    if spec.is_some() {
+    cut.known = known && cut.created.is_some();
+    if spec.is_some() && !cut.known {
         cut.created = None;
     }
     Ok(Ready { part, table, cut, spec })
@@ -204,19 +207,21 @@ async fn as_of(
     memory: MemoryReservation,
 ) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
-    let mut latest = Latest::new(probe.rows(), view.ttl_us);
+    let mut latest = Known::new(Latest::new(probe.rows(), view.ttl_us));
     let mut merge = Merge::new(probe);
     let mut kept: Vec<RecordBatch> = Vec::new();
     let mut carry: Option<RecordBatch> = None;
     let mut scanned = 0;
     if !merge.is_done() {
-        let mut chunks = engine.read(&ready.table, cut, Order::KeyTimeCreated).await?;
+        let mut chunks =
+            engine.read(&ready.table, cut, if cut.known { Order::KeyKnown } else { Order::KeyTimeCreated }).await?;
         while !merge.is_done()
             && let Some(chunk) = chunks.next().await
         {
             let chunk = chunk.map_err(engine_error)?;
             scanned += chunk.num_rows() as u64;
             let (keys, times) = sides(&chunk, cut, rows)?;
+            latest.chunk(&chunk, cut)?;
             merge.push(&keys, times.values(), &mut latest)?;
             keep(&mut latest, &chunk, &mut carry, &mut kept, &memory)?;
             tokio::task::yield_now().await;
@@ -247,7 +252,7 @@ async fn as_of(
 
 /// Keeps the rows of a chunk that were matched, and the row that later entity rows may still match.
 fn keep(
-    latest: &mut Latest,
+    latest: &mut Known,
     chunk: &RecordBatch,
     carry: &mut Option<RecordBatch>,
     kept: &mut Vec<RecordBatch>,
@@ -288,7 +293,8 @@ async fn windows(
     let mut merge = Merge::new(probe);
     let mut scanned = 0;
     if !merge.is_done() {
-        let mut chunks = engine.read(&ready.table, cut, Order::KeyTime).await?;
+        let mut chunks =
+            engine.read(&ready.table, cut, if cut.known { Order::KeyKnown } else { Order::KeyTime }).await?;
         while !merge.is_done()
             && let Some(chunk) = chunks.next().await
         {
@@ -296,7 +302,8 @@ async fn windows(
             scanned += chunk.num_rows() as u64;
             let (keys, times) = sides(&chunk, cut, rows)?;
             let first = cut.values_at();
-            fold.chunk(&chunk.columns()[first..first + cut.values.len()])?;
+            let at = cut.known.then(|| micros(&cut.time, chunk.column(cut.time_at()))).transpose()?;
+            fold.chunk(&chunk.columns()[first..first + cut.values.len()], at)?;
             merge.push(&keys, times.values(), &mut fold)?;
             tokio::task::yield_now().await;
         }
@@ -313,13 +320,13 @@ async fn windows(
     Ok(Joined { columns, index: None, _memory: memory })
 }
 
-/// A chunk's keys in comparable form, and its times in µs.
+/// A chunk's keys in comparable form, and the times in µs that it is merged at.
 pub(crate) fn sides(chunk: &RecordBatch, cut: &Cut, rows: &KeyRows) -> Result<(arrow::row::Rows, Int64Array)> {
     let mut keys = Vec::with_capacity(cut.keys.len());
     for (i, (name, key_type)) in cut.keys.iter().enumerate() {
         keys.push(key_type.of_source(name, chunk.column(i))?);
     }
-    let times = micros(&cut.time, chunk.column(cut.time_at()))?;
+    let times = micros(&cut.time, chunk.column(cut.merged_at()))?;
     Ok((rows.rows(&keys, chunk.num_rows())?, times))
 }
 

@@ -21,6 +21,7 @@ pub mod flight;
 mod frame;
 mod history;
 mod keys;
+mod known;
 mod latest;
 mod log;
 mod metrics;

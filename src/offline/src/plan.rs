@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use model::feature_ref::FeatureRef;
 use model::plan::OnDemandPlan;
+use model::registry::object::version_name;
 use model::registry::{Field, Project, Projection, Registry, View, ViewKind};
 use model::{Error, Kind, Result};
 
@@ -19,12 +20,14 @@ use crate::computed::Computed;
 pub(crate) struct HistoricalRequest {
     /// The project.
     pub(crate) project: String,
-    /// The views by name, each with the alias it has in this request, if any.
-    pub(crate) views: Vec<(String, Option<String>)>,
+    /// The views.
+    pub(crate) views: Vec<AskedView>,
     /// `view:feature` references, by alias where there is one.
     pub(crate) refs: Vec<String>,
     /// Whether results are called `view__feature`.
     pub(crate) full_feature_names: bool,
+    /// Whether a row counts only from its created time on (`filter_by_created_timestamp`).
+    pub(crate) known: bool,
 }
 
 impl HistoricalRequest {
@@ -42,11 +45,35 @@ impl HistoricalRequest {
         let mut request = Self { project: project.to_owned(), full_feature_names, ..Self::default() };
         for projection in found.spec.iter().flat_map(|s| &s.features) {
             let alias = Some(projection.feature_view_name_alias.clone()).filter(|alias| !alias.is_empty());
-            let used = alias.as_ref().unwrap_or(&projection.feature_view_name);
+            let asked = AskedView {
+                name: projection.feature_view_name.clone(),
+                alias,
+                join_key_map: Some(projection.join_key_map.clone()),
+            };
+            let used =
+                projection.version_tag.map_or_else(|| asked.used().to_owned(), |v| version_name(asked.used(), v));
             request.refs.extend(projection.feature_columns.iter().map(|f| format!("{used}:{}", f.name)));
-            request.views.push((projection.feature_view_name.clone(), alias));
+            request.views.push(asked);
         }
         Ok(request)
+    }
+}
+
+/// A view that references may name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AskedView {
+    /// Its name.
+    pub(crate) name: String,
+    /// The alias that it has in this request, if any.
+    pub(crate) alias: Option<String>,
+    /// Join key to the entity frame's column, where they differ; `None` where a registered feature service says it.
+    pub(crate) join_key_map: Option<BTreeMap<String, String>>,
+}
+
+impl AskedView {
+    /// What references call it.
+    fn used(&self) -> &str {
+        self.alias.as_ref().unwrap_or(&self.name)
     }
 }
 
@@ -88,57 +115,54 @@ pub(crate) struct Resolved {
 /// has; two results of one name.
 pub(crate) fn resolve(registry: &Registry, request: &HistoricalRequest) -> Result<Resolved> {
     let project = registry.project(&request.project)?;
-    let mut known: Vec<(String, Part)> = Vec::new();
-    for (name, alias) in &request.views {
-        let view = project.view(name, &request.project)?.clone();
-        let join_key_map = match alias {
-            Some(alias) if alias != name => aliased(project, name, alias)?,
+    let mut known: Vec<(&str, &str, BTreeMap<String, String>)> = Vec::new();
+    for asked in &request.views {
+        project.view(&asked.name, &request.project)?;
+        let join_key_map = match (&asked.join_key_map, &asked.alias) {
+            (Some(map), _) => map.clone(),
+            (None, Some(alias)) if *alias != asked.name => aliased(project, &asked.name, alias)?,
             _ => BTreeMap::new(),
         };
-        let used = alias.clone().unwrap_or_else(|| name.clone());
-        known.push((used, Part { view, features: Vec::new(), outputs: Vec::new(), join_key_map }));
+        known.push((asked.used(), &asked.name, join_key_map));
     }
-    let mut order: Vec<usize> = Vec::new();
+    // Each version of a view is a part of its own, under the name that references give it.
+    let mut named: Vec<(String, Part)> = Vec::new();
     let mut on_demand: Vec<Projection> = Vec::new();
     for text in &request.refs {
         let reference = FeatureRef::parse(text)?;
-        let Some(at) = known.iter().position(|(used, _)| *used == reference.view) else {
+        let found = known.iter().find(|(used, ..)| *used == reference.view);
+        let (name, join_key_map) = match found {
+            Some((_, name, map)) => (*name, Some(map)),
             // Not among the views sent along: the SDK sends no on-demand view along.
-            let Some(view) = on_demand_view(project, &reference.view) else {
-                project.view(&reference.view, &request.project)?;
-                return Err(Error::invalid(format!("Could not find feature view from reference {text}")));
-            };
-            let feature = feature_of(view, &reference, &request.project)?;
-            project_on(&mut on_demand, view, &reference.view, feature);
+            None => match on_demand_view(project, &reference.view) {
+                Some(view) => (view.name.as_str(), None),
+                None => {
+                    project.view(&reference.view, &request.project)?;
+                    return Err(Error::invalid(format!("Could not find feature view from reference {text}")));
+                }
+            },
+        };
+        let view = project.view_at(name, reference.version, &request.project)?;
+        let feature = feature_of(view, &reference, &request.project)?;
+        let used = reference.version.map_or_else(|| reference.view.clone(), |v| version_name(&reference.view, v));
+        let Some(join_key_map) = join_key_map.filter(|_| view.kind != ViewKind::OnDemand) else {
+            project_on(&mut on_demand, view, &used, feature);
             continue;
         };
-        let (used, part) = &mut known[at];
-        if reference.version.is_some_and(|v| i64::from(v) != i64::from(part.view.version)) {
-            return Err(Error::of_class(
-                Kind::NotFound,
-                "FeatureViewVersionNotFound",
-                format!(
-                    "the version in {text} of feature view {} does not exist in project {}",
-                    part.view.name, request.project
-                ),
-            ));
-        }
-        let feature = feature_of(&part.view, &reference, &request.project)?;
-        if part.view.kind == ViewKind::OnDemand {
-            project_on(&mut on_demand, &part.view, used, feature);
-            continue;
-        }
+        let at = named.iter().position(|(name, _)| *name == used).unwrap_or_else(|| {
+            let (view, join_key_map) = (view.clone(), join_key_map.clone());
+            named.push((used.clone(), Part { view, features: Vec::new(), outputs: Vec::new(), join_key_map }));
+            named.len() - 1
+        });
+        let part = &mut named[at].1;
         part.outputs.push(if request.full_feature_names {
             format!("{used}__{}", reference.feature)
         } else {
             reference.feature.clone()
         });
         part.features.push(feature);
-        if !order.contains(&at) {
-            order.push(at);
-        }
     }
-    let mut parts: Vec<Part> = order.into_iter().map(|at| known[at].1.clone()).collect();
+    let mut parts: Vec<Part> = named.into_iter().map(|(_, part)| part).collect();
     if parts.is_empty() && on_demand.is_empty() {
         return Err(Error::invalid("No features were asked for: name at least one as view:feature"));
     }
@@ -159,7 +183,8 @@ pub(crate) fn resolve(registry: &Registry, request: &HistoricalRequest) -> Resul
 /// The columns of the joined rows that hold a source's features: those of a part that is there already, else such
 /// as are joined for the functions alone.
 fn taken(parts: &mut Vec<Part>, source: Projection) -> Vec<String> {
-    let same = |p: &Part| p.view.name == source.view.name && p.join_key_map == source.join_key_map;
+    let view = |v: &View| (v.name.clone(), v.version);
+    let same = |p: &Part| view(&p.view) == view(&source.view) && p.join_key_map == source.join_key_map;
     let at = parts.iter().position(same).unwrap_or_else(|| {
         let (view, join_key_map) = (source.view.clone(), source.join_key_map.clone());
         parts.push(Part { view, features: Vec::new(), outputs: Vec::new(), join_key_map });

@@ -94,7 +94,7 @@ pub(crate) async fn pull(engine: &Engine, source: &Arc<DataSource>, pull: Pull) 
     }
     // A row without a time is in no range; the last rows are told from those without a key as they are read.
     let only_keyed = !pull.latest && (pull.from.is_some() || pull.to.is_some());
-    let cut = Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed };
+    let cut = Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed, known: false };
     let first = cut.values_at();
     let width = cut.values.len();
     let out = Arc::new(Schema::new(fields));
@@ -157,7 +157,14 @@ pub(crate) async fn entity_rows(engine: &Engine, parts: &[Ready], from: Option<i
             converter = Some(RowConverter::new(fields).map_err(arrow_error)?);
         }
         let Some(converter) = &converter else { continue };
-        let cut = Cut { values: Vec::new(), from: Some(from), to: Some(to), only_keyed: true, ..ready.cut.clone() };
+        let cut = Cut {
+            values: Vec::new(),
+            from: Some(from),
+            to: Some(to),
+            only_keyed: true,
+            known: false,
+            ..ready.cut.clone()
+        };
         let mut chunks = engine.read(&ready.table, &cut, Order::File).await?;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(engine_error)?;

@@ -6,7 +6,7 @@ use proto::feast::core::table_format::DeltaFormat;
 use proto::feast::core::{DataSource, FileFormat, data_source::FileOptions, data_source::Options, file_format::Format};
 use serde::Deserialize;
 
-use crate::plan::HistoricalRequest;
+use crate::plan::{AskedView, HistoricalRequest};
 use crate::pull::Pull;
 
 /// What a command asks for.
@@ -68,6 +68,7 @@ struct Fields {
     name_aliases: Option<Vec<Option<String>>>,
     feature_refs: Option<Vec<String>>,
     full_feature_names: Option<bool>,
+    filter_by_created_timestamp: Option<bool>,
     start_date: Option<String>,
     end_date: Option<String>,
     entity_df_sql: Option<String>,
@@ -127,10 +128,15 @@ impl Command {
             views: names
                 .iter()
                 .enumerate()
-                .map(|(i, name)| (name.clone(), aliases.get(i).cloned().flatten()))
+                .map(|(i, name)| AskedView {
+                    name: name.clone(),
+                    alias: aliases.get(i).cloned().flatten(),
+                    ..AskedView::default()
+                })
                 .collect(),
             refs: self.fields.feature_refs.clone().ok_or_else(|| mandatory("feature_refs"))?,
             full_feature_names: self.full_feature_names(),
+            known: self.known(),
         })
     }
 
@@ -141,6 +147,11 @@ impl Command {
 
     pub(crate) fn full_feature_names(&self) -> bool {
         self.fields.full_feature_names.unwrap_or(false)
+    }
+
+    /// Whether rows count only from their created time on: Feast's parameter, which its client does not send (0.67).
+    pub(crate) fn known(&self) -> bool {
+        self.fields.filter_by_created_timestamp.unwrap_or(false)
     }
 
     pub(crate) fn pull(&self, latest: bool) -> Result<Pull> {
@@ -252,7 +263,12 @@ mod tests {
             "feature_refs": ["v:f", "a:g"], "project": "p", "full_feature_names": true, "name_aliases": [null, "a"],
             "progress": null}"#;
         let request = Command::parse(text).expect("command").historical().expect("request");
-        assert_eq!(request.views, [("v".to_owned(), None), ("w".to_owned(), Some("a".to_owned()))]);
+        let of = |name: &str, alias: Option<&str>| AskedView {
+            name: name.to_owned(),
+            alias: alias.map(str::to_owned),
+            join_key_map: None,
+        };
+        assert_eq!(request.views, [of("v", None), of("w", Some("a"))]);
         assert!(request.full_feature_names);
         for (text, want) in [
             ("[]", "command"),

@@ -41,7 +41,7 @@ impl Offline {
         let resolved = resolve(&registry, request)?;
         let mut parts = Vec::new();
         for part in resolved.parts {
-            parts.push(ready(&self.engine, part).await?);
+            parts.push(ready(&self.engine, part, request.known).await?);
         }
         let frame = match entities {
             Entities::Frame(frame) => frame,
@@ -95,7 +95,8 @@ impl Offline {
                     None => command.historical()?,
                     Some(service) => {
                         let (project, full) = (command.historical_project()?, command.full_feature_names());
-                        HistoricalRequest::of_service(&(self.registry)(), project, service, full)?
+                        let request = HistoricalRequest::of_service(&(self.registry)(), project, service, full)?;
+                        HistoricalRequest { known: command.known(), ..request }
                     }
                 };
                 let entities = match (uploaded.filter(|f| !f.is_placeholder()), command.entity_sql()) {

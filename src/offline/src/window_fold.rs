@@ -1,7 +1,7 @@
 //! Windows over history: the build rows of a key are its events, and an entity row's answer is what
 //! the window state says at its time. The same code as online: [`window::State`].
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, Int64Array};
 use model::registry::{Field, View};
 use model::value::NULL;
 use model::{Error, Result, Value, ValueType};
@@ -19,6 +19,8 @@ pub(crate) struct Windows<'a> {
     /// The requested features' places among the view's.
     wanted: Vec<usize>,
     chunk: Vec<Vec<Scalar>>,
+    /// The chunk's event times in µs, where it is merged at other ones.
+    times: Option<Int64Array>,
     state: State,
     answers: Vec<Vec<Value>>,
     failed: Option<Error>,
@@ -45,14 +47,17 @@ impl<'a> Windows<'a> {
             answers: vec![vec![NULL; rows]; wanted.len()],
             wanted,
             chunk: Vec::new(),
+            times: None,
             state: State::new(spec),
             failed: None,
             matched: 0,
         }
     }
 
-    /// The event columns of the next chunk, in the order of [`Spec::columns`].
-    pub(crate) fn chunk(&mut self, columns: &[ArrayRef]) -> Result<()> {
+    /// The event columns of the next chunk, in the order of [`Spec::columns`], and its event times in µs where the
+    /// events come in by other ones.
+    pub(crate) fn chunk(&mut self, columns: &[ArrayRef], times: Option<Int64Array>) -> Result<()> {
+        self.times = times;
         self.chunk = columns
             .iter()
             .enumerate()
@@ -91,7 +96,8 @@ impl Fold for Windows<'_> {
 
     fn add(&mut self, row: usize, time: i64) -> Result<()> {
         let columns: Vec<Scalar> = self.chunk.iter().map(|c| c[row].clone()).collect();
-        let event = Event { ts_us: time, columns: &columns };
+        let ts_us = self.times.as_ref().map_or(time, |times| times.value(row));
+        let event = Event { ts_us, columns: &columns };
         self.state
             .apply(self.spec, event, time)
             .map_err(|e| Error::invalid(format!("the batch source of feature view '{}': {e}", self.view.name)))?;

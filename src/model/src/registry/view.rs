@@ -361,7 +361,7 @@ impl Projection {
         project_name: &str,
         projection: &core::FeatureViewProjection,
     ) -> Result<Self> {
-        let view = view_of(project, project_name, &projection.feature_view_name, projection.version_tag)?;
+        let view = project.view_at(&projection.feature_view_name, projection.version_tag, project_name)?;
         let plain_name = match projection.feature_view_name_alias.as_str() {
             "" => view.name.clone(),
             alias => alias.to_owned(),
@@ -380,7 +380,7 @@ impl Projection {
         let mut out: Vec<Self> = Vec::new();
         for text in refs {
             let reference = FeatureRef::parse(text)?;
-            let view = view_of(project, project_name, &reference.view, reference.version)?;
+            let view = project.view_at(&reference.view, reference.version, project_name)?;
             let feature = feature_of(view, &reference.feature)?;
             let name = reference.version.map_or_else(|| view.name.clone(), |v| version_name(&view.name, v));
             match out.iter_mut().find(|p| p.name == name) {
@@ -396,18 +396,6 @@ impl Projection {
         }
         Ok(out)
     }
-}
-
-/// A view as it is now, or one of its versions.
-fn view_of<'a>(project: &'a Project, project_name: &str, name: &str, version: Option<i32>) -> Result<&'a Arc<View>> {
-    let Some(version) = version else { return project.view(name, project_name) };
-    if !project.online_versions {
-        return Err(Error::invalid(format!(
-            "Version-qualified ref '{name}@v{version}' not supported: online versioning is disabled. Set \
-             'enable_online_feature_view_versioning: true' under 'registry' in feature_store.yaml."
-        )));
-    }
-    project.version(name, version, project_name)
 }
 
 fn feature_of(view: &View, name: &str) -> Result<Field> {

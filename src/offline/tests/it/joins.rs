@@ -12,15 +12,15 @@ use window::{AggregationDef, ColumnType, Scalar, Tiling, oracle};
 use crate::support::*;
 
 #[derive(Clone, Debug)]
-struct Row {
-    key: Option<i64>,
-    name: Option<String>,
-    time: Option<i64>,
-    created: Option<i64>,
-    value: Option<i64>,
+pub(crate) struct Row {
+    pub(crate) key: Option<i64>,
+    pub(crate) name: Option<String>,
+    pub(crate) time: Option<i64>,
+    pub(crate) created: Option<i64>,
+    pub(crate) value: Option<i64>,
 }
 
-fn keys() -> impl Strategy<Value = Option<i64>> {
+pub(crate) fn keys() -> impl Strategy<Value = Option<i64>> {
     prop_oneof![6 => Just(Some(1)), 3 => (0i64..5).prop_map(Some), 1 => Just(None)]
 }
 
@@ -42,7 +42,7 @@ fn frame() -> impl Strategy<Value = Vec<Asked>> {
     proptest::collection::vec((keys(), proptest::option::of("[ab]"), 0i64..40), 0..150)
 }
 
-fn written(rows: &[Row]) -> RecordBatch {
+pub(crate) fn written(rows: &[Row]) -> RecordBatch {
     batch(vec![
         ("k", ints(rows.iter().map(|r| r.key))),
         ("n", texts(rows.iter().map(|r| r.name.clone()))),
@@ -105,7 +105,7 @@ fn several_views_equal_the_oracle() {
 }
 
 /// A view of windows over events of `k`: count and sum of `v`.
-fn windowed(repo: &mut Repo, uri: &str, window_us: i64) -> Vec<AggregationDef> {
+pub(crate) fn windowed(repo: &mut Repo, uri: &str, window_us: i64) -> Vec<AggregationDef> {
     use proto::feast::core;
     let source = source("events", uri);
     let def = |function: &str, window_us: i64| AggregationDef {

@@ -3,5 +3,6 @@
 
 mod flight;
 mod joins;
+mod known;
 mod log;
 mod support;
