@@ -130,17 +130,12 @@ pub(crate) fn resolve(registry: &Registry, request: &HistoricalRequest) -> Resul
     let mut on_demand: Vec<Projection> = Vec::new();
     for text in &request.refs {
         let reference = FeatureRef::parse(text)?;
-        let found = known.iter().find(|(used, ..)| *used == reference.view);
-        let (name, join_key_map) = match found {
-            Some((_, name, map)) => (*name, Some(map)),
-            // Not among the views sent along: the SDK sends no on-demand view along.
-            None => match on_demand_view(project, &reference.view) {
-                Some(view) => (view.name.as_str(), None),
-                None => {
-                    project.view(&reference.view, &request.project)?;
-                    return Err(Error::invalid(format!("Could not find feature view from reference {text}")));
-                }
-            },
+        // Not among the views sent along: the SDK sends no on-demand view along.
+        let sent = known.iter().find(|(used, ..)| *used == reference.view).map(|(_, name, map)| (*name, Some(map)));
+        let found = sent.or_else(|| on_demand_view(project, &reference.view).map(|view| (view.name.as_str(), None)));
+        let Some((name, join_key_map)) = found else {
+            project.view(&reference.view, &request.project)?;
+            return Err(Error::invalid(format!("Could not find feature view from reference {text}")));
         };
         let view = project.view_at(name, reference.version, &request.project)?;
         let feature = feature_of(view, &reference, &request.project)?;
