@@ -20,6 +20,12 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     proptest::collection::vec(row, 1..200)
 }
 
+/// Key and time of an entity row.
+type Asked = (Option<i64>, i64);
+
+/// Key, time, how much later it came, and value of an event.
+type Happened = (i64, i64, i64, Option<i64>);
+
 /// What the contract says, row by row.
 fn expected(rows: &[Row], key: Option<i64>, t: i64, ttl: i64, known: bool) -> Option<i64> {
     rows.iter()
@@ -37,7 +43,7 @@ fn only_rows_that_were_known_then_count() {
     let mut runner = TestRunner::new(Config { cases: 40, ..Config::default() });
     let ttl = prop_oneof![Just(0i64), 1i64..15];
     let asked = proptest::collection::vec((keys(), 0i64..45), 0..150);
-    let run = |(late, asked, ttl, known): (Vec<Row>, Vec<(Option<i64>, i64)>, i64, bool)| {
+    let run = |(late, asked, ttl, known): (Vec<Row>, Vec<Asked>, i64, bool)| {
         let mut repo = Repo::new();
         repo.entity("k", ValueType::Int64);
         let feature = [("f", ValueType::Double)];
@@ -73,7 +79,7 @@ fn windows_count_the_events_that_were_known_then() {
     let event = (0i64..3, time(), 0i64..120, proptest::option::of(-9i64..9));
     let asked = (0i64..4, time());
     let cases = (proptest::collection::vec(event, 1..200), proptest::collection::vec(asked, 1..100));
-    let run = |(events, asked): (Vec<(i64, i64, i64, Option<i64>)>, Vec<(i64, i64)>)| {
+    let run = |(events, asked): (Vec<Happened>, Vec<(i64, i64)>)| {
         let mut repo = Repo::new();
         repo.entity("k", ValueType::Int64);
         let defs = windowed(&mut repo, "events.parquet", 60 * SECOND);
