@@ -93,5 +93,5 @@ async fn here(config: &Config) -> Result<Place, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let catalog = Arc::new(run::open_catalog(config, clock.clone()).await?);
     let offline = run::open_offline(config, &catalog, clock)?;
-    Ok(Place::Here(Box::new(offline.with_transformer(run::open_transformer(config)?))))
+    Ok(Place::Here(Box::new(offline.with_transformer(run::transformer_when_needed(config)))))
 }

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{Counter, Histogram, counter, histogram};
 use opentelemetry::propagation::{Extractor, Injector};
+use rpc::ending::Watched;
 use rpc::outcome::Outcome;
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -44,6 +46,8 @@ pub(crate) struct Observer {
     service: &'static str,
     /// Spans are exported, so every request begins or joins a trace.
     exporting: bool,
+    /// Its calls answer with streams, which may fail in the middle.
+    streams: bool,
     endpoints: RwLock<HashMap<String, Arc<Endpoint>>>,
 }
 
@@ -63,7 +67,7 @@ struct Counts {
 impl Observer {
     /// `service` is the label of its metrics.
     pub(crate) fn new(service: &'static str, exporting: bool) -> Arc<Self> {
-        Arc::new(Self { service, exporting, endpoints: RwLock::default() })
+        Arc::new(Self { service, exporting, streams: service == "offline", endpoints: RwLock::default() })
     }
 
     fn known(&self, endpoint: &str) -> Option<Arc<Endpoint>> {
@@ -153,6 +157,11 @@ pub(crate) async fn request(State(observer): State<Arc<Observer>>, request: Requ
         opentelemetry::global::get_text_map_propagator(|p| {
             p.inject_context(&span.context(), &mut HeadersMut(response.headers_mut()));
         });
+    }
+    // A stream's outcome is known at its end.
+    if observer.streams && outcome.may_change() {
+        let told = move |outcome| observer.count(&name, began.elapsed().as_secs_f64(), outcome);
+        return response.map(|body| Body::new(Watched::new(body, told)));
     }
     // Unknown methods of a known service (UNIMPLEMENTED) must not become label values.
     let named = if outcome.is_unknown_method() { "unknown" } else { named };

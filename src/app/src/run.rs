@@ -263,6 +263,12 @@ pub(crate) fn open_transformer(config: &Config) -> Result<Arc<offline::transform
     Ok(Arc::new(offline::transform::Transformers::start(transformations(config))?))
 }
 
+/// The same, started by the first function that is to be run.
+#[cfg(feature = "offline")]
+pub(crate) fn transformer_when_needed(config: &Config) -> Arc<offline::transform::Transformers> {
+    Arc::new(offline::transform::Transformers::when_needed(transformations(config)))
+}
+
 #[cfg(feature = "offline")]
 pub(crate) fn open_offline(
     config: &Config,

@@ -441,6 +441,13 @@ pub trait Transformer: Send + Sync {
     /// took too long or brought its process down; `Unsupported` where nothing is configured that runs
     /// it; `Unavailable` where it could not be run now.
     fn transform(&self, call: Transformation) -> BoxFuture<'_, Result<Vec<NamedColumn>>>;
+
+    /// Waits until what runs a view's function has started, for work that can wait longer than one call may.
+    ///
+    /// Errors: `Unavailable` where it does not start.
+    fn ready<'a>(&'a self, _view: &'a View) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 #[cfg(test)]

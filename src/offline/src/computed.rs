@@ -90,7 +90,16 @@ impl Computed {
         let work = Arc::new(Work { computed: self, transformer, frame_columns, schema: schema.clone() });
         let compute = move |batch: Result<RecordBatch>| {
             let work = work.clone();
-            async move { work.batch(&batch?).await }
+            async move {
+                let batch = batch?;
+                // A server that just started is no reason to fail: this work can wait.
+                for step in &work.computed.plan.steps {
+                    if let Some(transformer) = &work.transformer {
+                        transformer.ready(&step.view).await?;
+                    }
+                }
+                work.batch(&batch).await
+            }
         };
         Ok(Export { schema, batches: joined.batches.map(compute).buffered(AT_ONCE).boxed() })
     }

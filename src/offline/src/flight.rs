@@ -3,6 +3,7 @@
 //!
 //! Source: `feast/infra/offline_stores/remote.py`, `feast/offline_server.py`. Knows no query.
 
+mod claims;
 mod receive;
 mod uploads;
 

@@ -3,16 +3,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayData, ArrayRef, Int64Array, RecordBatch};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::memory_pool::MemoryReservation;
-use model::{Error, Kind, Result};
+use model::{Error, Kind, Result, Value};
 
 use crate::convert::micros;
 use crate::error::{arrow as arrow_error, engine as engine_error};
 
 const EVENT_TIMESTAMP: &str = "event_timestamp";
+
+/// What a row takes beside its columns, bytes: its time and its match. A message can claim any number of rows
+/// that are all null.
+const PER_ROW: usize = 16;
 
 /// Rows in memory, counted against the memory limit for as long as they live.
 pub(crate) struct Frame {
@@ -29,7 +33,10 @@ impl Frame {
 
     /// Adds rows. Errors (`TooLarge`): the memory limit.
     pub(crate) fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        self.memory.try_grow(batch.get_array_memory_size()).map_err(engine_error)?;
+        let rows = batch.num_rows().saturating_mul(PER_ROW);
+        let nulls = batch.columns().iter().map(|c| nested_nulls(&c.to_data())).fold(0, usize::saturating_add);
+        let bytes = batch.get_array_memory_size().saturating_add(rows).saturating_add(nulls);
+        self.memory.try_grow(bytes).map_err(engine_error)?;
         self.rows += batch.num_rows();
         self.batches.push(batch);
         Ok(())
@@ -125,4 +132,13 @@ impl Frame {
     pub(crate) fn shared(self) -> Arc<Self> {
         Arc::new(self)
     }
+}
+
+/// What the nulls inside lists take once they are values, bytes: as an array they take none.
+fn nested_nulls(array: &ArrayData) -> usize {
+    let own = |child: &ArrayData| match child.data_type() {
+        DataType::Null => child.len().saturating_mul(size_of::<Value>()),
+        _ => nested_nulls(child),
+    };
+    array.child_data().iter().map(own).fold(0, usize::saturating_add)
 }

@@ -15,8 +15,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use model::ports::{BoxFuture, NamedColumn, Transformation, Transformer};
-use model::registry::{Function, OnDemand};
+use model::registry::{Function, OnDemand, View};
 use model::{Error, Kind, Result};
+use tokio::sync::OnceCell;
 
 use crate::metrics;
 use call::Runner;
@@ -54,8 +55,21 @@ pub struct Settings {
 /// Runs the functions of on-demand views.
 #[derive(Debug)]
 pub struct Transformers {
-    python: Option<Runner>,
+    python: Option<Lazy>,
     substrait: substrait::Substrait,
+}
+
+/// What runs Python functions, once it is set up.
+#[derive(Debug)]
+struct Lazy {
+    settings: Settings,
+    runner: OnceCell<Runner>,
+}
+
+impl Lazy {
+    async fn runner(&self) -> Result<&Runner> {
+        self.runner.get_or_try_init(|| async { Runner::start(&self.settings) }).await
+    }
 }
 
 impl Transformers {
@@ -64,20 +78,23 @@ impl Transformers {
     ///
     /// Errors: a directory that cannot be made, an address that is none.
     pub fn start(python: Option<Settings>) -> Result<Self> {
-        let python = match python {
-            None => None,
-            Some(settings) => Some(match &settings.python {
-                Python::Workers { .. } => Runner::Pool(pool::Pool::start(settings)?),
-                Python::Address(address) => Runner::Remote(Box::new(remote::Remote::new(address, &settings)?)),
-            }),
+        let started = |settings| -> Result<Lazy> {
+            let runner = OnceCell::new_with(Some(Runner::start(&settings)?));
+            Ok(Lazy { settings, runner })
         };
-        Ok(Self { python, substrait: substrait::Substrait::default() })
+        Ok(Self { python: python.map(started).transpose()?, substrait: substrait::Substrait::default() })
+    }
+
+    /// Starts the workers when the first function is to be run: for a process that may end without one.
+    pub fn when_needed(python: Option<Settings>) -> Self {
+        let python = python.map(|settings| Lazy { settings, runner: OnceCell::new() });
+        Self { python, substrait: substrait::Substrait::default() }
     }
 
     async fn run(&self, call: &Transformation, on_demand: &OnDemand) -> Result<Vec<NamedColumn>> {
         match &on_demand.function {
             Function::Python { pandas } => match &self.python {
-                Some(runner) => runner.run(call, on_demand, *pandas).await,
+                Some(python) => python.runner().await?.run(call, on_demand, *pandas).await,
                 None => Err(Error::new(
                     Kind::Unsupported,
                     "its function is Python, and this server runs none: name an interpreter that has feast[grpcio] in \
@@ -104,6 +121,16 @@ impl Transformer for Transformers {
             let result = self.run(&call, on_demand).await;
             counted.end(&result);
             result.map_err(|e| named(&call.view.name, &e))
+        })
+    }
+
+    fn ready<'a>(&'a self, view: &'a View) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let is_python = view.on_demand.as_ref().is_some_and(|o| matches!(o.function, Function::Python { .. }));
+            match self.python.as_ref().filter(|_| is_python) {
+                Some(python) => python.runner().await?.ready().await.map_err(|e| named(&view.name, &e)),
+                None => Ok(()),
+            }
         })
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod codec;
+pub mod ending;
 pub mod outcome;
 pub mod status;
 

@@ -17,7 +17,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Reads the head of an answer. A gRPC answer without a code in its head has one behind its messages,
-    /// which is OK for every call with one answer; a stream that breaks off later is counted as begun.
+    /// which is OK for every call with one answer; how a stream ended [`crate::ending`] tells.
     pub fn of<B>(answer: &Response<B>) -> Self {
         let headers = answer.headers();
         if let Some(code) = headers.get("grpc-status") {
@@ -52,6 +52,11 @@ impl Outcome {
             Self::Http(status) => status.is_server_error(),
             Self::Grpc(code) => matches!(code, Code::Unknown | Code::Internal | Code::DataLoss),
         }
+    }
+
+    /// Whether the messages of the answer may yet end in another code.
+    pub fn may_change(self) -> bool {
+        self == Self::Grpc(Code::Ok)
     }
 
     /// Whether a service was asked for a method that it does not have.

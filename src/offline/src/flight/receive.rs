@@ -1,5 +1,6 @@
 //! The upload side of a call: its descriptor, and the table behind it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
@@ -7,11 +8,13 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::{FlightData, FlightDescriptor};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use model::{Error, Kind, Result};
 use tonic::{Status, Streaming};
 
+use super::claims;
 use crate::Offline;
+use crate::error::engine as engine_error;
 use crate::frame::Frame;
 
 /// Messages with a table's parts.
@@ -34,11 +37,19 @@ pub(super) async fn split(
 /// The uploaded table; its memory counts against the limit. Messages are read to the end even
 /// when it is over the limit: the client looks for errors only then.
 pub(super) async fn frame(offline: &Offline, messages: Messages) -> Result<Frame> {
-    let data = messages.map_err(|status| FlightError::Tonic(Box::new(status)));
-    let mut batches = FlightRecordBatchStream::new_from_flight_data(data);
+    let room = offline.engine.reservation("an upload's compressed message");
+    let checked = messages.map(move |message| {
+        let message = message.map_err(|status| FlightError::Tonic(Box::new(status)))?;
+        let own = |error: Error| FlightError::ExternalError(Box::new(error));
+        let bytes = claims::check(&message).map_err(own)?;
+        room.try_resize(bytes).map_err(|e| own(engine_error(e)))?;
+        Ok(message)
+    });
+    let mut batches = FlightRecordBatchStream::new_from_flight_data(checked);
     let mut frame: Option<Frame> = None;
     let mut refused = None;
-    while let Some(batch) = batches.next().await {
+    // What slips through the checks and makes Arrow panic is the caller's error all the same.
+    while let Some(batch) = AssertUnwindSafe(batches.next()).catch_unwind().await.map_err(|_| malformed())? {
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => return Err(unreadable(error)),
@@ -58,6 +69,10 @@ pub(super) async fn frame(offline: &Offline, messages: Messages) -> Result<Frame
     }))
 }
 
+fn malformed() -> Error {
+    Error::invalid("the uploaded table cannot be read: a message of it is not what its schema says: send it again")
+}
+
 /// Reads to the end, keeping nothing.
 pub(super) async fn drain(mut messages: Messages) {
     while let Some(Ok(_)) = messages.next().await {}
@@ -65,6 +80,7 @@ pub(super) async fn drain(mut messages: Messages) {
 
 fn unreadable(error: FlightError) -> Error {
     match error {
+        FlightError::ExternalError(inner) => inner.downcast::<Error>().map_or_else(|_| malformed(), |own| *own),
         FlightError::Tonic(status) if status.code() == tonic::Code::OutOfRange => Error::new(
             Kind::TooLarge,
             format!("an uploaded batch is too large, send smaller ones: {}", status.message()),

@@ -105,7 +105,8 @@ fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The type that fits all values: whole numbers, days, times (without a zone in UTC), else text.
+/// The type that fits all values: whole numbers, days, times (without a zone in UTC), else text. As in pyarrow,
+/// `01234` is a whole number and `+1` is none; it takes numbers beyond 32 bits, days and times for text.
 fn type_of(values: &[&str]) -> DataType {
     let is_day = |v: &&str| {
         let shape = |(i, c): (usize, u8)| if i == 4 || i == 7 { c == b'-' } else { c.is_ascii_digit() };
@@ -113,7 +114,7 @@ fn type_of(values: &[&str]) -> DataType {
     };
     if values.is_empty() {
         DataType::Utf8
-    } else if values.iter().all(|v| v.parse::<i64>().is_ok()) {
+    } else if values.iter().all(|v| !v.starts_with('+') && v.parse::<i64>().is_ok()) {
         DataType::Int64
     } else if values.iter().all(is_day) {
         DataType::Date32
@@ -146,6 +147,20 @@ mod tests {
         assert_eq!(values[0], [own("2023"), own("2023-12-31"), own("Den Haag")]);
         assert_eq!(values[1], [own("2024"), own("2024-01-01"), None]);
         assert!(hive(&["/r/a.parquet", "/r/b/c.parquet"]).expect("plain").partitions.is_empty());
+    }
+
+    #[test]
+    fn leading_zeros_are_numbers_and_plus_signs_are_not_as_in_pyarrow() {
+        let of = |values: &[&str]| {
+            let paths: Vec<String> = values.iter().map(|v| format!("/r/z={v}/a.parquet")).collect();
+            let listing = hive(&paths.iter().map(String::as_str).collect::<Vec<_>>()).expect("listing");
+            listing.partitions[0].data_type().clone()
+        };
+        assert_eq!(of(&["01234", "99999"]), DataType::Int64);
+        assert_eq!(of(&["-1", "7"]), DataType::Int64);
+        for texts in [["+1", "7"], ["1.5", "2"], ["a", "1"]] {
+            assert_eq!(of(&texts), DataType::Utf8, "{texts:?}");
+        }
     }
 
     #[test]

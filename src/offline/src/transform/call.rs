@@ -9,7 +9,7 @@ use proto::feast::serving::{TransformFeaturesRequest, TransformFeaturesResponse,
 use tonic::{Code, Status};
 
 use super::columns::{decode, encode, from_batch, to_batch};
-use super::{pool, remote};
+use super::{Python, Settings, pool, remote};
 
 /// Who runs Python functions.
 #[derive(Debug)]
@@ -21,6 +21,26 @@ pub(super) enum Runner {
 }
 
 impl Runner {
+    /// Starts the workers in the background, or finds the server. Must be called in a tokio runtime.
+    ///
+    /// Errors: a directory that cannot be made, an address that is none.
+    pub(super) fn start(settings: &Settings) -> Result<Self> {
+        Ok(match &settings.python {
+            Python::Workers { .. } => Self::Pool(pool::Pool::start(settings.clone())?),
+            Python::Address(address) => Self::Remote(Box::new(remote::Remote::new(address, settings)?)),
+        })
+    }
+
+    /// Waits until a worker has started.
+    ///
+    /// Errors: `Unavailable` where none does.
+    pub(super) async fn ready(&self) -> Result<()> {
+        match self {
+            Self::Pool(pool) => pool.ready().await,
+            Self::Remote(_) => Ok(()),
+        }
+    }
+
     /// Runs a view's function.
     pub(super) async fn run(
         &self,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{Error, Kind, Result};
 use proto::feast::serving::{TransformFeaturesRequest, TransformFeaturesResponse};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::directory::Directory;
@@ -41,8 +41,8 @@ struct Shared {
     free: Mutex<mpsc::UnboundedReceiver<Worker>>,
     freed: mpsc::UnboundedSender<Worker>,
     names: AtomicUsize,
-    /// Why the last start failed; empty once one succeeded.
-    start_error: Lock<String>,
+    /// Why the last start failed, empty once one succeeded; `None` while the first ones are under way.
+    start_error: watch::Sender<Option<String>>,
 }
 
 impl Pool {
@@ -66,7 +66,7 @@ impl Pool {
             free: Mutex::new(free),
             freed,
             names: AtomicUsize::new(0),
-            start_error: Lock::default(),
+            start_error: watch::Sender::default(),
         });
         for _ in 0..workers {
             tokio::spawn(shared.clone().add_worker());
@@ -86,6 +86,19 @@ impl Pool {
         std::fs::write(&path, message).map_err(|e| crate::error::io("writing", &path, e))?;
         spooled.insert(message.clone(), name.clone());
         Ok(name)
+    }
+
+    /// Waits until the first start of a worker has come to its end.
+    ///
+    /// Errors: `Unavailable` where it failed, and none has succeeded since.
+    pub(super) async fn ready(&self) -> Result<()> {
+        let mut told = self.shared.start_error.subscribe();
+        // the sender is ours: it never closes
+        let error = told.wait_for(Option::is_some).await.map(|error| error.clone().unwrap_or_default());
+        match error.unwrap_or_default() {
+            error if error.is_empty() => Ok(()),
+            error => Err(Error::new(Kind::Unavailable, error)),
+        }
     }
 
     /// Makes one call on a free worker.
@@ -161,18 +174,17 @@ impl Shared {
     }
 
     fn note_start(&self, error: String) {
-        *self.start_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        self.start_error.send_replace(Some(error));
     }
 
     fn none_free(&self) -> Error {
-        let start_error = self.start_error.lock().unwrap_or_else(PoisonError::into_inner);
-        let message = if start_error.is_empty() {
-            format!(
-                "no transformation worker was free within {} ms: try again, or raise transformations.workers",
-                self.settings.deadline.as_millis()
-            )
-        } else {
-            start_error.clone()
+        let within = self.settings.deadline.as_millis();
+        let message = match self.start_error.borrow().as_deref() {
+            None => format!("no transformation worker has started yet, within {within} ms: try again in a moment"),
+            Some("") => format!(
+                "no transformation worker was free within {within} ms: try again, or raise transformations.workers"
+            ),
+            Some(error) => error.to_owned(),
         };
         Error::new(Kind::Unavailable, message)
     }

@@ -2,6 +2,7 @@
 //! Parquet files in a temporary repo.
 
 mod flight;
+mod hostile;
 mod joins;
 mod known;
 mod log;
