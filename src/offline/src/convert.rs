@@ -9,7 +9,7 @@ mod values;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Field, Fields, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
@@ -38,7 +38,12 @@ pub(crate) fn arrow_type(value_type: ValueType, source: Option<&DataType>) -> Da
         T::String | T::Uuid | T::TimeUuid | T::Decimal => DataType::Utf8,
         T::Bytes => DataType::Binary,
         T::Json => DataType::LargeUtf8,
-        T::UnixTimestamp | T::ZonedTimestamp => utc_micros(),
+        T::UnixTimestamp => utc_micros(),
+        // The zone of the source's column, if it has one, is part of its values.
+        T::ZonedTimestamp => match source {
+            Some(DataType::Timestamp(_, Some(zone))) => DataType::Timestamp(TimeUnit::Microsecond, Some(zone.clone())),
+            _ => utc_micros(),
+        },
         T::Map => kept(|s| matches!(s, DataType::Map(..) | DataType::Struct(_)), map_of_text()),
         T::Struct => kept(
             |s| matches!(s, DataType::Map(..) | DataType::Struct(_)) || is_text(s),
@@ -82,7 +87,7 @@ pub(crate) fn is_text(data_type: &DataType) -> bool {
 ///
 /// Errors: a value that does not fit, named with the column.
 pub(crate) fn to_registered(column: &str, array: &ArrayRef, value_type: ValueType) -> Result<ArrayRef> {
-    let array = plain(array)?;
+    let array = readable(array, value_type)?;
     let target = arrow_type(value_type, Some(array.data_type()));
     if array.data_type() == &target {
         return Ok(array);
@@ -112,6 +117,31 @@ pub(crate) fn plain(array: &ArrayRef) -> Result<ArrayRef> {
         DataType::Dictionary(_, values) => strict_cast(array, values),
         _ => Ok(array.clone()),
     }
+}
+
+/// The array without dictionary encoding, and UUIDs that are 16 bytes (Arrow's `arrow.uuid`, which pandas' UUID objects
+/// become) as text where UUIDs are registered, in lists, too.
+fn readable(array: &ArrayRef, value_type: ValueType) -> Result<ArrayRef> {
+    use ValueType as T;
+    let array = plain(array)?;
+    match array.data_type() {
+        DataType::FixedSizeBinary(16) if matches!(value_type, T::Uuid | T::TimeUuid) => Ok(uuids(&array)),
+        DataType::List(field) if *field.data_type() == DataType::FixedSizeBinary(16) => {
+            let Some(T::Uuid | T::TimeUuid) = model::value::element_type(value_type) else { return Ok(array) };
+            let list = array.as_list::<i32>();
+            let field = Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8));
+            let texts = uuids(list.values());
+            let list = ListArray::try_new(field, list.offsets().clone(), texts, list.nulls().cloned());
+            Ok(Arc::new(list.map_err(arrow_error)?))
+        }
+        _ => Ok(array),
+    }
+}
+
+/// Columns of 16 bytes as the text of UUIDs.
+pub(crate) fn uuids(array: &ArrayRef) -> ArrayRef {
+    let text = |bytes: &[u8]| uuid::Uuid::from_slice(bytes).map(|u| u.to_string()).unwrap_or_default();
+    Arc::new(array.as_fixed_size_binary().iter().map(|bytes| bytes.map(text)).collect::<StringArray>())
 }
 
 fn is_lossless(from: &DataType, to: &DataType) -> bool {

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Float64Type, TimeUnit, UInt64Type};
 use arrow::row::{RowConverter, Rows, SortField};
 use model::{Error, Result, ValueType};
 
-use crate::convert::{is_text, micros, plain, strict_cast};
+use crate::convert::{is_text, micros, plain, strict_cast, uuids};
 use crate::error::arrow as arrow_error;
 
 /// The form in which a join key is compared.
@@ -65,6 +65,8 @@ impl KeyType {
     /// comparable form.
     pub(crate) fn sort_type(self, column: &DataType) -> DataType {
         match (self, column) {
+            // Bytes sort as the text of UUIDs does.
+            (Self::Text, DataType::FixedSizeBinary(16)) => column.clone(),
             (Self::Instant, DataType::Timestamp(_, zone)) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
             _ => self.arrow(),
         }
@@ -104,6 +106,7 @@ impl KeyType {
             Self::Float if from.is_floating() || is_int(from) => strict_cast(&array, &DataType::Float64),
             Self::Bool if *from == DataType::Boolean => Ok(array),
             Self::Text if is_text(from) => strict_cast(&array, &DataType::Utf8),
+            Self::Text if *from == DataType::FixedSizeBinary(16) => Ok(uuids(&array)),
             Self::Bytes
                 if matches!(
                     from,
@@ -121,6 +124,7 @@ impl KeyType {
     pub(crate) fn of_source(self, name: &str, array: &ArrayRef) -> Result<ArrayRef> {
         match self {
             Self::Instant => Ok(Arc::new(micros(name, array)?)),
+            Self::Text if *array.data_type() == DataType::FixedSizeBinary(16) => Ok(uuids(array)),
             _ => Ok(array.clone()),
         }
     }

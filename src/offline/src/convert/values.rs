@@ -7,13 +7,13 @@ use model::value::{element_type, proto_value::Val};
 use model::{Error, Result, Value, ValueType};
 use proto::feast::types as t;
 
-use super::{is_text, micros, plain, scalar_maps, strict_cast};
+use super::{is_text, micros, plain, readable, scalar_maps, strict_cast};
 
 /// One value per row, of the registered type (`Invalid`: of the type that the column suggests).
 ///
 /// Errors: a value that does not fit the type without loss.
 pub(crate) fn to_values(array: &ArrayRef, target: ValueType) -> Result<Vec<Value>> {
-    let array = plain(array)?;
+    let array = readable(array, target)?;
     let integer = matches!(target, ValueType::Int32 | ValueType::Int64 | ValueType::UnixTimestamp);
     let from_text = is_text(array.data_type())
         && (element_type(target).is_some() || matches!(target, ValueType::Map | ValueType::Struct));
