@@ -85,17 +85,15 @@ ENCODED = {
     "fixed_list": Encoded(Array(Float32), pa.array([[1, 2], None], pa.list_(pa.float32(), 2)), [[1, 2], None]),
     "list_of_small": Encoded(Array(Int64), pa.array([[1], None], pa.list_(pa.int16())), [[1], None]),
     "struct_for_map": Encoded(Map, pa.array([{"a": "x"}, None], pa.struct([("a", pa.string())])), [{"a": "x"}, None]),
-    **{
-        f"nothing_of_{name}": Encoded(dtype, pa.nulls(2), [None, None])
-        for name, dtype in {
-            "int": Int64,
-            "text": String,
-            "list": Array(Int64),
-            "bool": Bool,
-            "time": UnixTimestamp,
-        }.items()
-    },
 }
+NOTHING: dict[str, FeastType] = {
+    "int": Int64,
+    "text": String,
+    "list": Array(Int64),
+    "bool": Bool,
+    "time": UnixTimestamp,
+}
+ENCODED |= {f"nothing_of_{name}": Encoded(dtype, pa.nulls(2), [None, None]) for name, dtype in NOTHING.items()}
 
 
 @dataclass

@@ -5,6 +5,7 @@
 
 mod local;
 mod object;
+pub(crate) mod partitions;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -76,8 +76,13 @@ pub(crate) fn sql(error: DataFusionError) -> Error {
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(..)
         | DataFusionError::NotImplemented(_)
+        | DataFusionError::Execution(_)
         | DataFusionError::Diagnostic(..) => {
             Error::invalid(format!("the entity SQL cannot be run: {}", short(&error.strip_backtrace())))
+        }
+        // Of a damaged file there is more to say.
+        DataFusionError::ArrowError(inner, _) if is_data(inner) || is_arithmetic(inner) => {
+            Error::invalid(format!("the entity SQL cannot be run: {}", first_line(&inner.to_string())))
         }
         _ => engine(error),
     }
@@ -115,6 +120,10 @@ fn own(error: &DataFusionError) -> Option<Error> {
 
 fn is_data(error: &ArrowError) -> bool {
     matches!(error, ArrowError::CastError(_) | ArrowError::ParseError(_) | ArrowError::ComputeError(_))
+}
+
+fn is_arithmetic(error: &ArrowError) -> bool {
+    matches!(error, ArrowError::DivideByZero | ArrowError::ArithmeticOverflow(_) | ArrowError::InvalidArgumentError(_))
 }
 
 fn first_line(text: &str) -> &str {

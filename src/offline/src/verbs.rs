@@ -5,9 +5,16 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use futures::{StreamExt, stream};
+use model::ports::ObjectKind;
 use model::registry::{Project, Registry, View};
 use model::{Error, Kind, Result};
-use proto::feast::core::{DataSource, data_source::Options, logging_config::Destination};
+use prost::Message as _;
+use proto::feast::core::data_source::{FileOptions, Options};
+use proto::feast::core::logging_config::Destination;
+use proto::feast::core::saved_dataset_storage::Kind as Kept;
+use proto::feast::core::{DataSource, SavedDataset};
+
+use crate::append::partitions;
 
 use crate::frame::Frame;
 use crate::history::{Export, ready, retrieve};
@@ -73,7 +80,7 @@ impl Offline {
         let mut rows = query.execute_stream().await.map_err(error::sql)?;
         let mut frame = self.frame(schema);
         while let Some(batch) = rows.next().await {
-            frame.push(batch.map_err(error::engine)?)?;
+            frame.push(batch.map_err(error::sql)?)?;
         }
         if frame.rows() == 0 {
             return Err(Error::of_class(
@@ -112,7 +119,9 @@ impl Offline {
             }
             Api::PullLatest | Api::PullAll => {
                 let wanted = command.pull(command.api == Api::PullLatest)?;
-                let source = self.source(command.data_source_name()?, command.project())?;
+                let (name, project) = (command.data_source_name()?, command.project());
+                let kept = |missing: Error| self.saved_dataset(name, project).ok_or(missing);
+                let source = self.source(name, project).or_else(kept)?;
                 pull(&self.engine, &source, wanted).await
             }
             Api::Columns => {
@@ -186,22 +195,23 @@ impl Offline {
                 format!("feature service {name} logs to something other than a FileLoggingDestination"),
             ));
         };
-        if !file.partition_by.is_empty() {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "feature service {name} logs to {} with partition_by, which is not built: leave it out",
-                    file.path
-                ),
-            ));
-        }
         let (endpoint, repo) = (&file.s3_endpoint_override, self.engine.repo());
         let directory = match Location::of_uri(&file.path, endpoint, repo, self.engine.stores())? {
             Location::Object(bucket, key) => Location::Object(bucket, format!("{}/", key.trim_end_matches('/'))),
             local => Location::Directory(local.path()),
         };
-        let batches: Vec<RecordBatch> = uploaded.batches().to_vec();
-        append::new_file(directory, name.to_owned(), batches).await?;
+        if file.partition_by.is_empty() {
+            let batches: Vec<RecordBatch> = uploaded.batches().to_vec();
+            append::new_file(directory, name.to_owned(), batches).await?;
+            return Ok(());
+        }
+        for (folder, batches) in partitions::split(uploaded.batches(), &file.partition_by)? {
+            let below = match &directory {
+                Location::Object(bucket, key) => Location::Object(bucket.clone(), format!("{key}{folder}/")),
+                local => Location::Directory(local.path().join(folder)),
+            };
+            append::new_file(below, name.to_owned(), batches).await?;
+        }
         Ok(())
     }
 
@@ -213,6 +223,27 @@ impl Offline {
             |p| p.data_sources.get(name),
             |project| Error::data_source_not_found(name, project),
         )
+    }
+
+    /// The file of a registered saved dataset, which the SDK calls by its path (`SavedDatasetFileStorage.to_data_source`).
+    fn saved_dataset(&self, path: &str, project: Option<&str>) -> Option<Arc<DataSource>> {
+        let registry = (self.registry)();
+        let wanted = project.or(self.settings.default_project.as_deref());
+        let projects = registry.projects.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name));
+        let objects = projects.flat_map(|(_, p)| &p.objects).filter(|((kind, _), _)| *kind == ObjectKind::SavedDataset);
+        let files = objects.filter_map(|(_, object)| {
+            let storage = SavedDataset::decode(object.bytes.clone()).ok()?.spec?.storage?;
+            match storage.kind? {
+                Kept::FileStorage(file) => Some(file),
+                _ => None,
+            }
+        });
+        let source = |file: FileOptions| DataSource {
+            name: path.to_owned(),
+            options: Some(Options::FileOptions(file)),
+            ..DataSource::default()
+        };
+        files.into_iter().find(|file| file.uri == path).map(source).map(Arc::new)
     }
 
     fn view(&self, name: &str, project: Option<&str>) -> Result<Arc<View>> {

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use crate::store::Bucket;
 
 /// Hive's name for null in a path.
-const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+pub(crate) const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// One file, where it is.
 #[derive(Clone, Debug)]
