@@ -42,6 +42,7 @@ class Larder:
         env: Mapping[str, str] | None = None,
         outlive: bool = False,
         cert: Path | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.binary = binary
         self.repo = repo
@@ -49,6 +50,7 @@ class Larder:
         self.args = list(args)
         self.env = dict(env or {})
         self.cert = cert
+        self.prefix = list(prefix)
         self.process = Process("larder", log or repo / "larder.log", outlive)
 
     @property
@@ -75,6 +77,7 @@ class Larder:
         """The command line."""
         ports = self.ports
         return [
+            *self.prefix,
             str(self.binary),
             "serve",
             *("-c", str(self.repo)),

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A Feast-compatible feature-store backend in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "larder", version)]
+#[command(name = "larder", version = env!("LARDER_VERSION"))]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

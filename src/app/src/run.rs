@@ -107,7 +107,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     if config.services.contains(&Service::Registry) {
         tasks.spawn_on(shared.datasets.clone().run(shutdown.clone()), &threads);
     }
-    tracing::info!(project = config.project, version = env!("CARGO_PKG_VERSION"), "ready");
+    tracing::info!(project = config.project, version = env!("LARDER_VERSION"), "ready");
 
     let signal = signals.wait().await;
     tracing::info!(signal, "stopping: draining requests and consumers");

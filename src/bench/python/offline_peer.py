@@ -5,6 +5,7 @@
     offline_peer.py join OUT SYSTEM WORK DATA REPO ROWS
     offline_peer.py export OUT LARDER WORK CONFIG ROWS   the same, by the command line
     offline_peer.py materialize OUT SYSTEM WORK DATA REPO ADDRESS
+    offline_peer.py beside OUT WORK REPO ADDRESS
 
 `join` makes the training set of WORK, with the first ROWS entity rows (0: all), and writes JSON to OUT: `wall`
 seconds from the request to the Arrow table, `cpu` seconds of this process, `rss` (its peak, MB), `first` (seconds to
@@ -287,8 +288,8 @@ def sdk(work: Work, where: Path, repo: Path, rows: int, frame: bool) -> Callable
     return run
 
 
-def bare(work: Work, repo: Path, rows: int) -> Callable[[], tuple[pa.Table, float | None]]:
-    """A Flight client that does nothing but read."""
+def bare(work: Work, repo: Path, entities: str) -> Callable[[], tuple[pa.Table, float | None]]:
+    """A Flight client that does nothing but read; `entities` is SQL."""
     import pyarrow.flight as fl
     import yaml
 
@@ -301,7 +302,7 @@ def bare(work: Work, repo: Path, rows: int) -> Callable[[], tuple[pa.Table, floa
         "feature_refs": work.refs(),
         "name_aliases": [None] * len(work.views),
         "full_feature_names": False,
-        "entity_df_sql": work.sql(rows),
+        "entity_df_sql": entities,
     }
 
     def run() -> tuple[pa.Table, float | None]:
@@ -375,7 +376,7 @@ def join(system: str, work: Work, where: Path, repo: Path, rows: int) -> dict[st
         case "larder-frame" | "feast-dask" | "feast-duckdb":
             return measured(sdk(work, where, repo, rows, frame=True))
         case "larder-bare":
-            return measured(bare(work, repo, rows))
+            return measured(bare(work, repo, work.sql(rows)))
         case "duckdb":
             return measured(duckdb_join(work, where, rows))
         case "polars":
@@ -430,6 +431,24 @@ def read_for(address: str, refs: list[str], key: str, until: Callable[[int], boo
     return took
 
 
+def quantiles(name: str, took: list[float]) -> dict[str, float]:
+    """The quantiles that are reported."""
+    return {f"{name}_p{q}": float(np.percentile(took, q)) for q in (50, 99)} if took else {}
+
+
+def beside(work: Work, repo: Path, address: str) -> dict[str, Any]:
+    """Reads while training sets are fetched, one after the other, each with a million of the view's rows."""
+    [view] = work.views
+    refs = [f"{view.name}:{view.features[0]}"]
+    entities = f"SELECT {work.key}, {work.time} AS event_timestamp FROM {view.name}_file LIMIT 1000000"
+    export = bare(work, repo, entities)
+    with ThreadPoolExecutor(1) as pool:
+        exports = pool.submit(lambda: [measured(export) for _ in range(5)])
+        took = read_for(address, refs, work.key, lambda _: exports.done())
+        *_, last = exports.result()
+    return last | {"reads": quantiles("export", took)}
+
+
 def materialize(system: str, work: Work, where: Path, repo: Path, address: str) -> dict[str, Any]:
     """The latest row of each key goes online; some of them are read and compared."""
     from feast import FeatureStore
@@ -462,8 +481,7 @@ def materialize(system: str, work: Work, where: Path, repo: Path, address: str) 
                 out = measured(by_larder)
             finally:
                 ended.set()
-            for name, took in (("quiet", quiet), ("busy", meanwhile.result())):
-                reads |= {f"{name}_p{q}": float(np.percentile(took, q)) for q in (50, 99)} if took else {}
+            reads = quantiles("quiet", quiet) | quantiles("busy", meanwhile.result())
     else:
         out = measured(by_feast)
     wanted = latest(where / f"{view.name}.parquet", work.key)
@@ -499,6 +517,8 @@ def main() -> int:
         case ["materialize", out, system, work, where, repo, address]:
             result = materialize(system, WORKS[work], Path(where), Path(repo), address)
             Path(out).write_text(json.dumps(result))
+        case ["beside", out, work, repo, address]:
+            Path(out).write_text(json.dumps(beside(WORKS[work], Path(repo), address)))
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -53,15 +53,16 @@ pub(crate) fn table(bars: &[Bar]) -> String {
     out
 }
 
-/// How the numbers came about: command, time, machine, versions, and what the report adds.
-pub(crate) fn head(out: &mut String, command: &str, load: &str, more: &[String]) {
+/// How the numbers came about: command, time, machine, versions (that of the measured binary as it says it), and what
+/// the report adds.
+pub(crate) fn head(out: &mut String, larder: &Path, command: &str, load: &str, more: &[String]) {
     let date = machine::first_line("date", &["-u", "+%Y-%m-%d %H:%M UTC"]);
-    let commit = machine::first_line("git", &["describe", "--always", "--dirty"]);
+    let version = machine::first_line(&larder.display().to_string(), &["--version"]);
     let lines = [
         format!("command: `{command}`"),
         format!("when: {date}; load of the machine before the run: {load}"),
         format!("machine: {}", machine::describe()),
-        format!("versions: larder {commit}, {}", machine::first_line("rustc", &["--version"])),
+        format!("versions: {version}, {}", machine::first_line("rustc", &["--version"])),
     ];
     for line in lines.iter().chain(more) {
         let _ = writeln!(out, "- {line}");

@@ -10,7 +10,7 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{Expr, SortExpr, cast, lit, when};
@@ -137,6 +137,19 @@ impl Engine {
     /// The memory that is taken of the limit, bytes.
     pub(crate) fn reserved(&self) -> usize {
         self.runtime.memory_pool.reserved()
+    }
+
+    /// What a hash of keys may take: half of the limit, bytes. What needs more is sorted, which spills.
+    pub(crate) fn hash_bytes(&self) -> usize {
+        match self.runtime.memory_pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => bytes / 2,
+            MemoryLimit::Infinite | MemoryLimit::Unknown => usize::MAX,
+        }
+    }
+
+    /// Rows of a batch.
+    pub(crate) fn batch_rows(&self) -> usize {
+        self.config.batch_size()
     }
 
     /// Where relative paths start.

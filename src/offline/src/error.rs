@@ -1,6 +1,7 @@
 //! How failures of Arrow, DataFusion and files become [`model::Error`]s: the kind says what the
 //! caller should do, the cause goes to the log only. Knows no status code.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use arrow::error::ArrowError;
@@ -13,6 +14,10 @@ use parquet::errors::ParquetError;
 pub(crate) fn engine(error: DataFusionError) -> Error {
     if let Some(inner) = own(&error) {
         return inner;
+    }
+    if is_full(&error) {
+        let advice = "the disk that queries spill to is full: free space there, or ask for less; it can be tried again";
+        return Error::new(Kind::Unavailable, advice).with_cause(error);
     }
     match error.find_root() {
         DataFusionError::ResourcesExhausted(reason) => Error::new(
@@ -93,17 +98,37 @@ pub(crate) fn arrow(error: ArrowError) -> Error {
     if is_data(&error) {
         return Error::invalid(format!("a value does not fit its registered type: {}", first_line(&error.to_string())));
     }
+    if is_full(&error) {
+        return Error::new(Kind::Unavailable, format!("the disk is full: {}", first_line(&error.to_string())))
+            .with_cause(error);
+    }
     Error::internal("a column could not be computed", error)
 }
 
 /// A file that could not be read or written.
 pub(crate) fn io(what: &str, path: &Path, error: std::io::Error) -> Error {
-    Error::internal(format!("{what} {} failed: {error}", path.display()), error)
+    let kind = if is_full(&error) { Kind::Unavailable } else { Kind::Internal };
+    Error::new(kind, format!("{what} {} failed: {error}", path.display())).with_cause(error)
 }
 
 /// A Parquet file that could not be read or written.
 pub(crate) fn parquet(what: &str, path: &Path, error: ParquetError) -> Error {
-    Error::internal(format!("{what} {} failed: {}", path.display(), first_line(&error.to_string())), error)
+    let kind = if is_full(&error) { Kind::Unavailable } else { Kind::Internal };
+    let message = format!("{what} {} failed: {}", path.display(), first_line(&error.to_string()));
+    Error::new(kind, message).with_cause(error)
+}
+
+/// Whether there is no room on a disk: no request can mend that, and it may be otherwise in a moment.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        let kind = inner.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 /// Our own error that went through DataFusion.

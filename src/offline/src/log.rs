@@ -44,10 +44,10 @@ impl OfflineLog for Offline {
             let (send, receive) = mpsc::channel(READY);
             let skipped = Arc::new(AtomicU64::new(0));
             let counter = skipped.clone();
-            let (engine, settings) = (self.engine.clone(), self.settings.clone());
+            let engine = self.engine.clone();
             let (name, keys, features) = (view.name.clone(), keys_of(view), view.features.clone());
             self.background.handle().spawn(async move {
-                let (memory, size) = (settings.memory_limit_bytes / 2, settings.batch_rows);
+                let (memory, size) = (engine.hash_bytes(), engine.batch_rows());
                 let rows = async {
                     let latest = Latest::read(&engine, &table, cut.clone(), &name, memory, size).await?;
                     LatestRows { latest, cut, keys, features, skipped: counter }.send(&send).await

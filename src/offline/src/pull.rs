@@ -19,7 +19,7 @@ use crate::error::{arrow as arrow_error, engine as engine_error};
 use crate::frame::Frame;
 use crate::history::{Export, Ready};
 use crate::keys::KeyType;
-use crate::log::LastPerKey;
+use crate::latest::Latest;
 use crate::source::time_column;
 
 const DAY: i64 = 86_400_000_000;
@@ -107,11 +107,10 @@ pub(crate) async fn pull(engine: &Engine, source: &Arc<DataSource>, pull: Pull) 
         RecordBatch::try_new(named.clone(), columns).map_err(arrow_error)
     };
     let batches = if pull.latest {
-        let chunks = engine.read(&table, &cut, Order::KeyTimeCreated).await?;
-        let last = LastPerKey::new(chunks, cut, &source.name)?;
-        stream::try_unfold((last, shape), |(mut last, shape)| async move {
-            match last.next().await? {
-                Some(batch) => Ok(Some((shape(batch)?, (last, shape)))),
+        let latest = Latest::read(engine, &table, cut, &source.name, engine.hash_bytes(), engine.batch_rows()).await?;
+        stream::try_unfold((latest, shape), |(mut latest, shape)| async move {
+            match latest.next().await? {
+                Some(batch) => Ok(Some((shape(batch)?, (latest, shape)))),
                 None => Ok(None),
             }
         })

@@ -15,6 +15,7 @@ mod metrics;
 pub mod redis;
 pub mod registry;
 pub mod sled;
+mod space;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::figures::number;
 
 /// The times of reads.
-pub(super) const QUANTILES: [&str; 4] = ["quiet_p50", "quiet_p99", "busy_p50", "busy_p99"];
+pub(super) const QUANTILES: [&str; 6] =
+    ["quiet_p50", "quiet_p99", "busy_p50", "busy_p99", "export_p50", "export_p99"];
 
 pub(super) fn run(bench: &mut Bench) {
     println!("\nF");
@@ -28,7 +29,9 @@ fn larder(bench: &mut Bench, work: &str, runs: usize) -> Result<()> {
     for _ in 0..runs {
         // an online store of its own: the first time is what is measured
         let server = bench.world.larder(None)?;
-        outcomes.push(server.measure(|| bench.world.fill("larder", work))?);
+        let mut outcome = server.measure(|| bench.world.fill("larder", work))?;
+        outcome.reads.extend(bench.world.beside(work)?.reads);
+        outcomes.push(outcome);
         server.stop()?;
     }
     keep(bench, work, "larder", &outcomes);

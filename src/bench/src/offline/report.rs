@@ -72,9 +72,16 @@ fn fills(out: &mut String, figures: &Figures) {
     }
 }
 
+/// What the server does while it is read from.
+const READS: [(&str, &str); 3] = [
+    ("quiet", "nothing else"),
+    ("busy", "F is materialized"),
+    ("export", "training sets of 1,000,000 of F's rows are exported over Flight, one after the other"),
+];
+
 fn reads(out: &mut String, figures: &Figures) {
-    out.push_str("\n## Reads of one key over HTTP, milliseconds\n\n| | p50 | p99 |\n|---|---|---|\n");
-    for (name, title) in [("quiet", "before"), ("busy", "while F is materialized")] {
+    out.push_str("\n## Reads of one key over HTTP, milliseconds\n\n| meanwhile | p50 | p99 |\n|---|---|---|\n");
+    for (name, title) in READS {
         let of = |quantile: &str| cell(figures.get(&format!("F/larder/{name}_{quantile}")));
         let _ = writeln!(out, "| {title} | {} | {} |", of("p50"), of("p99"));
     }
@@ -101,7 +108,8 @@ are in order). Each run is a process of its own, without its imports; the system
 on fewer entity rows where the table says so.
 - What comes out is compared by a hash of all cells that knows neither the order of rows nor of columns.
 - Before a materialization Larder's store is empty. Meanwhile one client in Python reads key after key, \
-which takes CPU too; afterwards some hundred keys are read and compared.
+which takes CPU too; afterwards some hundred keys are read and compared. The same client reads before, and once more \
+while the same process fetches training sets: server and clients share the machine's cores.
 ";
 
 /// The whole page.
@@ -111,7 +119,7 @@ pub(super) fn page(bench: &Bench, command: &str) -> String {
     let setup = &bench.world.setup;
     let peers = page::versions(&setup.venv, &setup.work, &["feast", "duckdb", "polars", "pyarrow"]);
     let lines = [format!("peers: {peers}"), format!("runs: {} (Feast: one), scale {}", bench.runs, bench.world.scale)];
-    page::head(&mut out, command, &bench.load, &lines);
+    page::head(&mut out, &setup.larder, command, &bench.load, &lines);
     let _ = writeln!(out, "\n## Bars\n\n{}", table(&bench.figures));
     page::failures(&mut out, &bench.figures);
     if !bench.notes.is_empty() {

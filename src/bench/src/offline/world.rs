@@ -29,7 +29,8 @@ pub(super) struct Outcome {
     pub(super) first: Option<f64>,
     pub(super) rows: u64,
     pub(super) hash: String,
-    /// Milliseconds that a read took, by quantile, before (`quiet_p50`) and while rows were written (`busy_p50`).
+    /// Milliseconds that a read took, by quantile: before (`quiet_p50`), while rows were written (`busy_p50`), and while
+    /// training sets were exported (`export_p50`).
     #[serde(default)]
     pub(super) reads: BTreeMap<String, f64>,
 }
@@ -189,6 +190,12 @@ impl World {
         self.configure(&dir, memory)?;
         let words = ["export", &text(&self.setup.larder), work, &text(&dir), &rows.to_string()];
         self.script("larder-export", false, &words)
+    }
+
+    /// Reads while training sets are exported.
+    pub(super) fn beside(&self, work: &str) -> Result<Outcome> {
+        let words = ["beside", work, &text(&self.repo("larder")), &self.online.to_string()];
+        self.script("beside", false, &words)
     }
 
     /// One materialization of a work's view, by `larder` or `feast`.

@@ -150,7 +150,7 @@ pub(super) fn page(bench: &Bench, command: &str) -> String {
         format!("many keys: {}", number(bench.many as f64)),
         format!("runs: {} of {} s each (Feast: at most 2)", bench.runs, bench.seconds),
     ];
-    page::head(&mut out, command, &bench.load, &lines);
+    page::head(&mut out, &bench.setup.larder, command, &bench.load, &lines);
     let _ = writeln!(out, "\n## Bars\n\n{}", table(&bench.figures));
     page::failures(&mut out, &bench.figures);
     out.push_str(METHOD);

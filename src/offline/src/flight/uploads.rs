@@ -35,15 +35,15 @@ impl Uploads {
             std::fs::create_dir_all(&dir).map_err(|e| io("creating", &dir, e))?;
             expire(&dir, ttl)?;
             let hidden = path.with_extension(format!("{}.part", uuid::Uuid::new_v4().simple()));
-            let file = File::create(&hidden).map_err(|e| io("creating", &hidden, e))?;
-            let mut writer = StreamWriter::try_new(BufWriter::new(file), frame.schema()).map_err(arrow_error)?;
-            for batch in frame.batches() {
-                writer.write(batch).map_err(arrow_error)?;
+            let kept = keep(&frame, &command, &hidden, &path);
+            if kept.is_err() {
+                // best effort: the failure that matters is the one returned
+                let _ = std::fs::remove_file(&hidden);
+                if !path.exists() {
+                    remove(&path);
+                }
             }
-            writer.finish().map_err(arrow_error)?;
-            let command_path = path.with_extension("cmd");
-            std::fs::write(&command_path, &command).map_err(|e| io("writing", &command_path, e))?;
-            std::fs::rename(&hidden, &path).map_err(|e| io("writing", &path, e))
+            kept
         })
         .await
     }
@@ -92,6 +92,19 @@ impl Uploads {
         });
         self.dir.join(format!("{hash:032x}.arrows"))
     }
+}
+
+/// Writes a table beside its place, and its command, and puts it there.
+fn keep(frame: &Frame, command: &[u8], hidden: &Path, path: &Path) -> Result<()> {
+    let file = File::create(hidden).map_err(|e| io("creating", hidden, e))?;
+    let mut writer = StreamWriter::try_new(BufWriter::new(file), frame.schema()).map_err(arrow_error)?;
+    for batch in frame.batches() {
+        writer.write(batch).map_err(arrow_error)?;
+    }
+    writer.finish().map_err(arrow_error)?;
+    let command_path = path.with_extension("cmd");
+    std::fs::write(&command_path, command).map_err(|e| io("writing", &command_path, e))?;
+    std::fs::rename(hidden, path).map_err(|e| io("writing", path, e))
 }
 
 fn fresh(path: &Path, ttl: Duration) -> bool {

@@ -75,6 +75,7 @@ impl Store {
                 Change::Delete { kind, project, name } => batch.remove(key(kind, &project, &name)),
             }
         }
+        crate::space::check(&self.path)?;
         self.db.apply_batch(batch).map_err(|e| self.failed(e))?;
         self.flush()
     }

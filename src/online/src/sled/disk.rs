@@ -21,10 +21,14 @@ use super::Settings;
 use super::layout::{FORMAT, FORMAT_KEY, FORMAT_WITHOUT_LOG, TRIMMED_KEY, seal, unseal};
 use super::wal::{self, Damage, Replayed, Wal};
 use crate::error::Error;
+use crate::space;
 
 const MARKER: &str = "larder-format";
 /// How long closing waits for sled's background threads to let go of the lock.
 const RELEASE: Duration = Duration::from_secs(10);
+
+/// By how much sled's files may grow, at most, with what is put into it: it writes pages, not entries.
+const GROWTH: u64 = 16;
 
 /// An open directory.
 pub(crate) struct Disk {
@@ -42,6 +46,20 @@ impl Disk {
         self.sync().map_err(|e| {
             model::Error::new(Kind::Unavailable, "the online store cannot be synchronized to disk").with_cause(e)
         })
+    }
+
+    /// That there is room for sled to go on; `sparing` is that what it holds back is written first, so that the
+    /// disk says how full it is.
+    pub(crate) fn room(&self, sparing: bool) -> model::Result<()> {
+        if sparing {
+            self.db.flush().map_err(failed_to("flush"))?;
+        }
+        space::check(&self.path)
+    }
+
+    /// Whether so many bytes may be too many for the disk.
+    pub(crate) fn is_short_of(&self, bytes: u64) -> bool {
+        space::free(&self.path).is_some_and(|free| free < bytes.saturating_mul(GROWTH).saturating_add(space::RESERVE))
     }
 
     /// Where the write-ahead log is.

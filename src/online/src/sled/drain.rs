@@ -4,7 +4,8 @@
 //! A frozen layer goes into sled entry by entry, in the order of the keys (half the cost of arrival
 //! order, and no reader is held back as by a batch): should the power go in between, the log has all of
 //! it still. Once sled is durable, sled is told the last segment that it has all of, is made durable
-//! again, and only then does the log lose its segments up to that one.
+//! again, and only then does the log lose its segments up to that one. Where the disk has no room it stops before sled
+//! finds out, which would end its reads too.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use super::disk::{Disk, failed_to};
 use super::layout::{self, TRIMMED_KEY};
 use super::overlay::Layer;
 use super::wal;
+
+/// So many bytes go into sled until it is asked again whether the disk has room.
+const CHECKED: usize = 1 << 20;
 
 /// What the thread can be asked.
 pub(crate) enum Job {
@@ -73,7 +77,14 @@ impl Drainer {
         let failed = failed_to("write");
         let db = &self.disk.db;
         let mut value = Vec::new();
+        self.disk.room(false)?;
+        let (sparing, mut unchecked) = (self.disk.is_short_of(layer.bytes() as u64), 0);
         for (key, entry) in layer.sorted() {
+            unchecked += key.len() + entry.payload().map_or(0, |payload| payload.len());
+            if unchecked > CHECKED {
+                unchecked = 0;
+                self.disk.room(sparing)?;
+            }
             match entry.payload() {
                 Some(payload) => {
                     layout::seal_into(&mut value, &key, payload);

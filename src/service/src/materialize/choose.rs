@@ -1,9 +1,11 @@
 //! Which views can be materialized, and from when on. Decides from values alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::registry::{Registry, View, ViewKind};
 use model::{Error, Kind, Result, Timestamp};
+use proto::feast::core::DataSource;
 
 use crate::catalog::versions;
 
@@ -55,8 +57,18 @@ pub(super) fn view(registry: &Registry, project: &str, name: &str, version: Opti
 
 /// Whether rows that are made for `old` are rows of the view as it is now.
 pub(super) fn same_rows(old: &View, now: &View) -> bool {
-    let source = |view: &View| view.batch_source.clone();
-    (&old.join_keys, &old.features, source(old)) == (&now.join_keys, &now.features, source(now))
+    // what is said about a source is not what is in it
+    let source = |view: &View| {
+        view.batch_source.as_deref().map(|source| DataSource {
+            description: String::new(),
+            owner: String::new(),
+            tags: BTreeMap::new(),
+            meta: None,
+            ..source.clone()
+        })
+    };
+    (&old.join_keys, &old.features) == (&now.join_keys, &now.features)
+        && source(old) == source(now)
         && refusal(now).is_none()
 }
 
