@@ -5,8 +5,8 @@ use std::io;
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Between 0 and 99, where half is what a thread has by itself: about nice 12.
-const PRIORITY: u8 = 20;
+/// Between 0 and 99, where half is what a thread has by itself: about nice 5.
+const PRIORITY: u8 = 36;
 
 /// A runtime of its own; dropping it stops what runs there.
 #[derive(Debug)]

@@ -6,8 +6,7 @@ use crate::error::Result;
 use crate::figures::number;
 
 /// The times of reads.
-pub(super) const QUANTILES: [&str; 6] =
-    ["quiet_p50", "quiet_p99", "busy_p50", "busy_p99", "export_p50", "export_p99"];
+pub(super) const QUANTILES: [&str; 6] = ["quiet_p50", "quiet_p99", "busy_p50", "busy_p99", "export_p50", "export_p99"];
 
 pub(super) fn run(bench: &mut Bench) {
     println!("\nF");
