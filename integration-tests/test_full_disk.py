@@ -23,6 +23,7 @@ from feast.types import Int64, String
 
 from conftest import StartLarder
 from larder_env.disk import MB, SmallDisk
+from larder_env.process import wait_until
 from larder_env.repo import store, write_config
 from larder_env.server import HOST, Larder, Ports
 from online import read_online
@@ -162,7 +163,7 @@ def test_a_materialization_fails_and_is_done_when_there_is_room(world: World) ->
     assert (job["status"], "disk" in job["error"]) == ("failed", True)
     world.serves()
     assert world.sdk.get_feature_view("history").materialization_intervals == []
-    assert world.disk.files("offline-spill/**/*") == []
+    wait_until(lambda: world.disk.files("offline-spill/**/*") == [], "the spill files to go", 10)
     world.disk.empty()
     answers = [world.materialize().status_code for _ in range(2)]
     assert answers[1] == 200
@@ -175,11 +176,11 @@ def test_what_spills_fails_and_leaves_no_file(world: World) -> None:
     world.disk.fill(leaving=2 * MB)
     with pytest.raises(Exception, match="disk that queries spill to is full"):
         world.retrieve(HISTORY)
-    assert world.disk.files("offline-spill/**/*") == []
+    wait_until(lambda: world.disk.files("offline-spill/**/*") == [], "the spill files to go", 10)
     world.serves()
     world.disk.empty()
     assert world.retrieve(1000)["trips"].null_count == 0
-    assert world.disk.files("offline-spill/**/*") == []
+    wait_until(lambda: world.disk.files("offline-spill/**/*") == [], "the spill files to go", 10)
 
 
 def test_what_is_kept_is_whole_or_not_there(world: World) -> None:

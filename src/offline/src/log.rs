@@ -16,6 +16,7 @@ use model::row::{Column, Version, column_id};
 use model::{EntityKey, Error, Kind, Result, Row, Timestamp, Value, ValueType};
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::convert::{in_column, micros, to_values};
 use crate::engine::{Cut, Order};
@@ -46,7 +47,7 @@ impl OfflineLog for Offline {
             let counter = skipped.clone();
             let engine = self.engine.clone();
             let (name, keys, features) = (view.name.clone(), keys_of(view), view.features.clone());
-            self.background.handle().spawn(async move {
+            let reader = self.background.handle().spawn(async move {
                 let (memory, size) = (engine.hash_bytes(), engine.batch_rows());
                 let rows = async {
                     let latest = Latest::read(&engine, &table, cut.clone(), &name, memory, size).await?;
@@ -55,7 +56,8 @@ impl OfflineLog for Offline {
                 // nobody is left to be told where the receiver has gone
                 let _ = send.send(rows.await.map(|()| None)).await;
             });
-            Ok(Box::new(Ahead { receive, skipped }) as Box<dyn RowBatches>)
+            let reader = AbortOnDropHandle::new(reader);
+            Ok(Box::new(Ahead { receive, skipped, _reader: reader }) as Box<dyn RowBatches>)
         })
     }
 
@@ -160,6 +162,8 @@ fn keyed(chunk: &RecordBatch, cut: &Cut) -> Result<(RecordBatch, u64)> {
 struct Ahead {
     receive: mpsc::Receiver<Result<Option<Vec<KeyedRow>>>>,
     skipped: Arc<AtomicU64>,
+    /// Who takes no more rows ends the scan, or the sort, that makes them.
+    _reader: AbortOnDropHandle<()>,
 }
 
 impl RowBatches for Ahead {
