@@ -80,7 +80,7 @@ impl Drainer {
         self.disk.room(false)?;
         let (sparing, mut unchecked) = (self.disk.is_short_of(layer.bytes() as u64), 0);
         for (key, entry) in layer.sorted() {
-            unchecked += key.len() + entry.payload().map_or(0, |payload| payload.len());
+            unchecked += key.len() + entry.payload().map_or(0, bytes::Bytes::len);
             if unchecked > CHECKED {
                 unchecked = 0;
                 self.disk.room(sparing)?;
