@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
-from feast.infra.offline_stores.remote import _call_exchange, build_arrow_flight_client
+from feast.infra.offline_stores.remote import _call_exchange, _call_put, build_arrow_flight_client
 from feast.types import (
     Array,
     Bool,
@@ -200,17 +200,82 @@ def test_an_entity_frame_may_be_encoded_in_any_way(world: World, encoding: str) 
             "own": pa.array([[{"a": 1}], [], None, [{"a": None}]]),
         }
     ).replace_schema_metadata({"pandas": "{}", "mine": "kept"})
+    got = exchanged(world, "get_historical_features", table)
+    assert got["value"].to_pylist() == ([None] * 4 if encoding == "nulls" else [-8, None, -8, None])
+    for name in table.column_names:
+        assert got.schema.field(name).type == table.schema.field(name).type
+        assert str(got[name].to_pylist()) == str(table[name].to_pylist())
+    assert got.schema.metadata == table.schema.metadata
+
+
+SHORT = pa.int32()
+OWN = {
+    "run_end": lambda: pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], SHORT), pa.array(["a", None])),
+    "sparse_union": lambda: pa.UnionArray.from_sparse(
+        pa.array([0, 1, 0], pa.int8()), [pa.array([1, 2, 3]), pa.array(["a", "b", "c"])]
+    ),
+    "dense_union": lambda: pa.UnionArray.from_dense(
+        pa.array([0, 1, 0], pa.int8()), pa.array([0, 0, 1], SHORT), [pa.array([1, 3]), pa.array(["b"])]
+    ),
+    "duration": lambda: pa.array([timedelta(1)] * 3),
+    "time": lambda: pa.array([1, 2, None], pa.time32("s")),
+    "interval": lambda: pa.array([pa.MonthDayNano([1, 2, 3])] * 3),
+    "list_view": lambda: pa.array([[1], [2, 3], None], pa.list_view(pa.int64())),
+    "decimal32": lambda: pa.array([1, 2, 3], pa.decimal32(9, 2)),
+    "binary_view": lambda: pa.array([b"x", None, b""], pa.binary_view()),
+    "map": lambda: pa.array([[("a", 1)], [], None], pa.map_(pa.string(), pa.int64())),
+    "nulls_in_lists": lambda: pa.array([[None, None]] * 3, pa.list_(pa.null(), 2)),
+    "empty_struct": lambda: pa.array([{}] * 3, pa.struct([])),
+    "words_in_lists": lambda: pa.array([["a", "b"], ["a"], []], pa.list_(pa.dictionary(SHORT, pa.string()))),
+}
+"""Columns of Arrow types that are no feature's."""
+
+
+def exchanged(world: World, api: str, table: pa.Table, **more: object) -> pa.Table:
+    """What the SDK would send for this table."""
     parameters = {
         "feature_view_names": ["as_int8"],
         "name_aliases": [None],
         "feature_refs": ["as_int8:value"],
         "project": PROJECT,
         "full_feature_names": False,
+        **more,
     }
     client = build_arrow_flight_client("http", HOST, world.larder.ports.offline, world.sdk.config.auth_config)
-    got = _call_exchange("get_historical_features", parameters, client, None, table)
-    assert got["value"].to_pylist() == ([None] * 4 if encoding == "nulls" else [-8, None, -8, None])
-    for name in table.column_names:
-        assert got.schema.field(name).type == table.schema.field(name).type
-        assert str(got[name].to_pylist()) == str(table[name].to_pylist())
-    assert got.schema.metadata == table.schema.metadata
+    if api == "persist":
+        return _call_put(api, parameters, client, None, table)
+    return _call_exchange(api, parameters, client, None, table)
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_columns_of_any_arrow_type_come_back_and_are_no_keys(world: World, kind: str) -> None:
+    column = OWN[kind]()
+    times = pa.array([LATER] * 3, US)
+    sent = pa.table({"driver_id": [1, 2, 1], "event_timestamp": times, "own": column})
+    got = exchanged(world, "get_historical_features", sent)
+    assert got["value"].to_pylist() == [-8, None, -8]
+    assert got["own"].combine_chunks().equals(pa.chunked_array([column]).combine_chunks())
+    with pytest.raises(Exception, match=r"join key 'driver_id' is of type .* cast the column"):
+        exchanged(world, "get_historical_features", pa.table({"driver_id": column, "event_timestamp": times}))
+
+
+UNKEPT = {"sparse_union", "dense_union", "interval", "empty_struct"}
+"""Columns that Parquet has no form for."""
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_what_parquet_cannot_hold_is_not_persisted_by_halves(world: World, kind: str) -> None:
+    """What can be kept is kept; of the rest the column is named, and no file is there."""
+    file = world.larder.repo / "data" / f"own_{kind}.parquet"
+    target = FileSource(name=f"own_{kind}", path=f"data/{file.name}", timestamp_field="event_timestamp")
+    world.sdk.apply([target])
+    sent = pa.table({"driver_id": [1, 2], "event_timestamp": pa.array([LATER] * 2, US), "own": OWN[kind]().slice(0, 2)})
+    more = {"data_source_name": target.name, "retrieve_func": "get_historical_features", "allow_overwrite": False}
+    if kind in UNKEPT:
+        with pytest.raises(Exception, match=r"column 'own' of type .* cannot be kept in a Parquet file"):
+            exchanged(world, "persist", sent, **more)
+        assert not file.exists()
+    else:
+        exchanged(world, "persist", sent, **more)
+        assert pq.read_table(file)["value"].to_pylist() == [-8, None]
+    assert [path.name for path in file.parent.iterdir() if file.stem in path.name] == [file.name] * (kind not in UNKEPT)

@@ -3,6 +3,7 @@
 //!
 //! Source: `FileSource` and `offline_write_batch` in `feast/infra/offline_stores/dask.py`.
 
+mod columns;
 mod local;
 mod object;
 pub(crate) mod partitions;
@@ -155,6 +156,9 @@ fn writable(location: &Location, source: &str) -> Result<()> {
 
 /// Writes batches as one new file in a directory (logged features).
 pub(crate) async fn new_file(directory: Location, name: String, batches: Vec<RecordBatch>) -> Result<u64> {
+    if let Some(first) = batches.first() {
+        columns::check(first.schema_ref())?;
+    }
     write(directory, name, batches).await
 }
 
@@ -169,6 +173,7 @@ pub(crate) async fn export(
     export: Export,
 ) -> Result<u64> {
     writable(location, uri)?;
+    columns::check(&export.schema)?;
     let _guard = locks.lock(&location.path()).await;
     let exists = || {
         Error::of_class(
