@@ -68,6 +68,9 @@ pub(crate) struct Cut {
     pub(crate) only_keyed: bool,
     /// A row is there only from its created time on, and not at all without one: [`Order::KeyKnown`] then.
     pub(crate) known: bool,
+    /// What rows of interest satisfy, over the source's own columns: rows, pages and row groups that
+    /// do not are left out.
+    pub(crate) wanted: Vec<Expr>,
 }
 
 impl Cut {
@@ -230,6 +233,9 @@ impl Engine {
         if let Some(created) = created {
             frame = frame.filter(ident(created).is_not_null()).map_err(engine)?;
         }
+        if let Some(wanted) = cut.wanted.iter().cloned().reduce(Expr::and) {
+            frame = frame.filter(wanted).map_err(engine)?;
+        }
         let mut columns = Vec::new();
         for (i, (name, key)) in cut.keys.iter().enumerate() {
             let from = type_of(name)?;
@@ -293,7 +299,8 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
     }
 }
 
-fn ident(name: &str) -> Expr {
+/// A column by its name, as it is written.
+pub(crate) fn ident(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 

@@ -23,6 +23,7 @@ use crate::convert::{arrow_type, from_values, in_column, micros, to_registered};
 use crate::engine::{Cut, Engine, Order, Table};
 use crate::error::{arrow as arrow_error, engine as engine_error};
 use crate::frame::Frame;
+use crate::key_filter;
 use crate::keys::{KeyRows, KeyType};
 use crate::known::Known;
 use crate::metrics;
@@ -187,6 +188,10 @@ async fn join(engine: &Engine, frame: &Frame, times: &Int64Array, mut ready: Rea
         None => (view.ttl_us > 0).then(|| first.saturating_sub(view.ttl_us)),
     };
     ready.cut.only_keyed = true;
+    for ((name, key_type), values) in ready.cut.keys.iter().zip(&keys) {
+        let column = ready.table.schema.field_with_name(name).map_err(arrow_error)?;
+        ready.cut.wanted.extend(key_filter::of(name, *key_type, column.data_type(), values));
+    }
     let joined = match &ready.spec {
         Some(spec) => windows(engine, &ready, spec, &probe, &rows, memory).await,
         None => as_of(engine, &ready, &probe, &rows, memory).await,

@@ -20,6 +20,7 @@ pub mod export;
 pub mod flight;
 mod frame;
 mod history;
+mod key_filter;
 mod keys;
 mod known;
 mod latest;
