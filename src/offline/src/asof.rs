@@ -1,8 +1,11 @@
-//! The point-in-time join as a pure kernel: one pass over two sides that are sorted by (key, time).
+//! The point-in-time join as a pure kernel: one pass over two sides that are sorted by (key, time), or
+//! ([`unsorted`]) over a build side as it comes.
 //!
 //! The probe side is the entity frame, the build side a view's history, which arrives in chunks.
 //! What a build row means is a [`Fold`]'s to say: [`Latest`] keeps the last row not later than the
 //! probe's time and within the ttl, `window_fold` keeps window states. Knows no files, no plan, no I/O.
+
+pub(crate) mod unsorted;
 
 use arrow::array::{Array, Int64Array};
 use arrow::row::{OwnedRow, Row, Rows};

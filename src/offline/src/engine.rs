@@ -38,6 +38,7 @@ pub(crate) struct Engine {
     stores: Stores,
     runtime: Arc<RuntimeEnv>,
     config: SessionConfig,
+    memory_limit: usize,
 }
 
 /// A source whose files are open.
@@ -129,12 +130,17 @@ impl Engine {
         config.options_mut().execution.sort_spill_reservation_bytes = reserve;
         config.options_mut().execution.parquet.schema_force_view_types = false;
         let stores = Stores::new(settings.object_store.clone())?;
-        Ok(Self { repo: settings.repo_dir.clone(), stores, runtime, config })
+        Ok(Self { repo: settings.repo_dir.clone(), stores, runtime, config, memory_limit: settings.memory_limit_bytes })
     }
 
     /// Memory that is not DataFusion's own, counted against the same limit.
     pub(crate) fn reservation(&self, what: &str) -> MemoryReservation {
         MemoryConsumer::new(what).register(&self.runtime.memory_pool)
+    }
+
+    /// What all work may take of memory, bytes.
+    pub(crate) fn memory_limit(&self) -> usize {
+        self.memory_limit
     }
 
     /// The memory that is taken of the limit, bytes.

@@ -1,8 +1,11 @@
 //! Historical retrieval: every view of a request is joined to the entity frame, one after the other,
 //! and the result is given out in batches in the frame's order.
 //!
-//! A view's history is read once, cut in time, sorted with spill, and merged with the entity rows;
-//! held in memory are the entity frame and, per view, those history rows that some entity row matched.
+//! A view's history is read once, cut in time, and joined as it comes; where it must be in order (windows), or what is
+//! kept of it does not fit, it is sorted with spill and merged with the entity rows. Held in memory are the entity
+//! frame and, per view, those history rows that some entity row matched.
+
+mod unsorted;
 
 use std::sync::Arc;
 
@@ -194,7 +197,7 @@ async fn join(engine: &Engine, frame: &Frame, times: &Int64Array, mut ready: Rea
     }
     let joined = match &ready.spec {
         Some(spec) => windows(engine, &ready, spec, &probe, &rows, memory).await,
-        None => as_of(engine, &ready, &probe, &rows, memory).await,
+        None => as_of(engine, &ready, &probe, &keys, &rows, memory).await,
     };
     joined.map_err(|e| match e.kind() {
         model::Kind::InvalidArgument => {
@@ -204,13 +207,59 @@ async fn join(engine: &Engine, frame: &Frame, times: &Int64Array, mut ready: Rea
     })
 }
 
+/// The last row for each entity row. What an entity row was to know by then is found in the order in which rows became
+/// known; else the files are read as they are, and sorted only where what is kept of them does not fit into memory.
 async fn as_of(
     engine: &Engine,
     ready: &Ready,
     probe: &Probe,
+    keys: &[ArrayRef],
     rows: &KeyRows,
     memory: MemoryReservation,
 ) -> Result<Joined> {
+    let (cut, view) = (&ready.cut, &ready.part.view);
+    let unsorted = if cut.known { None } else { unsorted::as_of(engine, ready, probe, keys, rows, &memory).await? };
+    let found = match unsorted {
+        Some(found) => found,
+        None => sorted(engine, ready, probe, rows, &memory).await?,
+    };
+    let columns = (0..cut.values.len())
+        .map(|i| {
+            let feature = &ready.part.features[i];
+            let column: ArrayRef = if found.kept.is_empty() {
+                new_empty_array(&ready.output_type(i, feature.value_type)?)
+            } else {
+                let chunks: Vec<&dyn arrow::array::Array> =
+                    found.kept.iter().map(|b| b.column(found.values_at + i).as_ref()).collect();
+                concat(&chunks).map_err(arrow_error)?
+            };
+            to_registered(&cut.values[i], &column, feature.value_type)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let index = UInt32Array::from(found.index);
+    metrics::scanned(&view.name, found.scanned);
+    metrics::joined(&view.name, probe.rows() as u64, (index.len() - arrow::array::Array::null_count(&index)) as u64);
+    Ok(Joined { columns, index: Some(index), _memory: memory })
+}
+
+/// The rows of a view that some entity row matched.
+struct Found {
+    kept: Vec<RecordBatch>,
+    /// Where the values stand in them.
+    values_at: usize,
+    /// Which of the kept rows each entity row has.
+    index: Vec<Option<u32>>,
+    /// How many rows were read.
+    scanned: u64,
+}
+
+async fn sorted(
+    engine: &Engine,
+    ready: &Ready,
+    probe: &Probe,
+    rows: &KeyRows,
+    memory: &MemoryReservation,
+) -> Result<Found> {
     let (cut, view) = (&ready.cut, &ready.part.view);
     let mut latest = Known::new(Latest::new(probe.rows(), view.ttl_us));
     let mut merge = Merge::new(probe);
@@ -228,31 +277,15 @@ async fn as_of(
             let (keys, times) = sides(&chunk, cut, rows)?;
             latest.chunk(&chunk, cut)?;
             merge.push(&keys, times.values(), &mut latest)?;
-            keep(&mut latest, &chunk, &mut carry, &mut kept, &memory)?;
+            keep(&mut latest, &chunk, &mut carry, &mut kept, memory)?;
             tokio::task::yield_now().await;
         }
         merge.finish(&mut latest);
         if let Some(last) = carry.clone() {
-            keep(&mut latest, &last, &mut carry, &mut kept, &memory)?;
+            keep(&mut latest, &last, &mut carry, &mut kept, memory)?;
         }
     }
-    let columns = (0..cut.values.len())
-        .map(|i| {
-            let feature = &ready.part.features[i];
-            let at = cut.values_at() + i;
-            let column: ArrayRef = if kept.is_empty() {
-                new_empty_array(&ready.output_type(i, feature.value_type)?)
-            } else {
-                let chunks: Vec<&dyn arrow::array::Array> = kept.iter().map(|b| b.column(at).as_ref()).collect();
-                concat(&chunks).map_err(arrow_error)?
-            };
-            to_registered(&cut.values[i], &column, feature.value_type)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let index = UInt32Array::from(latest.slots());
-    metrics::scanned(&view.name, scanned);
-    metrics::joined(&view.name, probe.rows() as u64, (index.len() - arrow::array::Array::null_count(&index)) as u64);
-    Ok(Joined { columns, index: Some(index), _memory: memory })
+    Ok(Found { kept, values_at: cut.values_at(), index: latest.slots(), scanned })
 }
 
 /// Keeps the rows of a chunk that were matched, and the row that later entity rows may still match.

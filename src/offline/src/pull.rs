@@ -94,7 +94,8 @@ pub(crate) async fn pull(engine: &Engine, source: &Arc<DataSource>, pull: Pull) 
     }
     // A row without a time is in no range; the last rows are told from those without a key as they are read.
     let only_keyed = !pull.latest && (pull.from.is_some() || pull.to.is_some());
-    let cut = Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed, known: false, wanted: Vec::new() };
+    let cut =
+        Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed, known: false, wanted: Vec::new() };
     let first = cut.values_at();
     let width = cut.values.len();
     let out = Arc::new(Schema::new(fields));

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
+use super::unsorted::{Keys, Ranks, Unsorted};
 use super::*;
 use crate::keys::{KeyRows, KeyType};
 
@@ -69,7 +71,81 @@ fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: 
     slots.into_iter().map(|slot| slot.map(|s| kept[s as usize])).collect()
 }
 
+/// The same without a sort: the build side as it comes, its times finer than those of the entity rows by `unit`.
+fn run_unsorted(
+    built: &[Built],
+    probes: &[(Option<i64>, Option<i64>)],
+    (ttl, unit): (i64, i64),
+    (sizes, room): (&[usize], usize),
+    by_int: bool,
+) -> Vec<Option<usize>> {
+    let rows = KeyRows::new(&[KeyType::Int]).expect("converter");
+    let keys = ints(probes.iter().map(|p| p.0).collect());
+    let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
+    let probe_rows = rows.rows(&[keys.clone()], probes.len()).expect("rows");
+    let probe = Probe::new(probe_rows, times, |i| probes[i].0.is_some());
+    // two key parts are looked up by their bytes
+    let parts = if by_int { vec![keys] } else { vec![keys.clone(), keys] };
+    let mut join = Unsorted::new(&probe, &parts, ttl, room);
+    assert_eq!(join.by_int(), by_int);
+    let (mut at, mut turn) = (0, 0);
+    while at < built.len() {
+        let size = sizes.get(turn % sizes.len().max(1)).copied().unwrap_or(7).clamp(1, built.len() - at);
+        let chunk = &built[at..at + size];
+        let keys = Int64Array::from_iter_values(chunk.iter().map(|b| b.key));
+        let times = Int64Array::from_iter_values(chunk.iter().map(|b| b.time));
+        let micros = Int64Array::from_iter_values(chunk.iter().map(|b| b.time.div_euclid(unit)));
+        let created: Int64Array = chunk.iter().map(|b| b.created).collect();
+        let numbers = ints((at..at + size).map(|i| Some(i as i64)).collect());
+        let columns = RecordBatch::try_from_iter([("number", numbers)]).expect("a batch");
+        let ranks = Ranks { micros: &micros, times: &times, created: Some(&created) };
+        if by_int {
+            join.push(&Keys::Int(&keys), &ranks, columns).expect("push");
+        } else {
+            let keys = rows.rows(&[Arc::new(keys)], size).expect("rows");
+            join.push(&Keys::Rows(&keys), &ranks, columns).expect("push");
+        }
+        (at, turn) = (at + size, turn + 1);
+    }
+    let found = join.finish().expect("finish");
+    let kept: Vec<usize> = found
+        .batches
+        .iter()
+        .flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().iter().map(|v| *v as usize).collect::<Vec<_>>())
+        .collect();
+    found.index.into_iter().map(|index| index.map(|i| kept[i as usize])).collect()
+}
+
 proptest! {
+    #[test]
+    fn unsorted_rows_give_the_same(
+        built in built(),
+        probes in probes(),
+        ttl in prop_oneof![Just(0i64), 1i64..6],
+        unit in 1i64..4,
+        sizes in proptest::collection::vec(1usize..9, 1..4),
+        room in prop_oneof![Just(0usize), 0usize..2000, Just(usize::MAX)],
+        by_int in any::<bool>(),
+    ) {
+        let found = run_unsorted(&built, &probes, (ttl, unit), (&sizes, room), by_int);
+        prop_assert_eq!(found.len(), probes.len());
+        for (probe, found) in probes.iter().zip(found) {
+            let want = match *probe {
+                (Some(key), Some(t)) => built
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, b)| {
+                        let micros = b.time.div_euclid(unit);
+                        b.key == key && micros <= t && (ttl == 0 || micros >= t - ttl)
+                    })
+                    .max_by_key(|(i, b)| (b.time, b.created, *i))
+                    .map(|(i, _)| i),
+                _ => None,
+            };
+            prop_assert_eq!(found, want, "probe {:?}", probe);
+        }
+    }
+
     #[test]
     fn every_probe_gets_the_greatest_row_that_it_may_see(
         mut built in built(),
