@@ -34,7 +34,7 @@ pub(crate) struct Latest {
 }
 
 enum Rows {
-    Sorted(LastPerKey),
+    Sorted(Box<LastPerKey>),
     Marked(Marked),
 }
 
@@ -54,7 +54,7 @@ impl Latest {
         } else {
             tracing::info!(view, memory, "the keys do not fit into memory: sorting");
             let chunks = engine.read(table, &cut, Order::KeyTimeCreated).await?;
-            Rows::Sorted(LastPerKey::new(chunks, cut, view)?)
+            Rows::Sorted(Box::new(LastPerKey::new(chunks, cut, view)?))
         };
         Ok(Self { rows, batches: None, size })
     }

@@ -82,7 +82,7 @@ fn run_unsorted(
     let rows = KeyRows::new(&[KeyType::Int]).expect("converter");
     let keys = ints(probes.iter().map(|p| p.0).collect());
     let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
-    let probe_rows = rows.rows(&[keys.clone()], probes.len()).expect("rows");
+    let probe_rows = rows.rows(std::slice::from_ref(&keys), probes.len()).expect("rows");
     let probe = Probe::new(probe_rows, times, |i| probes[i].0.is_some());
     // two key parts are looked up by their bytes
     let parts = if by_int { vec![keys] } else { vec![keys.clone(), keys] };
