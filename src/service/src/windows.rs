@@ -236,9 +236,18 @@ fn column_types(view: &View) -> Result<BTreeMap<String, ColumnType>> {
 fn needed(function: &str, feature: Option<ValueType>) -> ColumnType {
     let name = function.split('(').next().unwrap_or_default().trim();
     match name {
-        "count" => ColumnType::Other,
-        "min" | "max" | "first" | "last" => feature.map_or(ColumnType::Float, column_type),
-        "sum" if matches!(feature, Some(ValueType::Int32 | ValueType::Int64)) => ColumnType::Int,
+        "count"
+        | "seconds_since_last"
+        | "seconds_since_first"
+        | "decayed_count"
+        | "session_count"
+        | "session_duration" => ColumnType::Other,
+        "min" | "max" | "first" | "last" | "min_last_k" | "max_last_k" => {
+            feature.map_or(ColumnType::Float, column_type)
+        }
+        "sum" | "sum_last_k" | "session_sum" if matches!(feature, Some(ValueType::Int32 | ValueType::Int64)) => {
+            ColumnType::Int
+        }
         _ => ColumnType::Float,
     }
 }

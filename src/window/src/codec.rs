@@ -13,10 +13,13 @@ use std::collections::VecDeque;
 
 use crate::compensated::Compensated;
 use crate::error::Error;
+use crate::moments::Moments;
 use crate::partial::Partial;
 use crate::scalar::{ColumnType, Scalar};
+use crate::sketch::is_bucket;
 use crate::spec::{Slot, Spec};
 use crate::state::{Pending, State, Tile};
+use crate::timed::{Decay, Recent, Session, Sessions};
 
 const VERSION: u8 = 1;
 
@@ -129,12 +132,7 @@ fn partial_out(out: &mut Vec<u8>, partial: &Partial) {
     match partial {
         Partial::Count(n) => varint(out, (*n).into()),
         Partial::SumInt(sum) => signed(out, *sum),
-        Partial::SumFloat(sum) | Partial::Squares(sum) => {
-            let (hi, lo, special) = sum.parts();
-            out.push(special);
-            out.extend(hi.to_le_bytes());
-            out.extend(lo.to_le_bytes());
-        }
+        Partial::SumFloat(sum) | Partial::Squares(sum) => compensated_out(out, *sum),
         Partial::Min(value) | Partial::Max(value) => scalar_out(out, value),
         Partial::First(found) | Partial::Last(found) => match found {
             None => scalar_out(out, &Scalar::Null),
@@ -143,7 +141,67 @@ fn partial_out(out: &mut Vec<u8>, partial: &Partial) {
                 out.extend(ts_us.to_le_bytes());
             }
         },
+        Partial::Earliest(found) | Partial::Latest(found) => {
+            out.push(u8::from(found.is_some()));
+            out.extend(found.iter().flat_map(|ts_us| ts_us.to_le_bytes()));
+        }
+        Partial::Moments(moments) => {
+            varint(out, moments.n.into());
+            if moments.n > 0 {
+                moments.sums.iter().for_each(|sum| compensated_out(out, *sum));
+            }
+        }
+        Partial::DecayedSum(decay) | Partial::DecayedCount(decay) => {
+            out.push(u8::from(decay.block.is_some()));
+            if let Some(block) = decay.block {
+                signed(out, i128::from(block));
+                compensated_out(out, decay.sum);
+            }
+        }
+        Partial::Sessions(sessions) => {
+            varint(out, sessions.list.len() as u128);
+            for session in &sessions.list {
+                out.extend(session.start_us.to_le_bytes());
+                varint(out, session.end_us.abs_diff(session.start_us).into());
+                varint(out, session.count.into());
+                partial_out(out, &session.sum);
+            }
+        }
+        Partial::Recent(recent) => {
+            varint(out, recent.values.len() as u128);
+            for (ts_us, value) in &recent.values {
+                out.extend(ts_us.to_le_bytes());
+                scalar_out(out, value);
+            }
+        }
+        Partial::Distinct(set) => {
+            varint(out, set.len() as u128);
+            for value in set {
+                scalar_out(out, value);
+            }
+        }
+        Partial::Registers(registers) => {
+            varint(out, registers.len() as u128);
+            for (index, rank) in registers {
+                varint(out, (*index).into());
+                varint(out, (*rank).into());
+            }
+        }
+        Partial::Buckets(buckets) => {
+            varint(out, buckets.len() as u128);
+            for (bucket, n) in buckets {
+                signed(out, (*bucket).into());
+                varint(out, (*n).into());
+            }
+        }
     }
+}
+
+fn compensated_out(out: &mut Vec<u8>, sum: Compensated) {
+    let (hi, lo, special) = sum.parts();
+    out.push(special);
+    out.extend(hi.to_le_bytes());
+    out.extend(lo.to_le_bytes());
 }
 
 fn scalar_out(out: &mut Vec<u8>, value: &Scalar) {
@@ -268,10 +326,7 @@ impl<'a> Reader<'a> {
     fn partial(&mut self, spec: &Spec, slot: Slot, like: &Partial) -> Result<Partial, Error> {
         let ty = slot.column.map_or(ColumnType::Other, |i| spec.types()[i]);
         Ok(match like {
-            Partial::Count(_) => match u64::try_from(self.varint()?) {
-                Ok(n) => Partial::Count(n),
-                Err(_) => return self.corrupt("a count of at most 64 bits"),
-            },
+            Partial::Count(_) => Partial::Count(self.count()?),
             Partial::SumInt(_) => Partial::SumInt(self.signed()?),
             Partial::SumFloat(_) => Partial::SumFloat(self.compensated()?),
             Partial::Squares(_) => Partial::Squares(self.compensated()?),
@@ -279,7 +334,108 @@ impl<'a> Reader<'a> {
             Partial::Max(_) => Partial::Max(self.scalar(ty)?),
             Partial::First(_) => Partial::First(self.timed(ty)?),
             Partial::Last(_) => Partial::Last(self.timed(ty)?),
+            Partial::Earliest(_) => Partial::Earliest(self.optional(Self::long)?),
+            Partial::Latest(_) => Partial::Latest(self.optional(Self::long)?),
+            Partial::Moments(_) => {
+                let n = self.count()?;
+                let mut sums = [Compensated::default(); 4];
+                if n > 0 {
+                    for sum in &mut sums {
+                        *sum = self.compensated()?;
+                    }
+                }
+                Partial::Moments(Box::new(Moments { n, sums }))
+            }
+            Partial::DecayedSum(like) => Partial::DecayedSum(self.decay(like)?),
+            Partial::DecayedCount(like) => Partial::DecayedCount(self.decay(like)?),
+            Partial::Sessions(like) => {
+                let mut list: Vec<Session> = Vec::new();
+                for _ in 0..self.varint()? {
+                    let start_us = self.long()?;
+                    let end_us = start_us.checked_add_unsigned(self.count()?);
+                    let (count, sum) = (self.count()?, self.partial(spec, slot, &like.zero)?);
+                    let apart = |last: &Session| i128::from(start_us) - i128::from(last.end_us) > like.gap_us.into();
+                    match end_us.filter(|_| list.last().is_none_or(apart)) {
+                        Some(end_us) => list.push(Session { start_us, end_us, count, sum }),
+                        None => return self.corrupt("ascending sessions, apart by their gap"),
+                    }
+                }
+                Partial::Sessions(Sessions { list, ..like.clone() })
+            }
+            Partial::Recent(like) => {
+                let mut values: Vec<(i64, Scalar)> = Vec::new();
+                for _ in 0..self.varint()? {
+                    let (ts_us, value) = (self.long()?, self.scalar(ty)?);
+                    if values.len() == like.k || values.last().is_some_and(|(last, _)| *last > ts_us) {
+                        return self.corrupt("ascending values, no more than are kept");
+                    }
+                    values.push((ts_us, value));
+                }
+                Partial::Recent(Recent { k: like.k, values })
+            }
+            Partial::Distinct(_) => {
+                let mut set: Vec<Scalar> = Vec::new();
+                for _ in 0..self.varint()? {
+                    let value = self.scalar(ty)?;
+                    if value.is_null() || set.last().is_some_and(|last| !last.order(&value).is_lt()) {
+                        return self.corrupt("ascending values, none twice");
+                    }
+                    set.push(value);
+                }
+                Partial::Distinct(set)
+            }
+            Partial::Registers(_) => {
+                let mut registers: Vec<(u32, u64)> = Vec::new();
+                for _ in 0..self.varint()? {
+                    let (index, rank) = (self.varint()?, self.count()?);
+                    let known = registers.last().map_or(-1, |(last, _)| i128::from(*last));
+                    match u32::try_from(index) {
+                        Ok(index) if index < 4096 && i128::from(index) > known && (1..=53).contains(&rank) => {
+                            registers.push((index, rank));
+                        }
+                        _ => return self.corrupt("ascending registers"),
+                    }
+                }
+                Partial::Registers(registers)
+            }
+            Partial::Buckets(_) => {
+                let mut buckets: Vec<(i32, u64)> = Vec::new();
+                for _ in 0..self.varint()? {
+                    let (bucket, n) = (i32::try_from(self.signed()?), self.count()?);
+                    match bucket {
+                        Ok(bucket)
+                            if is_bucket(bucket) && n > 0 && buckets.last().is_none_or(|(last, _)| *last < bucket) =>
+                        {
+                            buckets.push((bucket, n));
+                        }
+                        _ => return self.corrupt("ascending buckets"),
+                    }
+                }
+                Partial::Buckets(buckets)
+            }
         })
+    }
+
+    fn count(&mut self) -> Result<u64, Error> {
+        let n = self.varint()?;
+        u64::try_from(n).or_else(|_| self.corrupt("a count of at most 64 bits"))
+    }
+
+    fn optional<T>(&mut self, read: impl Fn(&mut Self) -> Result<T, Error>) -> Result<Option<T>, Error> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => read(self).map(Some),
+            _ => self.corrupt("a flag of 0 or 1"),
+        }
+    }
+
+    fn decay(&mut self, like: &Decay) -> Result<Decay, Error> {
+        let read = |reader: &mut Self| Ok((reader.signed()?, reader.compensated()?));
+        let Some((block, sum)) = self.optional(read)? else { return Ok(like.clone()) };
+        match i64::try_from(block) {
+            Ok(block) => Ok(Decay { half_life_us: like.half_life_us, block: Some(block), sum }),
+            Err(_) => self.corrupt("a time of at most 64 bits"),
+        }
     }
 
     fn timed(&mut self, ty: ColumnType) -> Result<Option<(i64, Scalar)>, Error> {

@@ -37,6 +37,13 @@ impl Compensated {
         Self { hi, lo, special: 0 }
     }
 
+    /// Of one value.
+    pub(crate) fn of(x: f64) -> Self {
+        let mut sum = Self::default();
+        sum.add(x);
+        sum
+    }
+
     /// Adds a value.
     pub(crate) fn add(&mut self, x: f64) {
         if !x.is_finite() {
@@ -87,6 +94,23 @@ impl Compensated {
         if rest <= noise { 0.0 } else { rest }
     }
 
+    /// Times a power of two: exact, unless it leaves the range of a double.
+    pub(crate) fn scaled(self, exponent: i32) -> Self {
+        let (first, second) = (2f64.powi(exponent / 4), 2f64.powi(exponent - exponent / 4 * 4));
+        let by = |x: f64| x * first * first * first * first * second;
+        Self { hi: by(self.hi), lo: by(self.lo), special: self.special }
+    }
+
+    /// Times a number.
+    pub(crate) fn by(self, x: f64) -> Self {
+        self.times(Self { hi: x, lo: 0.0, special: 0 })
+    }
+
+    /// Divided by a number.
+    pub(crate) fn over(self, n: f64) -> Self {
+        self.divided_by(n)
+    }
+
     fn divided_by(self, n: f64) -> Self {
         let q = self.hi / n;
         let r = (-q).mul_add(n, self.hi) + self.lo;
@@ -94,7 +118,8 @@ impl Compensated {
         Self { hi, lo, special: self.special }
     }
 
-    fn times(self, other: Self) -> Self {
+    /// The product. What is beyond a double stays so when it is merged.
+    pub(crate) fn times(self, other: Self) -> Self {
         let p = self.hi * other.hi;
         let e = self.hi.mul_add(other.hi, -p);
         let (hi, lo) = fast_two_sum(p, e + self.hi.mul_add(other.lo, self.lo * other.hi));

@@ -41,7 +41,7 @@ pub enum Error {
         column: String,
     },
     /// The function needs a column and none was given.
-    #[error("function `{function}` needs a column; only count works without one")]
+    #[error("function `{function}` needs a column; only counts, sessions and seconds_since_… work without one")]
     MissingColumn {
         /// The function.
         function: String,

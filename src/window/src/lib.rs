@@ -56,18 +56,32 @@
 //!   1e-12 where the deviation is above about 1e-9 of the mean, and 0 where it is below about 1e-15
 //!   (1e-13 for a million values), which is noise; values beyond 1e154 make them infinite.
 //! - `first` and `last` go by timestamp; among equal timestamps by arrival.
+//! - `skew` and `kurtosis` (excess) are those of a sample, corrected for bias, as in pandas: null for
+//!   fewer than three and four values, 0 where all are equal, NaN for values beyond 1e77.
+//! - `decayed_sum` and `decayed_count` weigh an event by 2^-(age / half-life); a known entity whose
+//!   window holds none has a decayed count of 0.0.
+//! - A session's events are those of the window; `session_duration` is from its first to its last, in
+//!   seconds. All sessions in the widest window are kept, since a late event may join any two.
+//! - `*_last_k(n)` take the last n values that are not null.
+//! - `count_distinct` is exact and keeps every value once per tile. All NaN are one value, and so
+//!   are both zeros. `approx_count_distinct` has a standard error of 1.6 %.
+//! - `approx_percentile(p)`, p from 0 to 1, is within 1 % of the value at rank floor(p (n - 1));
+//!   `median` is that of 0.5. NaN is the greatest value.
 
 mod codec;
 mod compensated;
 mod error;
 mod function;
 mod hop;
+mod moments;
 pub mod oracle;
 mod partial;
 mod scalar;
+mod sketch;
 mod spec;
 mod state;
 mod sweep;
+mod timed;
 
 pub use error::{Error, Kind};
 pub use function::Function;

@@ -29,18 +29,18 @@ pub fn evaluate(
     for def in defs {
         let from = start(def, tiling, t_us);
         let window: Vec<_> = past.iter().filter(|(ts, _)| i128::from(*ts) >= from).collect();
-        let values: Vec<Scalar> = match columns.iter().position(|(name, _)| *name == def.column) {
-            None => window.iter().map(|_| Scalar::Bool(true)).collect(),
+        let timed: Vec<(i64, Scalar)> = match columns.iter().position(|(name, _)| *name == def.column) {
+            None => window.iter().map(|(ts, _)| (*ts, Scalar::Bool(true))).collect(),
             Some(i) => window
                 .iter()
-                .map(|(_, values)| match (&values[i], columns[i].1) {
-                    (Scalar::Int(x), ColumnType::Float) => Scalar::Float(*x as f64),
-                    (value, _) => value.clone(),
+                .map(|(ts, values)| match (&values[i], columns[i].1) {
+                    (Scalar::Int(x), ColumnType::Float) => (*ts, Scalar::Float(*x as f64)),
+                    (value, _) => (*ts, value.clone()),
                 })
-                .filter(|value| *value != Scalar::Null)
+                .filter(|(_, value)| *value != Scalar::Null)
                 .collect(),
         };
-        let (value, saturated) = aggregate(&def.function, &values);
+        let (value, saturated) = evaluate_one(&def.function, &timed, t_us);
         answer.values.push(value);
         answer.saturated |= saturated;
     }
@@ -72,20 +72,91 @@ fn start(def: &AggregationDef, tiling: Tiling, t_us: i64) -> i128 {
     tiles * hop
 }
 
+/// A function over the window's values with their times, sorted.
+fn evaluate_one(function: &str, timed: &[(i64, Scalar)], t_us: i64) -> (Scalar, bool) {
+    let (name, parameter) = function.trim_end_matches(')').split_once('(').unwrap_or((function, "0.5"));
+    let parameter: f64 = parameter.parse().unwrap_or(f64::NAN);
+    let all: Vec<Scalar> = timed.iter().map(|(_, value)| value.clone()).collect();
+    let seconds = |from: i64, to: i64| Scalar::Float((i128::from(to) - i128::from(from)) as f64 / 1e6);
+    let decayed = |number: &dyn Fn(&Scalar) -> f64| {
+        let weighed = |(ts, value): &(i64, Scalar)| number(value) * (-((t_us - ts) as f64 / 1e6) / parameter).exp2();
+        Scalar::Float(exact_sum(&timed.iter().map(weighed).collect::<Vec<f64>>()))
+    };
+    // backwards from t for as long as no gap is too wide
+    let mut open = timed.len();
+    let mut next_us = t_us;
+    while open > 0 && (next_us - timed[open - 1].0) as f64 <= parameter * 1e6 {
+        open -= 1;
+        next_us = timed[open].0;
+    }
+    let session = &timed[open..];
+    let value = match (name, timed) {
+        ("seconds_since_last", [.., (last, _)]) => seconds(*last, t_us),
+        ("seconds_since_first", [(first, _), ..]) => seconds(*first, t_us),
+        ("decayed_count", _) => decayed(&|_| 1.0),
+        ("decayed_sum", [_, ..]) => decayed(&|value| number(value).unwrap_or(f64::NAN)),
+        ("session_count", _) => Scalar::Int(session.len() as i64),
+        ("session_sum", _) => return aggregate("sum", &all[open..]),
+        ("session_duration", _) => session.last().map_or(Scalar::Null, |last| seconds(session[0].0, last.0)),
+        (_, timed) if name.ends_with("_last_k") => {
+            let from = timed.len().saturating_sub(parameter as usize);
+            return aggregate(name.trim_end_matches("_last_k"), &all[from..]);
+        }
+        ("approx_percentile" | "median", [_, ..]) => {
+            let mut sorted: Vec<f64> = all.iter().filter_map(number).collect();
+            sorted.sort_by(|a, b| a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())));
+            Scalar::Float(sorted[(parameter * (sorted.len() - 1) as f64).floor() as usize])
+        }
+        _ => return aggregate(name, &all),
+    };
+    (value, false)
+}
+
+fn number(value: &Scalar) -> Option<f64> {
+    match value {
+        Scalar::Float(x) => Some(*x),
+        Scalar::Int(x) => Some(*x as f64),
+        _ => None,
+    }
+}
+
+/// How many values differ: NaN is like NaN, and zeros of both signs are alike.
+fn distinct(values: &[Scalar]) -> usize {
+    let same = |a: &Scalar, b: &Scalar| {
+        a == b || matches!((a, b), (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() && b.is_nan())
+    };
+    (0..values.len()).filter(|&i| !values[..i].iter().any(|known| same(known, &values[i]))).count()
+}
+
+/// Skewness or excess kurtosis of a sample, in two passes.
+fn shape(values: &[f64], power: i32) -> Scalar {
+    let n = values.len() as f64;
+    if values.len() < power as usize {
+        return Scalar::Null;
+    }
+    let mean = exact_sum(values) / n;
+    let central = |p: i32| exact_sum(&values.iter().map(|x| (x - mean).powi(p)).collect::<Vec<f64>>());
+    let deviation = (central(2) / (n - 1.0)).sqrt();
+    if values.iter().all(|x| x.partial_cmp(&values[0]) == Some(Ordering::Equal) && x.is_finite()) {
+        return Scalar::Float(0.0);
+    }
+    let moment = central(power) / deviation.powi(power);
+    Scalar::Float(if power == 3 {
+        moment * n / ((n - 1.0) * (n - 2.0))
+    } else {
+        moment * n * (n + 1.0) / ((n - 1.0) * (n - 2.0) * (n - 3.0))
+            - 3.0 * (n - 1.0) * (n - 1.0) / ((n - 2.0) * (n - 3.0))
+    })
+}
+
 fn aggregate(function: &str, values: &[Scalar]) -> (Scalar, bool) {
-    let floats: Vec<f64> = values
-        .iter()
-        .filter_map(|value| match value {
-            Scalar::Float(x) => Some(*x),
-            Scalar::Int(x) => Some(*x as f64),
-            _ => None,
-        })
-        .collect();
+    let floats: Vec<f64> = values.iter().filter_map(number).collect();
     let integers: Option<i128> =
         values.iter().map(|value| if let Scalar::Int(x) = value { Some(i128::from(*x)) } else { None }).sum();
     let n = floats.len() as f64;
     let value = match function {
         "count" => Scalar::Int(values.len() as i64),
+        "count_distinct" | "approx_count_distinct" => Scalar::Int(distinct(values) as i64),
         _ if values.is_empty() => Scalar::Null,
         "sum" => match integers {
             Some(sum) if sum > i128::from(i64::MAX) => return (Scalar::Int(i64::MAX), true),
@@ -99,6 +170,8 @@ fn aggregate(function: &str, values: &[Scalar]) -> (Scalar, bool) {
         "var" | "stddev" if floats.len() < 2 => Scalar::Null,
         "var" => Scalar::Float(variance(&floats)),
         "stddev" => Scalar::Float(variance(&floats).sqrt()),
+        "skew" => shape(&floats, 3),
+        "kurtosis" => shape(&floats, 4),
         "first" => values[0].clone(),
         "last" => values[values.len() - 1].clone(),
         _ => Scalar::Null,

@@ -4,7 +4,10 @@
 use std::cmp::Ordering;
 
 use crate::compensated::Compensated;
+use crate::moments::Moments;
 use crate::scalar::{ColumnType, Scalar};
+use crate::sketch;
+use crate::timed::{Decay, Recent, Sessions};
 
 /// What a partial result is of. The discriminants are part of the fingerprint: never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +19,16 @@ pub(crate) enum PartialKind {
     Max = 4,
     First = 5,
     Last = 6,
+    Earliest = 7,
+    Latest = 8,
+    Moments = 9,
+    DecayedSum = 10,
+    DecayedCount = 11,
+    Sessions = 12,
+    Recent = 13,
+    Distinct = 14,
+    Registers = 15,
+    Buckets = 16,
 }
 
 /// A partial result. `min` and `max` of no value are `Null`; `first` and `last` carry their time.
@@ -29,11 +42,24 @@ pub(crate) enum Partial {
     Max(Scalar),
     First(Option<(i64, Scalar)>),
     Last(Option<(i64, Scalar)>),
+    Earliest(Option<i64>),
+    Latest(Option<i64>),
+    Moments(Box<Moments>),
+    DecayedSum(Decay),
+    DecayedCount(Decay),
+    Sessions(Sessions),
+    Recent(Recent),
+    /// Sorted.
+    Distinct(Vec<Scalar>),
+    /// Register and rank, sorted.
+    Registers(Vec<(u32, u64)>),
+    /// Bucket and count, sorted.
+    Buckets(Vec<(i32, u64)>),
 }
 
 impl Partial {
-    /// Of no value.
-    pub(crate) fn empty(kind: PartialKind, column: ColumnType) -> Self {
+    /// Of no value. The parameter is the half-life or the gap in microseconds, or how many to keep.
+    pub(crate) fn empty(kind: PartialKind, parameter: i64, column: ColumnType) -> Self {
         match (kind, column) {
             (PartialKind::Count, _) => Self::Count(0),
             (PartialKind::Sum, ColumnType::Float) => Self::SumFloat(Compensated::default()),
@@ -43,6 +69,22 @@ impl Partial {
             (PartialKind::Max, _) => Self::Max(Scalar::Null),
             (PartialKind::First, _) => Self::First(None),
             (PartialKind::Last, _) => Self::Last(None),
+            (PartialKind::Earliest, _) => Self::Earliest(None),
+            (PartialKind::Latest, _) => Self::Latest(None),
+            (PartialKind::Moments, _) => Self::Moments(Box::default()),
+            (PartialKind::DecayedSum, _) => Self::DecayedSum(Decay::new(parameter)),
+            (PartialKind::DecayedCount, _) => Self::DecayedCount(Decay::new(parameter)),
+            (PartialKind::Sessions, _) => Self::Sessions(Sessions {
+                gap_us: parameter,
+                zero: Box::new(Self::empty(PartialKind::Sum, 0, column)),
+                list: Vec::new(),
+            }),
+            (PartialKind::Recent, _) => {
+                Self::Recent(Recent { k: usize::try_from(parameter).unwrap_or(usize::MAX), values: Vec::new() })
+            }
+            (PartialKind::Distinct, _) => Self::Distinct(Vec::new()),
+            (PartialKind::Registers, _) => Self::Registers(Vec::new()),
+            (PartialKind::Buckets, _) => Self::Buckets(Vec::new()),
         }
     }
 
@@ -79,6 +121,28 @@ impl Partial {
                     *found = Some((ts_us, value.clone()));
                 }
             }
+            Self::Earliest(found) => *found = Some(found.map_or(ts_us, |at| at.min(ts_us))),
+            Self::Latest(found) => *found = Some(found.map_or(ts_us, |at| at.max(ts_us))),
+            Self::Moments(moments) => match value {
+                Scalar::Float(x) => moments.merge(&Moments::of(Compensated::of(*x))),
+                Scalar::Int(x) => moments.merge(&Moments::of(Compensated::from_i128(i128::from(*x)))),
+                _ => {}
+            },
+            Self::DecayedSum(sum) => {
+                if let Some(x) = value.number() {
+                    sum.add(ts_us, x);
+                }
+            }
+            Self::DecayedCount(sum) => sum.add(ts_us, 1.0),
+            Self::Sessions(sessions) => sessions.add(ts_us, value),
+            Self::Recent(recent) => recent.add(ts_us, value),
+            Self::Distinct(set) => sketch::insert(set, value),
+            Self::Registers(registers) => sketch::raise(registers, sketch::register(value)),
+            Self::Buckets(buckets) => {
+                if let Some(x) = value.number() {
+                    sketch::count(buckets, sketch::bucket(x), 1);
+                }
+            }
         }
     }
 
@@ -96,6 +160,18 @@ impl Partial {
             (this @ (Self::First(_) | Self::Last(_)), Self::First(Some((ts_us, x))) | Self::Last(Some((ts_us, x)))) => {
                 this.add(*ts_us, x);
             }
+            (this @ (Self::Earliest(_) | Self::Latest(_)), Self::Earliest(Some(ts_us)) | Self::Latest(Some(ts_us))) => {
+                this.add(*ts_us, &Scalar::Null);
+            }
+            (Self::Moments(moments), Self::Moments(x)) => moments.merge(x),
+            (Self::DecayedSum(sum), Self::DecayedSum(x)) | (Self::DecayedCount(sum), Self::DecayedCount(x)) => {
+                sum.merge(x);
+            }
+            (Self::Sessions(sessions), Self::Sessions(x)) => sessions.merge(x),
+            (Self::Recent(recent), Self::Recent(x)) => x.values.iter().for_each(|(ts_us, x)| recent.add(*ts_us, x)),
+            (Self::Distinct(set), Self::Distinct(x)) => sketch::union(set, x),
+            (Self::Registers(registers), Self::Registers(x)) => x.iter().for_each(|x| sketch::raise(registers, *x)),
+            (Self::Buckets(buckets), Self::Buckets(x)) => x.iter().for_each(|(b, n)| sketch::count(buckets, *b, *n)),
             _ => {}
         }
     }

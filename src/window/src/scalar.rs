@@ -28,6 +28,15 @@ impl Scalar {
         matches!(self, Self::Null)
     }
 
+    /// The number that it is, as a double.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Int(x) => Some(*x as f64),
+            Self::Float(x) => Some(*x),
+            _ => None,
+        }
+    }
+
     /// The type's name, for messages.
     pub fn type_name(&self) -> &'static str {
         match self {

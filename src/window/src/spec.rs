@@ -69,6 +69,8 @@ impl Feature {
 pub(crate) struct Slot {
     pub(crate) column: Option<usize>,
     pub(crate) kind: PartialKind,
+    /// What the kind needs to know, as [`Partial::empty`] has it; 0 for most.
+    pub(crate) parameter: i64,
 }
 
 /// All aggregations of one hop: they share tiles, kept for the widest window among them.
@@ -154,7 +156,7 @@ impl Spec {
         let types: Vec<ColumnType> = columns.values().copied().collect();
         let slots_of = |def: &AggregationDef, function: Function| {
             let column = position.get(def.column.as_str()).copied();
-            function.needs().iter().map(move |&kind| Slot { column, kind })
+            function.needs().into_iter().map(move |(kind, parameter)| Slot { column, kind, parameter })
         };
 
         let mut layout: BTreeMap<i64, (i64, BTreeSet<Slot>)> = BTreeMap::new();
@@ -263,14 +265,14 @@ impl Spec {
     }
 
     fn empty(types: &[ColumnType], slot: Slot) -> Partial {
-        Partial::empty(slot.kind, slot.column.map_or(ColumnType::Other, |i| types[i]))
+        Partial::empty(slot.kind, slot.parameter, slot.column.map_or(ColumnType::Other, |i| types[i]))
     }
 }
 
 fn check(def: &AggregationDef, known: Option<ColumnType>, tiling: Tiling, new_name: bool) -> Result<Checked, Error> {
     let function = Function::parse(&def.function)?;
     if def.column.is_empty() {
-        if function != Function::Count {
+        if !function.takes_events() {
             return Err(Error::MissingColumn { function: def.function.clone() });
         }
     } else if known.is_none() {
@@ -314,6 +316,9 @@ fn fingerprint(columns: &[String], types: &[ColumnType], sets: &[TileSet]) -> u6
         for slot in &set.slots {
             hash.number(slot.column.map_or(-1, |i| i as i64));
             hash.number(slot.kind as i64);
+            if slot.parameter != 0 {
+                hash.number(slot.parameter);
+            }
         }
     }
     hash.0

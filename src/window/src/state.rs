@@ -125,7 +125,7 @@ impl State {
         for feature in spec.features() {
             wanted.clear();
             wanted.extend(feature.reads().iter().map(|&i| &parts[i]));
-            let (value, clamped) = feature.function().finish(&wanted);
+            let (value, clamped) = feature.function().finish(&wanted, t_us);
             values.push(value);
             saturated |= clamped;
         }

@@ -16,6 +16,25 @@ fn defs() -> Vec<AggregationDef> {
     ]
 }
 
+/// The same and one of every kind of partial result.
+fn every() -> Vec<AggregationDef> {
+    let more = [
+        ("skew", "amount"),
+        ("seconds_since_last", ""),
+        ("seconds_since_first", "merchant"),
+        ("decayed_sum(2)", "amount"),
+        ("decayed_count(2)", ""),
+        ("session_sum(1)", "clicks"),
+        ("session_sum(1)", "amount"),
+        ("min_last_k(3)", "merchant"),
+        ("count_distinct", "wild"),
+        ("approx_count_distinct", "seen"),
+        ("median", "wild"),
+    ];
+    let more = more.iter().enumerate().map(|(i, (function, column))| def(&format!("x{i}"), function, column, 5 * S, S));
+    defs().into_iter().chain(more).collect()
+}
+
 fn filled(spec: &Spec, events: &[(i64, Vec<Scalar>)]) -> State {
     let mut state = State::new(spec);
     for (steps, row) in events {
@@ -43,7 +62,7 @@ fn exercise(spec: &Spec, mut state: State) {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(tail in prop::collection::vec(any::<u8>(), 0..200), framed in any::<bool>()) {
-        let spec = spec(&defs(), Tiling::default());
+        let spec = spec(&every(), Tiling::default());
         let mut bytes = Vec::new();
         if framed {
             State::new(&spec).encode(&spec, &mut bytes);
@@ -61,7 +80,7 @@ proptest! {
         flips in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        let spec = spec(&defs(), Tiling::default());
+        let spec = spec(&every(), Tiling::default());
         let mut bytes = Vec::new();
         filled(&spec, &events).encode(&spec, &mut bytes);
         let error = State::decode(&spec, &bytes[..cut.index(bytes.len())]).unwrap_err();
@@ -77,7 +96,7 @@ proptest! {
 
     #[test]
     fn what_is_written_is_read_back(events in prop::collection::vec((-300i64..80, row()), 0..30)) {
-        let spec = spec(&defs(), Tiling::default());
+        let spec = spec(&every(), Tiling::default());
         let state = filled(&spec, &events);
         let mut bytes = Vec::new();
         state.encode(&spec, &mut bytes);

@@ -191,9 +191,9 @@ fn the_layout_shares_tiles_and_tells_columns_and_types() {
 
 #[test]
 fn what_cannot_be_computed_is_refused_with_the_reason() {
-    let (reason, message) = refused(def("avg10", "mean_last_k(10)", "amount", S, 0));
+    let (reason, message) = refused(def("avg10", "mean_last(10)", "amount", S, 0));
     assert!(matches!(reason, Error::UnknownFunction { .. }));
-    assert!(message.contains("`avg10`") && message.contains("`mean_last_k(10)`") && message.contains("count, sum"));
+    assert!(message.contains("`avg10`") && message.contains("`mean_last(10)`") && message.contains("count, sum"));
 
     let (reason, message) = refused(def("s", "sum", "price", S, 0));
     assert_eq!(reason, Error::UnknownColumn { column: "price".into() });
@@ -203,10 +203,26 @@ fn what_cannot_be_computed_is_refused_with_the_reason() {
     assert!(matches!(reason, Error::ColumnType { column_type: ColumnType::Text, .. }));
     assert!(message.contains("type Text") && message.contains("Int or Float"), "{message}");
 
-    for (function, column) in [("mean", "seen"), ("var", "tags"), ("min", "tags"), ("last", "tags")] {
+    for (function, column) in [
+        ("mean", "seen"),
+        ("var", "tags"),
+        ("min", "tags"),
+        ("last", "tags"),
+        ("count_distinct", "tags"),
+        ("session_sum(1)", "merchant"),
+        ("median", "seen"),
+    ] {
         assert!(matches!(refused(def("f", function, column, S, 0)).0, Error::ColumnType { .. }), "{function}");
     }
-    assert!(matches!(refused(def("f", "sum", "", S, 0)).0, Error::MissingColumn { .. }));
+    for function in ["sum", "skew", "decayed_sum(9)", "session_sum(9)", "max_last_k(9)", "count_distinct", "median"] {
+        assert!(matches!(refused(def("f", function, "", S, 0)).0, Error::MissingColumn { .. }), "{function}");
+    }
+    for function in ["mean_last_k(0)", "approx_percentile(2)", "decayed_sum(0)", "session_count"] {
+        assert!(
+            matches!(refused(def("f", function, "amount", S, 0)).0, Error::FunctionParameters { .. }),
+            "{function}"
+        );
+    }
     assert!(matches!(refused(def("f", "count", "", -1, 0)).0, Error::Duration { .. }));
 
     let twice = [def("f", "count", "", S, 0), def("f", "count", "", 2 * S, 0)];

@@ -4,5 +4,6 @@
 
 mod codec;
 mod definition;
+mod functions;
 mod parity;
 mod support;
