@@ -238,10 +238,12 @@ impl ParquetFileReaderFactory for Handles {
             .get(name)
             .ok_or_else(|| DataFusionError::Internal(format!("the file {name} is not among those opened")))?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.len() == 2 {
-            last.remove(0);
+        if last.last() != Some(&opened.name) {
+            if last.len() == 2 {
+                last.remove(0);
+            }
+            last.push(opened.name.clone());
         }
-        last.push(opened.name.clone());
         Ok(match &opened.content {
             Content::File(file) => Box::new(handle::Reader::new(file)?),
             Content::Object(reader) => Box::new(reader.clone()),
