@@ -117,6 +117,10 @@ fn a_refusal_names_feature_function_and_column() {
         (("x", ValueType::Double), ("x", "sum", "who"), vec!["`who`", "`sum`", "Text"]),
         (("x", ValueType::Int64), ("x", "mean", "amount"), vec!["`x`", "`mean`", "`amount`", "register DOUBLE"]),
         (("x", ValueType::Int64), ("x", "max", "who"), vec!["register STRING"]),
+        (("x", ValueType::Int64), ("x", "max_last_k(2)", "who"), vec!["register STRING"]),
+        (("x", ValueType::String), ("x", "count_distinct", "who"), vec!["`count_distinct`", "register INT64"]),
+        (("x", ValueType::Double), ("x", "approx_percentile(2)", "amount"), vec!["`x`", "`2`", "from 0 to 1"]),
+        (("x", ValueType::Int64), ("x", "sum_last_k(0)", "amount"), vec!["`x`", "`0`", "whole number from 1"]),
     ] {
         let refused = spec_of(&view(Some(SCHEMA), &[features], &[aggregation])).expect_err("refused");
         assert_eq!(refused.kind(), Kind::InvalidArgument);
