@@ -119,6 +119,24 @@ pub(crate) struct Ingest {
     pub(crate) max_future_ms: u64,
     /// librdkafka properties, passed on as they are.
     pub(crate) kafka: BTreeMap<String, String>,
+    /// Descriptor sets with the types of Protobuf messages, by their files.
+    pub(crate) descriptor_sets: BTreeMap<String, Vec<u8>>,
+    pub(crate) schema_registry: Option<SchemaRegistry>,
+}
+
+/// Where the schemas of Avro's writers are.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+pub(crate) struct SchemaRegistry {
+    pub(crate) url: String,
+    pub(crate) user: Option<(String, String)>,
+    pub(crate) timeout_ms: u64,
+}
+
+impl fmt::Debug for SchemaRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SchemaRegistry").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl Default for Ingest {
@@ -130,6 +148,8 @@ impl Default for Ingest {
             linger_ms: 20,
             max_future_ms: 5000,
             kafka: BTreeMap::new(),
+            descriptor_sets: BTreeMap::new(),
+            schema_registry: None,
         }
     }
 }

@@ -93,6 +93,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     for note in &config.notes {
         tracing::warn!("{note}");
     }
+    #[cfg(feature = "kafka")]
+    ingest_settings(&config).check()?;
     let mut shared = open(&config).await?;
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -422,6 +424,12 @@ fn ingest_settings(config: &Config) -> ingest::Settings {
         linger: Duration::from_millis(config.linger_ms),
         future_skew: Duration::from_millis(config.max_future_ms),
         properties: config.kafka.clone(),
+        descriptor_sets: config.descriptor_sets.clone(),
+        schema_registry: config.schema_registry.as_ref().map(|registry| ingest::schema_registry::Settings {
+            url: registry.url.clone(),
+            user: registry.user.clone(),
+            timeout: Duration::from_millis(registry.timeout_ms),
+        }),
         ..ingest::Settings::default()
     }
 }

@@ -23,8 +23,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letter;
+use crate::decode::Decoder;
 use crate::error::Stop;
 use crate::feed::Feed;
+use crate::formats::Formats;
 use crate::pipeline::{self, Batch, Failure, Message, Progress};
 use crate::settings::{OffsetReset, Settings};
 use crate::{marker, metrics};
@@ -39,6 +41,7 @@ pub(crate) struct Deps {
     pub(crate) store: Arc<dyn OnlineStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) formats: Formats,
 }
 
 /// Consumes until `stop` (the outcome is `Ok`), or until it cannot go on. Blocks its thread, which must
@@ -246,7 +249,10 @@ impl Loop<'_> {
             let now = self.deps.clock.now();
             let skew = i64::try_from(self.deps.settings.future_skew.as_micros()).unwrap_or(i64::MAX);
             let progress = self.consumer.context().assignment().progress.clone();
-            let mut batch = pipeline::prepare(self.feed, messages, &progress, now, skew);
+            let wanted = Decoder::wanted(self.feed, messages.iter());
+            let ask = || async { self.deps.formats.writers(&wanted).await.map_err(Retry::Again) };
+            let Some(writers) = self.retry("the schema registry does not answer", epoch, ask)? else { continue };
+            let mut batch = pipeline::prepare(self.feed, &writers, messages, &progress, now, skew);
             if let End::Written = self.write(&mut batch, epoch, count, started)? {
                 self.commit(&batch);
             }
@@ -422,6 +428,7 @@ fn own(message: &BorrowedMessage<'_>) -> Message {
         .headers()
         .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect());
     Message {
+        timestamp_ms: message.timestamp().to_millis(),
         partition: message.partition(),
         offset: message.offset(),
         key: message.key().map(<[u8]>::to_vec),

@@ -6,12 +6,16 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use model::entity_key::DUMMY_ENTITY_ID;
-use model::registry::{View, ViewKind};
+use model::registry::{Field, View, ViewKind};
 use model::row::column_id;
-use model::schema::{self, Format, Kafka};
+use model::schema::{self, Kafka};
 use model::{Error, Result, ValueType};
 use service::windows;
 use window::Spec;
+
+use crate::decode::metadata_type;
+pub use crate::formats::Format;
+use crate::formats::Formats;
 
 /// A column of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +73,8 @@ pub struct Feed {
     pub bootstrap_servers: String,
     /// The topic.
     pub topic: String,
+    /// How its messages are read.
+    pub format: Format,
     /// How long after the latest event an earlier one is in time, µs.
     pub watermark_delay_us: i64,
     /// The event time's column.
@@ -87,25 +93,16 @@ impl Feed {
     /// The feed of a view; `None` where it has none: no Kafka source, disabled, not served online,
     /// or of a kind that takes no stream.
     ///
-    /// Errors: another message format than `JsonFormat`, a schema that cannot be read or lacks a
-    /// join key or the event time, windows that are refused, a transformation (it would have to run
-    /// before the values are used, and Python does not run in this process).
-    pub fn of(view: &Arc<View>, group_prefix: &str) -> Result<Option<Self>> {
+    /// Errors: a format or schema that cannot be read, or lacks a join key or the event time, windows that
+    /// are refused, a transformation (it would have to run before the values are used, and Python does not
+    /// run in this process).
+    pub fn of(view: &Arc<View>, group_prefix: &str, formats: &Formats) -> Result<Option<Self>> {
         let streams = matches!(view.kind, ViewKind::Feature | ViewKind::Stream);
         let Some(source) = view.stream_source.as_ref().filter(|_| streams && view.online && !view.disabled) else {
             return Ok(None);
         };
         let Some(Kafka { bootstrap_servers, topic, format, watermark_delay_us }) = schema::kafka(source) else {
             return Ok(None);
-        };
-        let text = match format {
-            Format::Json(text) => text,
-            Format::Other(name) => {
-                return Err(Error::invalid(format!(
-                    "the Kafka source '{}' has {name}; this version reads JsonFormat only",
-                    source.name
-                )));
-            }
         };
         if view.has_transformation {
             return Err(Error::invalid(
@@ -119,7 +116,9 @@ impl Feed {
                 source.name
             )));
         }
-        let columns = Columns::read(&text, &source.field_mapping)?;
+        let tags = source.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let (message_format, fields) = formats.of(&format, &tags)?;
+        let columns = Columns::new(&fields, &source.field_mapping);
         let content = if view.is_windowed() {
             let spec = windows::spec_of(view)?;
             let wanted = spec.columns().iter().map(|name| columns.get(name)).collect::<Result<_>>()?;
@@ -135,11 +134,12 @@ impl Feed {
             keys: view.join_keys.iter().map(|k| columns.key(k)).collect::<Result<_>>()?,
             bootstrap_servers,
             topic,
+            format: message_format,
             watermark_delay_us,
             content,
             identity: String::new(),
         };
-        feed.identity = feed.describe();
+        feed.identity = format!("{format:?} {tags:?} {}", feed.describe());
         Ok(Some(feed))
     }
 
@@ -189,12 +189,18 @@ pub fn group(prefix: &str, project: &str, view: &str) -> String {
 struct Columns(BTreeMap<String, Source>);
 
 impl Columns {
-    fn read(text: &str, mapping: &BTreeMap<String, String>) -> Result<Self> {
-        let columns = schema::parse(text)?.into_iter().map(|field| {
+    fn new(fields: &[Field], mapping: &BTreeMap<String, String>) -> Self {
+        let in_value = |name: &str| fields.iter().any(|field| field.name == name);
+        // what stands beside the value needs no place in the schema
+        let beside = mapping
+            .keys()
+            .filter(|name| !in_value(name))
+            .filter_map(|name| Some(Field { name: name.clone(), value_type: metadata_type(name)? }));
+        let columns = fields.iter().cloned().chain(beside).map(|field| {
             let name = mapping.get(&field.name).unwrap_or(&field.name).clone();
             (name, Source { name: field.name, value_type: field.value_type })
         });
-        Ok(Self(columns.collect()))
+        Self(columns.collect())
     }
 
     /// A column by the view's name for it, or by the message's.
@@ -203,10 +209,11 @@ impl Columns {
     }
 
     fn get(&self, name: &str) -> Result<Source> {
-        self.find(name).cloned().ok_or_else(|| {
+        let beside = || metadata_type(name).map(|value_type| Source { name: name.to_owned(), value_type });
+        self.find(name).cloned().or_else(beside).ok_or_else(|| {
             let known: Vec<_> = self.0.keys().map(String::as_str).collect();
             Error::invalid(format!(
-                "the stream's schema has no column '{name}': add it to schema_json, which has {}",
+                "the stream's schema has no column '{name}': add it to the message format's schema, which has {}",
                 known.join(", ")
             ))
         })

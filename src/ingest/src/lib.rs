@@ -1,5 +1,4 @@
-//! Kafka to the online store: every view whose stream source is a `KafkaSource` with `JsonFormat` has
-//! a consumer group of its own, from message to row or window state, with the offsets in the same
+//! Kafka to the online store: every view whose stream source is a `KafkaSource` has a consumer group of its own, from message to row or window state, with the offsets in the same
 //! atomic write. Knows no server and no configuration file; only this crate names Kafka.
 //!
 //! # Delivery
@@ -18,6 +17,7 @@
 
 pub mod decode;
 pub mod feed;
+pub mod formats;
 pub mod gate;
 pub mod pipeline;
 
@@ -26,6 +26,7 @@ mod dead_letter;
 mod error;
 mod marker;
 mod metrics;
+pub mod schema_registry;
 mod settings;
 mod supervisor;
 

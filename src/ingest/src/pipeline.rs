@@ -15,7 +15,8 @@ use prost::Message as _;
 use service::windows::{self, FoldError, FoldEvent};
 use window::{Scalar, Spec};
 
-use crate::decode::{self, Event, Reason};
+use crate::decode::avro::Writers;
+use crate::decode::{Decoder, Event, Reason};
 use crate::error::Stop;
 use crate::feed::{Content, Feed};
 
@@ -30,6 +31,8 @@ pub struct Message {
     pub key: Option<Vec<u8>>,
     /// The value.
     pub payload: Option<Vec<u8>>,
+    /// When it was produced or appended, ms since the epoch, if it says so.
+    pub timestamp_ms: Option<i64>,
     /// The headers.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
@@ -102,21 +105,23 @@ impl Failure {
     }
 }
 
-/// Decodes messages. `progress` is where the partitions stand before them, `skew_us` how far after
-/// `now` an event may lie.
+/// Decodes messages. `writers` are the schemas that [`Decoder::wanted`] named, `progress` is where the
+/// partitions stand before the messages, `skew_us` how far after `now` an event may lie.
 pub fn prepare(
     feed: &Feed,
+    writers: &Writers,
     messages: Vec<Message>,
     progress: &BTreeMap<i32, Progress>,
     now: Timestamp,
     skew_us: i64,
 ) -> Batch {
+    let decoder = Decoder::new(feed, writers);
     let mut batch = Batch { events: Vec::with_capacity(messages.len()), ..Batch::default() };
     for message in messages {
         let before = progress.get(&message.partition).map_or(Timestamp::MIN, |p| p.max_event);
         let behind = batch.progress.entry(message.partition).or_insert(Progress { next: 0, max_event: before });
         behind.next = message.offset + 1;
-        match decode::event(feed, message.payload.as_deref(), now, skew_us) {
+        match decoder.event(&message, now, skew_us) {
             Ok(event) => {
                 let time = event.version.event;
                 let watermark = behind.max_event.micros().saturating_sub(feed.watermark_delay_us);

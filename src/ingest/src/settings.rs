@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::formats::Formats;
+use crate::schema_registry;
 
 /// Where a view starts to read a partition of which no position is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,10 @@ pub struct Settings {
     pub consumer_properties: BTreeMap<String, String>,
     /// librdkafka properties for the dead-letter producer only.
     pub producer_properties: BTreeMap<String, String>,
+    /// The types of Protobuf messages: the bytes of descriptor sets, by the names that errors give them.
+    pub descriptor_sets: BTreeMap<String, Vec<u8>>,
+    /// Where the schemas of Avro's writers are; with it, messages start with the ids of their schemas.
+    pub schema_registry: Option<schema_registry::Settings>,
 }
 
 impl Default for Settings {
@@ -70,12 +76,17 @@ impl Default for Settings {
             properties: BTreeMap::new(),
             consumer_properties: BTreeMap::new(),
             producer_properties: BTreeMap::new(),
+            descriptor_sets: BTreeMap::new(),
+            schema_registry: None,
         }
     }
 }
 
 impl Settings {
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Whether they can be.
+    ///
+    /// Errors: the first that cannot, with the reason.
+    pub fn check(&self) -> Result<(), Error> {
         let refuse = |name, reason: &str| Err(Error::Setting { name, reason: reason.to_owned() });
         if self.batch_size == 0 {
             return refuse("batch_size", "it is 0; set 1 or more");
@@ -83,7 +94,7 @@ impl Settings {
         if self.group_prefix.is_empty() {
             return refuse("group_prefix", "it is empty; set a name, such as \"larder\"");
         }
-        Ok(())
+        Formats::new(self).map(drop)
     }
 
     /// Everything that the dead-letter producer is given.

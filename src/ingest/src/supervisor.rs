@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::consumer;
 use crate::error::{Error, Stop};
 use crate::feed::{Content, Feed};
+use crate::formats::Formats;
 use crate::gate::Gate;
 use crate::metrics;
 use crate::settings::Settings;
@@ -78,7 +79,8 @@ type Name = (String, String);
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
     deps.settings.check()?;
     let Deps { mut registry, store, clock, settings, gate } = deps;
-    let deps = consumer::Deps { store, clock, settings: Arc::new(settings) };
+    let formats = Formats::new(&settings)?;
+    let deps = consumer::Deps { store, clock, settings: Arc::new(settings), formats };
     let mut actors: BTreeMap<Name, Actor> = BTreeMap::new();
     loop {
         let snapshot = registry.borrow_and_update().clone();
@@ -113,7 +115,7 @@ fn reconcile(
     let views = registry.projects.iter().filter(|(name, _)| served(name)).flat_map(|(_, p)| p.views.values());
     let name = |view: &View| (view.project.clone(), view.name.clone());
     for view in views {
-        let want = match Feed::of(view, &deps.settings.group_prefix) {
+        let want = match Feed::of(view, &deps.settings.group_prefix, &deps.formats) {
             Ok(Some(feed)) => Want::Run(Arc::new(feed)),
             Ok(None) => Want::Rest(None),
             Err(error) => match unknown_entity(registry, view) {

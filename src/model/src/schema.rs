@@ -1,8 +1,10 @@
-//! What a stream's messages hold: a Kafka source's settings, and its JSON schema as names and
-//! types. Knows no Kafka client and no message: `ingest` decodes by what stands here.
+//! What a stream's messages hold: a Kafka source's settings, and its schema as names and types. Knows no
+//! Kafka client and no message: `ingest` decodes by what stands here.
 //!
-//! The schema is what Feast hands to Spark's `from_json` (`feast/infra/contrib/spark_kafka_processor.py`):
+//! A JSON schema is what Feast hands to Spark's `from_json` (`feast/infra/contrib/spark_kafka_processor.py`):
 //! DDL (`carrier string, dep_delay double, ts timestamp`), or the JSON of a Spark `StructType`.
+
+pub mod avro;
 
 use proto::feast::core::{DataSource, data_source::Options, stream_format};
 use serde_json::Value as Json;
@@ -20,8 +22,12 @@ const MAX_NESTED: usize = 100;
 pub enum Format {
     /// JSON objects, with the schema as the user wrote it.
     Json(String),
-    /// Another format, by its name in Feast.
-    Other(&'static str),
+    /// Avro records, with the schema as the user wrote it.
+    Avro(String),
+    /// Protobuf messages of a type, by the `class_path` that the user wrote.
+    Protobuf(String),
+    /// None is registered.
+    Missing,
 }
 
 /// A registered `KafkaSource`.
@@ -42,9 +48,9 @@ pub fn kafka(source: &DataSource) -> Option<Kafka> {
     let Some(Options::KafkaOptions(options)) = &source.options else { return None };
     let format = match options.message_format.as_ref().and_then(|f| f.format.as_ref()) {
         Some(stream_format::Format::JsonFormat(json)) => Format::Json(json.schema_json.clone()),
-        Some(stream_format::Format::AvroFormat(_)) => Format::Other("AvroFormat"),
-        Some(stream_format::Format::ProtoFormat(_)) => Format::Other("ProtoFormat"),
-        None => Format::Other("no message_format"),
+        Some(stream_format::Format::AvroFormat(avro)) => Format::Avro(avro.schema_json.clone()),
+        Some(stream_format::Format::ProtoFormat(message)) => Format::Protobuf(message.class_path.clone()),
+        None => Format::Missing,
     };
     Some(Kafka {
         bootstrap_servers: options.kafka_bootstrap_servers.clone(),
@@ -54,13 +60,18 @@ pub fn kafka(source: &DataSource) -> Option<Kafka> {
     })
 }
 
-/// The columns of a JSON stream, by the names that features and aggregations use (the source's
-/// `field_mapping` applied); `None` where the source is no Kafka source with `JsonFormat`.
+/// The columns of a stream, by the names that features and aggregations use (the source's
+/// `field_mapping` applied); `None` where the registered source does not say them: it is no Kafka source, or its
+/// messages are Protobuf, whose types stand in the server's configuration.
 ///
-/// Errors: those of [`parse`], with the source's name before them.
+/// Errors: those of [`parse`] and [`avro::columns`], with the source's name before them.
 pub fn stream_columns(source: &DataSource) -> Result<Option<Vec<Field>>> {
-    let Some(Kafka { format: Format::Json(text), .. }) = kafka(source) else { return Ok(None) };
-    let mut fields = parse(&text).map_err(|e| Error::invalid(format!("data source '{}': {e}", source.name)))?;
+    let fields = match kafka(source).map(|kafka| kafka.format) {
+        Some(Format::Json(text)) => parse(&text),
+        Some(Format::Avro(text)) => avro::columns(&text),
+        Some(Format::Protobuf(_) | Format::Missing) | None => return Ok(None),
+    };
+    let mut fields = fields.map_err(|e| Error::invalid(format!("data source '{}': {e}", source.name)))?;
     for field in &mut fields {
         if let Some(name) = source.field_mapping.get(&field.name) {
             field.name.clone_from(name);
@@ -219,7 +230,8 @@ fn spark_type(text: &str) -> Option<ValueType> {
     })
 }
 
-fn list_of(element: ValueType) -> ValueType {
+/// The type of lists of a type.
+pub fn list_of(element: ValueType) -> ValueType {
     use ValueType as T;
     match element {
         T::String => T::StringList,

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
-    Config, Durability, Error, Hidden, Ingest, Limits, OnlineStore, Python, Registry, Start, Transformations, Yaml,
-    online,
+    Config, Durability, Error, Hidden, Ingest, Limits, OnlineStore, Python, Registry, SchemaRegistry, Start,
+    Transformations, Yaml, online,
 };
 
 #[derive(Deserialize)]
@@ -83,6 +83,18 @@ struct IngestFile {
     max_future_ms: Option<u64>,
     #[serde(default)]
     kafka: BTreeMap<String, String>,
+    #[serde(default)]
+    protobuf_descriptor_sets: Vec<PathBuf>,
+    schema_registry: Option<SchemaRegistryFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SchemaRegistryFile {
+    url: Spanned<String>,
+    username: Option<String>,
+    password: Option<String>,
+    timeout_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -140,7 +152,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
         config.object_store = offline.object_store;
     }
     if let Some(ingest) = file.ingest {
-        config.ingest = read_ingest(ingest);
+        config.ingest = read_ingest(&yaml, dir, ingest)?;
     }
     if let Some(telemetry) = file.telemetry {
         config.telemetry.log = telemetry.log.unwrap_or(config.telemetry.log);
@@ -260,14 +272,33 @@ fn read_store(yaml: &Yaml, dir: &Path, file: &Store) -> Result<online::Chosen, E
     }
 }
 
-fn read_ingest(file: IngestFile) -> Ingest {
+fn read_ingest(yaml: &Yaml, dir: &Path, file: IngestFile) -> Result<Ingest, Error> {
     let default = Ingest::default();
-    Ingest {
+    let mut descriptor_sets = BTreeMap::new();
+    for path in file.protobuf_descriptor_sets {
+        let path = dir.join(path);
+        match std::fs::read(&path) {
+            Ok(bytes) => drop(descriptor_sets.insert(path.display().to_string(), bytes)),
+            Err(source) => return Err(Error::Unreadable { path, source }),
+        }
+    }
+    let schema_registry = file.schema_registry.map(|registry| read_schema_registry(yaml, registry)).transpose()?;
+    Ok(Ingest {
         group_prefix: file.group_prefix.unwrap_or(default.group_prefix),
         start: file.auto_offset_reset.unwrap_or(default.start),
         batch_messages: file.batch_messages.unwrap_or(default.batch_messages).max(1),
         linger_ms: file.linger_ms.unwrap_or(default.linger_ms),
         max_future_ms: file.max_future_ms.unwrap_or(default.max_future_ms),
         kafka: file.kafka,
+        descriptor_sets,
+        schema_registry,
+    })
+}
+
+fn read_schema_registry(yaml: &Yaml, file: SchemaRegistryFile) -> Result<SchemaRegistry, Error> {
+    if file.password.is_some() && file.username.is_none() {
+        return Err(yaml.bad(&file.url, "ingest.schema_registry has a password and no username".to_owned()));
     }
+    let user = file.username.map(|name| (name, file.password.unwrap_or_default()));
+    Ok(SchemaRegistry { url: file.url.value, user, timeout_ms: file.timeout_ms.unwrap_or(10_000) })
 }

@@ -1,19 +1,16 @@
-//! JSON messages: one object per message, its members typed by the schema. Knows no view.
+//! JSON messages: one object per message. Knows no view and no types.
 //!
 //! A member that is absent is null, members that the schema does not have are ignored, and of two
 //! members with one name the last stands: as Spark's `from_json` reads them. Unlike there, a value
 //! of a wrong type is an error and not a silent null.
 //!
-//! Times are ISO 8601 text (naive means UTC), or numbers since the epoch whose unit shows in their
-//! magnitude: below 1e11 seconds, below 1e14 milliseconds, below 1e17 microseconds, else
-//! nanoseconds. (So seconds reach to the year 5138, and milliseconds start in 1973.) Seconds may
-//! have a fraction.
+//! A column is a member by its name, or, where there is none, what stands at its dotted path: `card.id`,
+//! `lines.0.price`.
 
-use model::value::{self, ValueType, from_json, proto_value::Val};
 use model::{Timestamp, Value};
-use serde_json::{Map, Number, Value as Json};
+use serde_json::{Map, Value as Json};
 
-use super::{Reason, wrong};
+use super::{Columns, Reason};
 use crate::feed::Source;
 
 /// A parsed message.
@@ -30,72 +27,39 @@ impl Record {
             Err(e) => Err(Reason::Undecodable(format!("the value is no JSON: {e}"))),
         }
     }
+}
 
-    /// A column's value in the schema's type; null where it is absent.
-    ///
-    /// Errors: [`Reason::WrongType`].
-    pub fn value(&self, column: &Source) -> Result<Value, Reason> {
-        let Some(json) = self.0.get(&column.name).filter(|j| !j.is_null()) else { return Ok(value::NULL) };
-        typed(json, column.value_type).map_err(|e| wrong(&column.name, &e))
+impl Columns for Record {
+    fn value(&self, column: &Source) -> Result<Value, Reason> {
+        super::value(column, member(&self.0, &column.name))
     }
 
-    /// A column as a point in time, µs; `None` where it is absent or null.
-    ///
-    /// Errors: [`Reason::WrongType`].
-    pub fn time(&self, column: &Source) -> Result<Option<Timestamp>, Reason> {
-        match self.0.get(&column.name) {
-            None | Some(Json::Null) => Ok(None),
-            Some(json) => instant(json).map(Some).map_err(|e| wrong(&column.name, &e)),
-        }
+    fn time(&self, column: &Source) -> Result<Option<Timestamp>, Reason> {
+        super::time(column, member(&self.0, &column.name))
     }
 }
 
-fn typed(json: &Json, value_type: ValueType) -> model::Result<Value> {
-    let seconds = |json: &Json| Ok(instant(json)?.micros().div_euclid(1_000_000));
-    match (value_type, json) {
-        (ValueType::UnixTimestamp, _) => seconds(json).map(|s| Value { val: Some(Val::UnixTimestampVal(s)) }),
-        (ValueType::UnixTimestampList, Json::Array(items)) => {
-            let items = items.iter().map(|j| Ok(Json::from(seconds(j)?))).collect::<model::Result<_>>()?;
-            from_json(&Json::Array(items), value_type)
-        }
-        // a decimal's digits as they stand in the message, where a double would change them
-        (ValueType::Decimal, Json::Number(n)) => Ok(Value { val: Some(Val::DecimalVal(n.to_string())) }),
-        _ => from_json(json, value_type),
-    }
+/// The member of that name, or at that path.
+pub(super) fn member<'a>(members: &'a Map<String, Json>, path: &str) -> Option<&'a Json> {
+    members.get(path).or_else(|| {
+        let (first, rest) = path.split_once('.')?;
+        below(members.get(first)?, rest)
+    })
 }
 
-fn instant(json: &Json) -> model::Result<Timestamp> {
+fn below<'a>(json: &'a Json, path: &str) -> Option<&'a Json> {
     match json {
-        Json::String(text) => Timestamp::parse(text),
-        Json::Number(n) => of_number(n)
-            .ok_or_else(|| model::Error::invalid(format!("{n} is not a time that 64 bits of microseconds can hold"))),
-        other => Err(model::Error::invalid(format!(
-            "{} is not a time: write ISO 8601 text or a number since the epoch",
-            kind(other)
-        ))),
+        Json::Object(members) => member(members, path),
+        Json::Array(items) => {
+            let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+            let item = items.get(first.parse::<usize>().ok()?)?;
+            rest.map_or(Some(item), |rest| below(item, rest))
+        }
+        _ => None,
     }
 }
 
-fn of_number(n: &Number) -> Option<Timestamp> {
-    if let Some(i) = n.as_i64() {
-        return Some(Timestamp(match i.unsigned_abs() {
-            0..100_000_000_000 => i * 1_000_000,
-            100_000_000_000..100_000_000_000_000 => i * 1_000,
-            100_000_000_000_000..100_000_000_000_000_000 => i,
-            _ => i.div_euclid(1_000),
-        }));
-    }
-    let f = n.as_f64()?;
-    let micros = match f.abs() {
-        a if a < 1e11 => f * 1e6,
-        a if a < 1e14 => f * 1e3,
-        a if a < 1e17 => f,
-        _ => f / 1e3,
-    };
-    (micros.abs() < 9.2e18).then(|| Timestamp(micros.round() as i64))
-}
-
-fn kind(json: &Json) -> &'static str {
+pub(super) fn kind(json: &Json) -> &'static str {
     match json {
         Json::Null => "null",
         Json::Bool(_) => "a boolean",

@@ -2,6 +2,7 @@
 //! librdkafka's mock cluster.
 
 mod decode;
+mod formats;
 mod kafka;
 mod pipeline;
 mod support;

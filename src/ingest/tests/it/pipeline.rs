@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
 use ingest::pipeline::{self, Failure, Message, Progress};
 use model::value::{NULL, ValueType};
@@ -29,7 +30,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn step(feed: &Feed, store: &MemoryStore, messages: Vec<Message>, now: i64) -> (pipeline::Batch, pipeline::Applied) {
     block_on(async {
         let progress = pipeline::stored_progress(feed, store).await.expect("readable");
-        let batch = pipeline::prepare(feed, messages, &progress, Timestamp(now), 5 * SECOND);
+        let batch = pipeline::prepare(feed, &Writers::new(), messages, &progress, Timestamp(now), 5 * SECOND);
         let applied = pipeline::write(feed, store, &batch, Timestamp(now)).await.expect("written");
         (batch, applied)
     })
@@ -109,7 +110,8 @@ fn the_state_of_another_definition_is_never_continued() {
     changed.aggregations.push(("low", "min", "amount"));
     let feed = changed.feed();
     assert_ne!(feed.definition(), stream().feed().definition());
-    let batch = pipeline::prepare(&feed, vec![message(0, 1, "a", 1, T0)], &BTreeMap::new(), Timestamp(T0), 0);
+    let batch =
+        pipeline::prepare(&feed, &Writers::new(), vec![message(0, 1, "a", 1, T0)], &BTreeMap::new(), Timestamp(T0), 0);
     let failure = block_on(pipeline::write(&feed, &store, &batch, Timestamp(T0))).expect_err("refused");
     assert!(matches!(&failure, Failure::State(e) if e.message().contains("'v'")), "{failure:?}");
     assert_eq!(store.position("v", "t", 0), Some(1));
@@ -173,7 +175,7 @@ proptest! {
                     .take(size)
                     .cloned()
                     .collect();
-                let batch = pipeline::prepare(&feed, messages, &progress, Timestamp(T0), 0);
+                let batch = pipeline::prepare(&feed, &Writers::new(), messages, &progress, Timestamp(T0), 0);
                 if fate == 0 {
                     store.fail_writes.store(1, Ordering::SeqCst);
                     let failure = pipeline::write(&feed, &store, &batch, Timestamp(T0)).await.expect_err("fails");

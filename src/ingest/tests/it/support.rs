@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use ingest::feed::Feed;
+use ingest::formats::Formats;
 use model::ports::{BoxFuture, Clock, Object, ObjectKind, OnlineStore, Position, Read, Table, WriteBatch, Written};
 use model::registry::{Registry, View};
 use model::row::{Row, merge};
@@ -184,6 +185,12 @@ pub(crate) struct Stream {
     pub(crate) servers: String,
     pub(crate) topic: String,
     pub(crate) schema: &'static str,
+    /// Instead of JSON with that schema.
+    pub(crate) format: Option<core::stream_format::Format>,
+    /// The names that the view has for columns of the message.
+    pub(crate) mapping: Vec<(&'static str, &'static str)>,
+    /// The source's event time column.
+    pub(crate) time: &'static str,
     pub(crate) features: Vec<(&'static str, ValueType)>,
     /// Feature, function, column; all over one minute.
     pub(crate) aggregations: Vec<(&'static str, &'static str, &'static str)>,
@@ -198,6 +205,9 @@ impl Stream {
             servers: servers.to_owned(),
             topic: topic.to_owned(),
             schema: "user string, amount bigint, ts timestamp",
+            format: None,
+            mapping: Vec::new(),
+            time: "ts",
             features: vec![("total", ValueType::Int64), ("n", ValueType::Int64)],
             aggregations: vec![("n", "count", "amount"), ("total", "sum", "amount")],
             disabled: false,
@@ -223,15 +233,17 @@ impl Stream {
             kafka_bootstrap_servers: self.servers.clone(),
             topic: self.topic.clone(),
             message_format: Some(core::StreamFormat {
-                format: Some(core::stream_format::Format::JsonFormat(core::stream_format::JsonFormat {
-                    schema_json: self.schema.to_owned(),
+                format: Some(self.format.clone().unwrap_or_else(|| {
+                    let schema_json = self.schema.to_owned();
+                    core::stream_format::Format::JsonFormat(core::stream_format::JsonFormat { schema_json })
                 })),
             }),
             watermark_delay_threshold: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
         };
         let source = core::DataSource {
             name: "events".to_owned(),
-            timestamp_field: "ts".to_owned(),
+            timestamp_field: self.time.to_owned(),
+            field_mapping: self.mapping.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect(),
             options: Some(core::data_source::Options::KafkaOptions(options)),
             ..Default::default()
         };
@@ -265,7 +277,11 @@ impl Stream {
     }
 
     pub(crate) fn feed(&self) -> Feed {
-        Feed::of(&self.view(), "larder").expect("a good feed").expect("a stream")
+        self.feed_with(&Formats::default())
+    }
+
+    pub(crate) fn feed_with(&self, formats: &Formats) -> Feed {
+        Feed::of(&self.view(), "larder", formats).expect("a good feed").expect("a stream")
     }
 }
 
