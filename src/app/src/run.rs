@@ -70,6 +70,7 @@ struct Shared {
     datasets: Arc<Datasets>,
     materializer: Option<Arc<Materializer>>,
     runner: Option<materialize::Runner>,
+    live: Arc<service::windows::live::Live>,
     #[cfg(feature = "offline")]
     offline: Option<offline::Offline>,
 }
@@ -138,6 +139,7 @@ fn streams(
             clock: shared.clock.clone(),
             settings: ingest_settings(config),
             gate: gate.clone(),
+            live: shared.live.clone(),
         };
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
@@ -196,6 +198,7 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         datasets: Arc::new(Datasets::new(catalog.clone(), kept, clock.clone(), config.project.clone())),
         materializer,
         runner,
+        live: Arc::default(),
         catalog,
         store,
         clock,
@@ -354,7 +357,8 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
     server::Online {
         retriever: Arc::new(
             Retriever::new(catalog(), store(), shared.clock.clone(), project(), config.limits.of_reads())
-                .with_transformer(shared.transformer.clone()),
+                .with_transformer(shared.transformer.clone())
+                .with_live(shared.live.clone()),
         ),
         pusher: Arc::new(
             Pusher::new(catalog(), store(), shared.log.clone(), shared.clock.clone(), project())

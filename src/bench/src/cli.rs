@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Online(Online),
     /// Measure training sets and materialization beside their peers and write the table
     Offline(Offline),
+    /// Measure windows over a stream's events, without a broker
+    Streams(Streams),
     /// Serve prebuilt answers through the same stack (`online` starts it)
     Null {
         /// The directory of the answers
@@ -119,4 +121,27 @@ pub(crate) struct Offline {
     /// Where to write the report
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+}
+
+/// Flags of `streams`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Streams {
+    /// The events, as `../shared/bench/events.py` writes them
+    #[arg(long)]
+    pub(crate) events: PathBuf,
+    /// Where the store is made, anew for each run
+    #[arg(long, default_value = "target/bench-streams")]
+    pub(crate) work: PathBuf,
+    /// How many messages are written together
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) batch: usize,
+    /// The longest that a change waits for its checkpoint, ms
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) checkpoint_ms: u64,
+    /// How many views, of how many aggregations each
+    #[arg(long, value_delimiter = ',', default_value = "1x3,10x5")]
+    pub(crate) views: Vec<String>,
+    /// How many runs; medians are printed
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
 }

@@ -15,6 +15,7 @@ mod page;
 mod peers;
 mod process;
 mod redis;
+mod streams;
 mod wire;
 mod workload;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let done = match cli::Cli::parse().command {
         cli::Command::Online(options) => online::run(&options),
         cli::Command::Offline(options) => offline::run(&options),
+        cli::Command::Streams(options) => streams::run(&options),
         cli::Command::InProcess { registry, data, keys, seconds, runs } => {
             in_process::run(&registry, &data, keys, seconds, runs)
         }

@@ -3,11 +3,10 @@
 //!
 //! Positions live in our store, in the same write as what they stand for. On every assignment the
 //! partitions start there; what Kafka keeps for the group is committed for lag tools only and never
-//! read. A batch that a rebalance overtakes is thrown away: its partitions start again from the
-//! store.
+//! read. Before partitions go, what is pending is written; messages that were polled and not applied
+//! are thrown away: their partitions start again from the store.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,16 +18,18 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{ClientConfig, ClientContext, Offset, Statistics, TopicPartitionList};
+use service::windows::live::Live;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letter;
 use crate::decode::Decoder;
 use crate::error::Stop;
-use crate::feed::Feed;
+use crate::feed::{Content, Feed};
 use crate::formats::Formats;
 use crate::pipeline::{self, Batch, Failure, Message, Progress};
 use crate::settings::{OffsetReset, Settings};
+use crate::writer::Writer;
 use crate::{marker, metrics};
 
 /// How often a waiting consumer looks whether it should stop.
@@ -42,6 +43,7 @@ pub(crate) struct Deps {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) formats: Formats,
+    pub(crate) live: Arc<Live>,
 }
 
 /// Consumes until `stop` (the outcome is `Ok`), or until it cannot go on. Blocks its thread, which must
@@ -60,7 +62,10 @@ pub(crate) fn consume(
         Err(stop) => tell(Err(stop)),
         Ok(consumer) => {
             let consumer = &consumer;
-            tell(Loop { feed, deps, runtime, stop, consumer, producer: None, last_error: None }.run());
+            let outcome = Loop { feed, deps, runtime, stop, consumer, producer: None, last_error: None }.run();
+            // closing gives the partitions back: nothing may be left to write then
+            consumer.context().writer().forget();
+            tell(outcome);
         }
     }
 }
@@ -68,8 +73,10 @@ pub(crate) fn consume(
 /// A consumer that has joined its group, for a view whose state may be continued.
 fn open(feed: &Arc<Feed>, deps: &Deps, runtime: &Handle) -> Result<BaseConsumer<Context>, Stop> {
     runtime.block_on(marker::check(feed, &*deps.store))?;
+    let writer = Writer::new(feed, Arc::clone(&deps.store), &deps.live, deps.settings.checkpoints);
     let context = Context {
         feed: Arc::clone(feed),
+        writer: Mutex::new(writer),
         deps: deps.clone(),
         runtime: runtime.clone(),
         assignment: Mutex::default(),
@@ -123,6 +130,8 @@ struct Context {
     deps: Deps,
     runtime: Handle,
     assignment: Mutex<Assignment>,
+    /// Used by one thread: callbacks come while it polls.
+    writer: Mutex<Writer>,
     /// Grows with every change of the assignment.
     epoch: AtomicU64,
 }
@@ -130,6 +139,18 @@ struct Context {
 impl Context {
     fn assignment(&self) -> std::sync::MutexGuard<'_, Assignment> {
         self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> std::sync::MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is pending before partitions go, and lets go of what others may change then.
+    fn hand_over(&self) -> Result<(), String> {
+        let mut writer = self.writer();
+        let written = self.runtime.block_on(writer.checkpoint(self.deps.clock.now()));
+        writer.forget();
+        written.map(drop).map_err(|failure| format!("the last checkpoint before a rebalance: {failure:?}"))
     }
 
     /// Gives every assigned partition its stored position.
@@ -201,7 +222,8 @@ impl ConsumerContext for Context {
         } else {
             let gone = std::mem::take(&mut *self.assignment());
             gone.progress.keys().for_each(|&partition| metrics::lag(&self.feed, partition, 0));
-            consumer.unassign().map_err(|e| e.to_string())
+            let handed = self.hand_over();
+            consumer.unassign().map_err(|e| e.to_string()).and(handed)
         };
         if let Err(reason) = outcome {
             let _ = consumer.unassign();
@@ -241,7 +263,11 @@ impl Loop<'_> {
             if let Some(reason) = self.consumer.context().assignment().failed.take() {
                 return Err(Stop::Restart(reason));
             }
-            if messages.is_empty() || epoch != self.epoch() {
+            if epoch != self.epoch() {
+                continue;
+            }
+            if messages.is_empty() {
+                self.checkpoint_if_due(epoch)?;
                 continue;
             }
             let started = Instant::now();
@@ -250,12 +276,26 @@ impl Loop<'_> {
             let skew = i64::try_from(self.deps.settings.future_skew.as_micros()).unwrap_or(i64::MAX);
             let progress = self.consumer.context().assignment().progress.clone();
             let wanted = Decoder::wanted(self.feed, messages.iter());
-            let ask = || async { self.deps.formats.writers(&wanted).await.map_err(Retry::Again) };
+            let ask = || self.runtime.block_on(self.deps.formats.writers(&wanted)).map_err(Retry::Again);
             let Some(writers) = self.retry("the schema registry does not answer", epoch, ask)? else { continue };
             let mut batch = pipeline::prepare(self.feed, &writers, messages, &progress, now, skew);
             if let End::Written = self.write(&mut batch, epoch, count, started)? {
-                self.commit(&batch);
+                self.checkpoint_if_due(epoch)?;
             }
+        }
+        self.checkpoint(self.epoch())
+    }
+
+    fn checkpoint_if_due(&self, epoch: u64) -> Result<(), Stop> {
+        if self.consumer.context().writer().is_due() { self.checkpoint(epoch) } else { Ok(()) }
+    }
+
+    /// Writes what is pending, and tells Kafka how far that is.
+    fn checkpoint(&self, epoch: u64) -> Result<(), Stop> {
+        let writer = || self.consumer.context().writer();
+        let write = || self.runtime.block_on(writer().checkpoint(self.deps.clock.now())).map_err(retry_or_stop);
+        if let Some(positions) = self.retry("the online store is not available", epoch, write)? {
+            self.commit(&positions);
         }
         Ok(())
     }
@@ -333,20 +373,17 @@ impl Loop<'_> {
                     .map_err(|e| Stop::kafka("the dead-letter producer cannot be made", &e))?
             };
             let send = || async { producer.send(feed, &batch.dead).await.map_err(|e| Retry::Again(e.to_string())) };
-            let sent = self.retry("the dead-letter topic does not take messages", epoch, send)?;
+            let sent =
+                self.retry("the dead-letter topic does not take messages", epoch, || self.runtime.block_on(send()))?;
             self.producer = Some(producer);
             if sent.is_none() {
                 return Ok(End::Dropped);
             }
             metrics::dead_lettered(feed, &batch.dead);
         }
-        let store = || async {
-            pipeline::write(feed, &*deps.store, batch, deps.clock.now()).await.map_err(|failure| match failure {
-                Failure::Unavailable(e) => Retry::Again(e.to_string()),
-                other => Retry::Stop(other.into_stop()),
-            })
-        };
-        let Some(applied) = self.retry("the online store is not available", epoch, store)? else {
+        let writer = || self.consumer.context().writer();
+        let apply = || self.runtime.block_on(writer().apply(batch, deps.clock.now())).map_err(retry_or_stop);
+        let Some(applied) = self.retry("the online store is not available", epoch, apply)? else {
             return Ok(End::Dropped);
         };
         let mut assignment = self.consumer.context().assignment();
@@ -355,20 +392,25 @@ impl Loop<'_> {
         }
         drop(assignment);
         metrics::written(feed, messages, batch, applied, started.elapsed().as_secs_f64());
+        if let Content::Rows(_) = feed.content {
+            self.commit(&batch.progress);
+        }
         Ok(End::Written)
     }
 
     /// Tries until it succeeds, with growing pauses in which the consumer stays in its group. `None`
     /// where the consumer was told to stop.
-    fn retry<T, F>(&self, what: &str, epoch: u64, mut attempt: impl FnMut() -> F) -> Result<Option<T>, Stop>
-    where
-        F: Future<Output = Result<T, Retry>>,
-    {
+    fn retry<T>(
+        &self,
+        what: &str,
+        epoch: u64,
+        mut attempt: impl FnMut() -> Result<T, Retry>,
+    ) -> Result<Option<T>, Stop> {
         let mut pause = TICK;
         let mut attempts = 0;
         let mut paused = None;
         let outcome = loop {
-            match self.runtime.block_on(attempt()) {
+            match attempt() {
                 Ok(value) => break Some(value),
                 Err(Retry::Stop(stop)) => return Err(stop),
                 Err(Retry::Again(error)) => {
@@ -407,9 +449,12 @@ impl Loop<'_> {
     }
 
     /// Tells Kafka, for lag tools.
-    fn commit(&self, batch: &Batch) {
-        let mut offsets = TopicPartitionList::with_capacity(batch.progress.len());
-        for (&partition, progress) in &batch.progress {
+    fn commit(&self, positions: &BTreeMap<i32, Progress>) {
+        if positions.is_empty() {
+            return;
+        }
+        let mut offsets = TopicPartitionList::with_capacity(positions.len());
+        for (&partition, progress) in positions {
             let _ = offsets.add_partition_offset(&self.feed.topic, partition, Offset::Offset(progress.next));
         }
         if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
@@ -421,6 +466,13 @@ impl Loop<'_> {
 enum Retry {
     Again(String),
     Stop(Stop),
+}
+
+fn retry_or_stop(failure: Failure) -> Retry {
+    match failure {
+        Failure::Unavailable(e) => Retry::Again(e.to_string()),
+        other => Retry::Stop(other.into_stop()),
+    }
 }
 
 fn own(message: &BorrowedMessage<'_>) -> Message {

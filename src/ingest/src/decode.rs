@@ -119,7 +119,7 @@ impl<'a> Decoder<'a> {
             return if metadata::suffices(self.feed) { Ok(Box::new(Nothing)) } else { Err(Reason::Tombstone) };
         };
         Ok(match &self.feed.format {
-            Format::Json => Box::new(json::Record::parse(frame::behind_id(payload))?),
+            Format::Json => Box::new(json::Record::parse(frame::behind_id(payload), &self.feed.wanted)?),
             Format::Avro { .. } => Box::new(self.avro.read(payload)?),
             Format::Protobuf { message, framed } => {
                 let payload = if *framed { frame::behind_indexes(payload)? } else { payload };

@@ -13,7 +13,7 @@ use model::{Error, Result, ValueType};
 use service::windows;
 use window::Spec;
 
-use crate::decode::metadata_type;
+use crate::decode::{json, metadata_type};
 pub use crate::formats::Format;
 use crate::formats::Formats;
 
@@ -85,6 +85,8 @@ pub struct Feed {
     pub keys: Vec<Key>,
     /// Rows or windows.
     pub content: Content,
+    /// The members of a JSON message that are looked at.
+    pub wanted: json::Wanted,
     /// Two feeds with the same identity do the same: no need to start the consumer again.
     pub identity: String,
 }
@@ -137,8 +139,10 @@ impl Feed {
             format: message_format,
             watermark_delay_us,
             content,
+            wanted: json::Wanted::default(),
             identity: String::new(),
         };
+        feed.wanted = json::Wanted::new(feed.sources());
         feed.identity = format!("{format:?} {tags:?} {}", feed.describe());
         Ok(Some(feed))
     }
@@ -154,6 +158,17 @@ impl Feed {
             self.topic,
             self.time.name
         ))
+    }
+
+    /// All columns that are read.
+    fn sources(&self) -> impl Iterator<Item = &Source> {
+        let (rows, windows): (&[Feature], &[Source]) = match &self.content {
+            Content::Rows(features) => (features, &[]),
+            Content::Windows { columns, .. } => (&[], columns),
+        };
+        let keys = self.keys.iter().filter_map(|key| key.source.as_ref());
+        let content = rows.iter().map(|feature| &feature.source).chain(windows);
+        keys.chain(std::iter::once(&self.time)).chain(&self.created).chain(content)
     }
 
     fn describe(&self) -> String {

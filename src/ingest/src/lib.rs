@@ -6,6 +6,8 @@
 //!   others read has a position of its own. (Reading a topic once for several views is for later.)
 //! - Positions are written with what they stand for, in one [`model::ports::WriteBatch`]. After a
 //!   crash a partition goes on behind the last write: nothing is lost, nothing applied twice.
+//! - Window states live in memory ([`writer`]): an event can be read the moment it is applied, and is durable
+//!   at the next checkpoint. A partition is handed over after one.
 //! - Nothing is polled while a batch is written, so a slow store slows the reading down.
 //! - Events are applied in the order of their partition. What cannot be applied goes to
 //!   `<topic>.dlq` ([`decode::Reason`]), before the position behind it is stored: a crash may send a
@@ -29,6 +31,7 @@ mod metrics;
 pub mod schema_registry;
 mod settings;
 mod supervisor;
+pub mod writer;
 
 pub use error::Error;
 pub use marker::TABLE as MARKER_TABLE;

@@ -1,19 +1,17 @@
-//! From messages to one atomic write: rows or window states, and the positions behind them.
+//! From messages to events, and from events to rows and the positions behind them.
 //!
 //! Knows no Kafka client: it is given messages and a store. A batch is prepared from values alone;
-//! writing it twice leaves what writing it once leaves, so a write may be tried until it succeeds.
+//! writing its rows twice leaves what writing them once leaves, so a write may be tried until it succeeds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use model::Timestamp;
-use model::ports::{OnlineStore, Position, RowWrite, StateWrite, WriteBatch};
+use model::ports::{OnlineStore, Position, RowWrite, WriteBatch};
 use model::row::{Column, Row};
 use model::value::is_null;
 use prost::Message as _;
-use service::windows::{self, FoldError, FoldEvent};
-use window::{Scalar, Spec};
 
 use crate::decode::avro::Writers;
 use crate::decode::{Decoder, Event, Reason};
@@ -89,7 +87,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn of_store(error: model::Error) -> Self {
+    pub(crate) fn of_store(error: model::Error) -> Self {
         if error.kind() == model::Kind::Unavailable { Self::Unavailable(error) } else { Self::Other(error) }
     }
 
@@ -135,60 +133,22 @@ pub fn prepare(
     batch
 }
 
-/// Writes a batch: all of it, or nothing.
-pub async fn write(feed: &Feed, store: &dyn OnlineStore, batch: &Batch, now: Timestamp) -> Result<Applied, Failure> {
-    let mut out = WriteBatch { positions: positions(feed, &batch.progress), ..WriteBatch::default() };
-    match &feed.content {
-        Content::Rows(features) => {
-            out.rows = batch
-                .events
-                .iter()
-                .map(|event| {
-                    let columns = features.iter().zip(&event.values).map(|(feature, value)| Column {
-                        id: feature.id,
-                        value: if is_null(value) { Bytes::new() } else { value.encode_to_vec().into() },
-                        version: event.version,
-                    });
-                    RowWrite {
-                        table: Arc::clone(&feed.view.table),
-                        key: event.key.clone(),
-                        row: Row::pack(columns.collect()),
-                    }
-                })
-                .collect();
-            let written = store.write(out).await.map_err(Failure::of_store)?;
-            Ok(Applied { applied: written.applied, dropped: written.stale })
-        }
-        Content::Windows { spec, .. } => {
-            let (states, applied) = apply(feed, spec, store, &batch.events, now).await?;
-            out.states = states;
-            store.write(out).await.map_err(Failure::of_store)?;
-            Ok(applied)
-        }
-    }
-}
-
-/// The states of the events' entities after the events.
-async fn apply(
-    feed: &Feed,
-    spec: &Spec,
-    store: &dyn OnlineStore,
-    events: &[Event],
-    now: Timestamp,
-) -> Result<(Vec<StateWrite>, Applied), Failure> {
-    let columns: Vec<Vec<Scalar>> =
-        events.iter().map(|event| event.values.iter().map(windows::to_scalar).collect()).collect();
-    let events: Vec<_> = events
-        .iter()
-        .zip(&columns)
-        .map(|(event, columns)| FoldEvent { key: &event.key, time: event.version.event, columns })
-        .collect();
-    // decoding gave every column the schema's type, so a refused event is a defect of ours
-    let folded = windows::fold(&feed.view, spec, store, &events, now).await.map_err(|e| match e {
-        FoldError::Store(e) => Failure::of_store(e),
-        FoldError::State(e) => Failure::State(e),
-    })?;
-    Ok((folded.states, Applied { applied: folded.applied, dropped: folded.late_dropped }))
+/// Writes the rows of a batch with its positions: all of it, or nothing.
+pub(crate) async fn write_rows(feed: &Feed, store: &dyn OnlineStore, batch: &Batch) -> Result<Applied, Failure> {
+    let Content::Rows(features) = &feed.content else { return Ok(Applied::default()) };
+    let rows = batch.events.iter().map(|event| {
+        let columns = features.iter().zip(&event.values).map(|(feature, value)| Column {
+            id: feature.id,
+            value: if is_null(value) { Bytes::new() } else { value.encode_to_vec().into() },
+            version: event.version,
+        });
+        RowWrite { table: Arc::clone(&feed.view.table), key: event.key.clone(), row: Row::pack(columns.collect()) }
+    });
+    let rows = rows.collect();
+    let positions = positions(feed, &batch.progress);
+    let written = store.write(WriteBatch { rows, positions, ..WriteBatch::default() }).await;
+    let written = written.map_err(Failure::of_store)?;
+    Ok(Applied { applied: written.applied, dropped: written.stale })
 }
 
 /// Progress as the store keeps it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::formats::Formats;
 use crate::schema_registry;
+use crate::writer::Checkpoints;
 
 /// Where a view starts to read a partition of which no position is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct Settings {
     pub batch_size: usize,
     /// How long a batch waits for more messages after its first.
     pub linger: Duration,
+    /// When window states are written down, and what may stay in memory.
+    pub checkpoints: Checkpoints,
     /// How far after the server's clock an event may lie; beyond it is a dead letter.
     pub future_skew: Duration,
     /// The longest pause between two attempts at something that fails.
@@ -71,6 +74,7 @@ impl Default for Settings {
             auto_offset_reset: OffsetReset::Earliest,
             batch_size: 1000,
             linger: Duration::from_millis(20),
+            checkpoints: Checkpoints { interval: Duration::from_secs(1), entities: 100_000, memory: 512 << 20 },
             future_skew: Duration::from_secs(5),
             max_backoff: Duration::from_secs(5),
             properties: BTreeMap::new(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use model::ports::{Clock, OnlineStore};
 use model::registry::{Registry, View};
+use service::windows::live::Live;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -35,6 +36,8 @@ pub struct Deps {
     pub settings: Settings,
     /// Through which consumers go that write.
     pub gate: Gate,
+    /// Where the window states of running consumers are read.
+    pub live: Arc<Live>,
 }
 
 /// What should become of a view's stream.
@@ -78,9 +81,9 @@ type Name = (String, String);
 /// Must run on a multi-threaded tokio runtime. Errors: a setting that cannot be.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
     deps.settings.check()?;
-    let Deps { mut registry, store, clock, settings, gate } = deps;
+    let Deps { mut registry, store, clock, settings, gate, live } = deps;
     let formats = Formats::new(&settings)?;
-    let deps = consumer::Deps { store, clock, settings: Arc::new(settings), formats };
+    let deps = consumer::Deps { store, clock, settings: Arc::new(settings), formats, live };
     let mut actors: BTreeMap<Name, Actor> = BTreeMap::new();
     loop {
         let snapshot = registry.borrow_and_update().clone();

@@ -20,7 +20,7 @@ use model::{EntityKeys, Result, Timestamp, Value, value};
 
 use crate::catalog::Catalog;
 use crate::metrics::Reads;
-use crate::windows;
+use crate::windows::{self, live::Live};
 pub use limits::Limits;
 pub use on_demand::{Given, evaluate};
 use plans::{Planned, Plans};
@@ -54,6 +54,7 @@ pub struct Retriever {
     /// Made by the first answer: a project that does not exist has no series.
     reads: OnceLock<Reads>,
     transformer: Option<Arc<dyn Transformer>>,
+    live: Arc<Live>,
 }
 
 impl Retriever {
@@ -75,6 +76,7 @@ impl Retriever {
             buffers: Arc::default(),
             reads: OnceLock::new(),
             transformer: None,
+            live: Arc::default(),
         }
     }
 
@@ -82,7 +84,9 @@ impl Retriever {
     #[must_use]
     pub fn of_project(&self, project: &str) -> Self {
         let (catalog, store, clock) = (self.catalog.clone(), self.store.clone(), self.clock.clone());
-        Self::new(catalog, store, clock, project.to_owned(), self.limits).with_transformer(self.transformer.clone())
+        Self::new(catalog, store, clock, project.to_owned(), self.limits)
+            .with_transformer(self.transformer.clone())
+            .with_live(self.live.clone())
     }
 
     /// The project whose features are read.
@@ -99,6 +103,13 @@ impl Retriever {
     #[must_use]
     pub fn with_transformer(mut self, transformer: Option<Arc<dyn Transformer>>) -> Self {
         self.transformer = transformer;
+        self
+    }
+
+    /// With the window states of the streams that this process reads.
+    #[must_use]
+    pub fn with_live(mut self, live: Arc<Live>) -> Self {
+        self.live = live;
         self
     }
 
@@ -225,26 +236,46 @@ impl Retriever {
         now: Timestamp,
     ) -> Result<Vec<ViewAnswer>> {
         let (keys, fan_out) = keys.distinct();
-        let reads: Vec<_> =
-            group.tables.iter().map(|table| Read { table: table.clone(), keys: keys.clone() }).collect();
-        let states = self.store.read_states(&reads).await?;
-        let mut answers = Vec::with_capacity(reads.len());
-        for (at, states) in group.views.iter().zip(states) {
-            let view = &planned.plan.views[*at];
-            let Some(spec) = &planned.windows[*at] else { continue };
-            let mut gather = Gather::of_values(view.names.clone(), states.len());
-            for state in states {
-                let answer = state.map(|bytes| windows::answer(&bytes, spec, &view.view, now)).transpose()?.flatten();
-                push_window(&mut gather, view, answer);
-            }
-            answers.push(gather.finish().fanned_out(&fan_out));
+        let of_group = || group.views.iter().zip(&group.tables).zip(group.views.iter().map(|at| &planned.windows[*at]));
+        let mut found = Vec::with_capacity(group.views.len());
+        let (mut reads, mut missing) = (Vec::new(), Vec::new());
+        for ((_, table), spec) in of_group() {
+            let live = spec.as_ref().and_then(|spec| self.live.get(table, spec));
+            let answers: Vec<_> =
+                keys.iter().map(|key| live.as_ref()?.answer(key, now)).map(Option::transpose).collect::<Result<_>>()?;
+            let absent: Vec<usize> = (0..keys.len()).filter(|i| answers[*i].is_none()).collect();
+            reads.push(Read { table: table.clone(), keys: absent.iter().map(|i| keys[*i].clone()).collect() });
+            missing.push(absent);
+            found.push(answers);
         }
-        Ok(answers)
+        if missing.iter().any(|absent| !absent.is_empty()) {
+            let stored = self.store.read_states(&reads).await?;
+            for ((((at, _), spec), (absent, answers)), states) in
+                of_group().zip(missing.into_iter().zip(&mut found)).zip(stored)
+            {
+                let Some(spec) = spec else { continue };
+                for (i, state) in absent.into_iter().zip(states) {
+                    let view = &planned.plan.views[*at].view;
+                    let answer = state.map(|bytes| windows::answer(&bytes, spec, view, now)).transpose()?;
+                    answers[i] = Some(answer.flatten());
+                }
+            }
+        }
+        let gather = |(at, answers): (&usize, Vec<Option<Windowed>>)| {
+            let view = &planned.plan.views[*at];
+            let mut gather = Gather::of_values(view.names.clone(), answers.len());
+            answers.into_iter().for_each(|answer| push_window(&mut gather, view, answer.flatten()));
+            gather.finish().fanned_out(&fan_out)
+        };
+        Ok(group.views.iter().zip(found).map(gather).collect())
     }
 }
 
+/// What an entity's windows answer; `None` where it is unknown.
+type Windowed = Option<(Timestamp, Vec<Value>)>;
+
 /// A window's answer (WINDOWS.md, "Definition"): the view's ttl does not apply.
-fn push_window(gather: &mut Gather, view: &ViewPlan, answer: Option<(Timestamp, Vec<Value>)>) {
+fn push_window(gather: &mut Gather, view: &ViewPlan, answer: Windowed) {
     let Some((time, values)) = answer else { return gather.push(None) };
     let of_feature = |name: &str| {
         let position = view.view.features.iter().position(|f| f.name == name);

@@ -5,6 +5,7 @@
 //! pipeline and historical retrieval all come through here, so that they agree.
 
 mod fold;
+pub mod live;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -126,7 +127,10 @@ pub fn to_value(scalar: Scalar, target: ValueType) -> Result<Value> {
 /// Errors: `Unavailable` where the state was built for another definition of the view, `Internal`
 /// where it is damaged.
 pub fn answer(state: &[u8], spec: &Spec, view: &View, at: Timestamp) -> Result<Option<(Timestamp, Vec<Value>)>> {
-    let state = State::decode(spec, state).map_err(|e| state_error(view, e))?;
+    answer_of(&State::decode(spec, state).map_err(|e| state_error(view, e))?, spec, view, at)
+}
+
+fn answer_of(state: &State, spec: &Spec, view: &View, at: Timestamp) -> Result<Option<(Timestamp, Vec<Value>)>> {
     let Some(answer) = state.evaluate(spec, at.micros()) else { return Ok(None) };
     if answer.saturated {
         tracing::warn!(

@@ -1,7 +1,8 @@
 //! Messages to events: what is read, what is a dead letter and why. Knows no store.
 
 use ingest::decode::avro::Writers;
-use ingest::decode::{Columns as _, Decoder, Event, Reason, json::Record};
+use ingest::decode::json::{Record, Wanted};
+use ingest::decode::{Columns as _, Decoder, Event, Reason};
 use ingest::feed::{Feed, Source};
 use ingest::formats::Formats;
 use ingest::pipeline::Message;
@@ -78,7 +79,8 @@ fn the_unit_of_a_number_shows_in_its_magnitude() {
         ("-1.5", -1_500_000),
         ("-1", -1_000_000),
     ] {
-        let record = Record::parse(format!("{{\"ts\": {text}}}").as_bytes()).expect("an object");
+        let wanted = Wanted::new(std::iter::once(&column));
+        let record = Record::parse(format!("{{\"ts\": {text}}}").as_bytes(), &wanted).expect("an object");
         assert_eq!(record.time(&column), Ok(Some(Timestamp(micros))), "{text}");
         let seconds = Value { val: Some(Val::UnixTimestampVal(micros.div_euclid(SECOND))) };
         assert_eq!(record.value(&column), Ok(seconds), "{text}");

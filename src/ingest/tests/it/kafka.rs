@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ingest::gate::{Gate, Leftovers};
+use ingest::writer::Checkpoints;
 use ingest::{Deps, OffsetReset, Settings};
 use model::Timestamp;
 use model::registry::Registry;
@@ -93,7 +94,14 @@ impl Ingest {
         let gate = Gate::default();
         let leftovers =
             Leftovers { gate: gate.clone(), store: store.clone(), group_prefix: settings.group_prefix.clone() };
-        let deps = Deps { registry: receiver, store: store.clone(), clock: FakeClock::at(T0), settings, gate };
+        let deps = Deps {
+            registry: receiver,
+            store: store.clone(),
+            clock: FakeClock::at(T0),
+            settings,
+            gate,
+            live: Arc::default(),
+        };
         let task = tokio::spawn(ingest::run(deps, stop.clone()));
         Self { registry: sender, stop, task, leftovers }
     }
@@ -115,6 +123,7 @@ fn quick() -> Settings {
     let properties = [("session.timeout.ms", "4000"), ("heartbeat.interval.ms", "200")];
     Settings {
         group_instance_id: None,
+        checkpoints: Checkpoints { interval: Duration::from_millis(50), ..Settings::default().checkpoints },
         consumer_properties: properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         ..Settings::default()
     }

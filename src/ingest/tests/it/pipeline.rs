@@ -2,14 +2,18 @@
 //! oracle of `window`. Knows no Kafka.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ingest::decode::avro::Writers;
-use ingest::feed::Feed;
+use ingest::feed::{Content, Feed};
 use ingest::pipeline::{self, Failure, Message, Progress};
+use ingest::writer::{Checkpoints, Writer};
 use model::value::{NULL, ValueType};
 use model::{Timestamp, Value};
 use proptest::prelude::*;
+use service::windows::live::Live;
 
 use crate::support::{MemoryStore, SECOND, Stream, T0, entity, int};
 
@@ -26,19 +30,31 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }
 
+fn writer(feed: &Feed, store: &Arc<MemoryStore>, live: &Arc<Live>, memory: usize) -> Writer {
+    let checkpoints = Checkpoints { interval: Duration::ZERO, entities: 1, memory };
+    Writer::new(&Arc::new(feed.clone()), store.clone(), live, checkpoints)
+}
+
 /// Prepares and writes one batch, as the consumer does.
-fn step(feed: &Feed, store: &MemoryStore, messages: Vec<Message>, now: i64) -> (pipeline::Batch, pipeline::Applied) {
+fn step(
+    feed: &Feed,
+    store: &Arc<MemoryStore>,
+    messages: Vec<Message>,
+    now: i64,
+) -> (pipeline::Batch, pipeline::Applied) {
     block_on(async {
-        let progress = pipeline::stored_progress(feed, store).await.expect("readable");
+        let progress = pipeline::stored_progress(feed, &**store).await.expect("readable");
         let batch = pipeline::prepare(feed, &Writers::new(), messages, &progress, Timestamp(now), 5 * SECOND);
-        let applied = pipeline::write(feed, store, &batch, Timestamp(now)).await.expect("written");
+        let mut writer = writer(feed, store, &Arc::default(), 0);
+        let applied = writer.apply(&batch, Timestamp(now)).await.expect("applied");
+        writer.checkpoint(Timestamp(now)).await.expect("written");
         (batch, applied)
     })
 }
 
 #[test]
 fn a_batch_writes_states_and_positions_together() {
-    let (stream, store) = (stream(), MemoryStore::default());
+    let (stream, store) = (stream(), Arc::<MemoryStore>::default());
     let messages = vec![
         message(0, 10, "a", 1, T0 - 5 * SECOND),
         message(1, 3, "b", 2, T0 - 5 * SECOND),
@@ -57,7 +73,7 @@ fn a_batch_writes_states_and_positions_together() {
 
 #[test]
 fn late_events_count_until_no_window_reaches_them() {
-    let (stream, store) = (stream(), MemoryStore::default());
+    let (stream, store) = (stream(), Arc::<MemoryStore>::default());
     step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
     // the watermark is 10 s behind the latest event of the partition, and survives a restart
     let late = vec![
@@ -75,7 +91,7 @@ fn late_events_count_until_no_window_reaches_them() {
 
 #[test]
 fn an_entity_whose_windows_are_empty_is_forgotten() {
-    let (stream, store) = (stream(), MemoryStore::default());
+    let (stream, store) = (stream(), Arc::<MemoryStore>::default());
     step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
     assert_eq!(store.content().states.len(), 1);
     let old = message(0, 1, "a", 1, T0);
@@ -87,7 +103,7 @@ fn an_entity_whose_windows_are_empty_is_forgotten() {
 #[test]
 fn plain_views_keep_the_newest_by_event_time() {
     let stream = Stream::plain("v", "localhost:9092", "t");
-    let store = MemoryStore::default();
+    let store = Arc::<MemoryStore>::default();
     step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0), message(0, 1, "a", 2, T0 - SECOND)], T0);
     assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(int(1)));
     let null = Message {
@@ -103,7 +119,7 @@ fn plain_views_keep_the_newest_by_event_time() {
 
 #[test]
 fn the_state_of_another_definition_is_never_continued() {
-    let store = MemoryStore::default();
+    let store = Arc::<MemoryStore>::default();
     step(&stream().feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
     let mut changed = stream();
     changed.features.push(("low", ValueType::Int64));
@@ -112,7 +128,8 @@ fn the_state_of_another_definition_is_never_continued() {
     assert_ne!(feed.definition(), stream().feed().definition());
     let batch =
         pipeline::prepare(&feed, &Writers::new(), vec![message(0, 1, "a", 1, T0)], &BTreeMap::new(), Timestamp(T0), 0);
-    let failure = block_on(pipeline::write(&feed, &store, &batch, Timestamp(T0))).expect_err("refused");
+    let mut writer = writer(&feed, &store, &Arc::default(), 0);
+    let failure = block_on(writer.apply(&batch, Timestamp(T0))).expect_err("refused");
     assert!(matches!(&failure, Failure::State(e) if e.message().contains("'v'")), "{failure:?}");
     assert_eq!(store.position("v", "t", 0), Some(1));
 }
@@ -135,6 +152,17 @@ fn log() -> impl Strategy<Value = Vec<LogEntry>> {
     proptest::collection::vec(entry, 0..60)
 }
 
+/// What a reader finds: the live state, else the stored one.
+fn read(live: &Live, store: &MemoryStore, stream: &Stream, user: &str, at: i64) -> Option<Vec<Value>> {
+    let view = stream.view();
+    let Content::Windows { spec, .. } = stream.feed().content else { return None };
+    let states = live.get(&view.table, &spec)?;
+    match states.answer(&entity("user", user), Timestamp(at)) {
+        Some(answer) => answer.expect("readable").map(|(_, values)| values),
+        None => store.answer(&view, user, at),
+    }
+}
+
 /// What the naive oracle says of one user's events.
 fn oracle(stream: &Stream, log: &[LogEntry], user: usize, at: i64) -> Option<Vec<Value>> {
     let events: Vec<&LogEntry> = log.iter().filter(|e| e.user == user).collect();
@@ -148,14 +176,16 @@ fn oracle(stream: &Stream, log: &[LogEntry], user: usize, at: i64) -> Option<Vec
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever crashes (before a write, or after it and before anyone knew), and however the log is
-    /// cut into batches: every event counts exactly once.
+    /// Whatever crashes (before a checkpoint, in its write, or after it and before anyone knew), however the log is
+    /// cut into batches and however little stays in memory: every event counts exactly once, and what is applied can be
+    /// read at once.
     #[test]
     fn crashes_neither_lose_nor_repeat_an_event(
         log in log(),
-        steps in proptest::collection::vec((1usize..9, 0..3u8), 1..200),
+        steps in proptest::collection::vec((1usize..9, 0..6u8), 1..200),
+        memory in prop_oneof![Just(0_usize), Just(600), Just(usize::MAX)],
     ) {
-        let (stream, store) = (stream(), MemoryStore::default());
+        let (stream, store) = (stream(), Arc::<MemoryStore>::default());
         let feed = stream.feed();
         let mut partitions: BTreeMap<i32, Vec<Message>> = BTreeMap::new();
         for entry in &log {
@@ -163,8 +193,10 @@ proptest! {
             let offset = partition.len() as i64;
             partition.push(message(entry.partition, offset, &format!("u{}", entry.user), entry.amount, entry.ts));
         }
+        let live = Arc::<Live>::default();
         block_on(async {
             let mut progress: BTreeMap<i32, Progress> = BTreeMap::new();
+            let mut owner = writer(&feed, &store, &live, memory);
             let rest = std::iter::repeat_n((50, 2), 10);
             for (size, fate) in steps.into_iter().chain(rest) {
                 // what a broker would send from here, the partitions in turn
@@ -176,17 +208,37 @@ proptest! {
                     .cloned()
                     .collect();
                 let batch = pipeline::prepare(&feed, &Writers::new(), messages, &progress, Timestamp(T0), 0);
-                if fate == 0 {
-                    store.fail_writes.store(1, Ordering::SeqCst);
-                    let failure = pipeline::write(&feed, &store, &batch, Timestamp(T0)).await.expect_err("fails");
-                    assert!(matches!(failure, Failure::Unavailable(_)));
-                } else {
-                    pipeline::write(&feed, &store, &batch, Timestamp(T0)).await.expect("written");
-                    progress.extend(batch.progress.clone());
+                owner.apply(&batch, Timestamp(T0)).await.expect("applied");
+                progress.extend(batch.progress.clone());
+                let mut behind: BTreeMap<i32, usize> = BTreeMap::new();
+                let taken: Vec<LogEntry> = log
+                    .iter()
+                    .filter(|entry| {
+                        let offset = behind.entry(entry.partition).or_default();
+                        *offset += 1;
+                        progress.get(&entry.partition).is_some_and(|at| *offset as i64 <= at.next)
+                    })
+                    .cloned()
+                    .collect();
+                for user in 0..4 {
+                    let answer = read(&live, &store, &stream, &format!("u{user}"), T0);
+                    assert_eq!(answer, oracle(&stream, &taken, user, T0), "user {user}");
                 }
-                if fate < 2 {
+                match fate {
+                    0 => {
+                        store.fail_writes.store(1, Ordering::SeqCst);
+                        let written = owner.checkpoint(Timestamp(T0)).await;
+                        assert!(batch.progress.is_empty() || matches!(written, Err(Failure::Unavailable(_))));
+                        store.fail_writes.store(0, Ordering::SeqCst);
+                    }
+                    1 | 2 => drop(owner.checkpoint(Timestamp(T0)).await.expect("written")),
+                    _ => {}
+                }
+                if matches!(fate, 0 | 1 | 3) {
                     // the process dies here; the next one knows only what the store says
-                    progress = pipeline::stored_progress(&feed, &store).await.expect("readable");
+                    drop(owner);
+                    owner = writer(&feed, &store, &live, memory);
+                    progress = pipeline::stored_progress(&feed, &*store).await.expect("readable");
                 }
             }
         });

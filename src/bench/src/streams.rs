@@ -1,0 +1,306 @@
+//! `larder-bench streams`: JSON events through the pipeline of a consumer, decoded, folded into windows and durable
+//! in the embedded store, with no broker. Knows no Kafka client.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ingest::decode::avro::Writers;
+use ingest::feed::Feed;
+use ingest::formats::Formats;
+use ingest::pipeline::{self, Message, Progress};
+use ingest::writer::{Checkpoints, Writer};
+use model::ports::{Object, ObjectKind, OnlineStore};
+use model::registry::Registry;
+use model::value::{ValueType, proto_value::Val};
+use model::{EntityKey, Timestamp, Value};
+use prost::Message as _;
+use proto::feast::core::{self, stream_format};
+use service::windows::live::Live;
+
+use crate::cli;
+use crate::error::{Error, Result, tried};
+use crate::machine;
+
+const PROJECT: &str = "bench";
+const MINUTE: i64 = 60_000_000;
+/// The events come out of order by as much.
+const DISORDER: i64 = 5_000_000;
+/// What PyFlink and PySpark give for the million events: rows, and the sum of their counts.
+const PEERS: (u64, u64) = (345_151, 5_000_000);
+
+/// Runs what is asked for.
+pub(crate) fn run(options: &cli::Streams) -> Result<()> {
+    let messages = messages(&options.events)?;
+    println!("{} events of {}", messages.len(), options.events.display());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(tried("the runtime"))?;
+    runtime.block_on(async {
+        let (rows, sum) = hopping(&messages, options).await?;
+        println!("count over 5 minutes hopping by 1 minute: {rows} rows, their sum {sum}");
+        if messages.len() == 1_000_000 && (rows, sum) != PEERS {
+            return Err(Error::Answer(format!("the peers have {} rows, their sum {}", PEERS.0, PEERS.1)));
+        }
+        for shape in &options.views {
+            let counts = shape.split_once('x').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            let (views, windows) = counts.ok_or_else(|| Error::Missing(format!("--views {shape}: write it as 1x3")))?;
+            let mut runs = Vec::new();
+            for _ in 0..options.runs {
+                runs.push(timed(&messages, views, windows, options).await?);
+            }
+            runs.sort_by(|a, b| a.cpu.total_cmp(&b.cpu));
+            let median = &runs[runs.len() / 2];
+            println!(
+                "{shape} windows: {:.2} CPU-seconds a million events ({:.2} – {:.2}), {:.0} events a second",
+                median.cpu * 1e6 / messages.len() as f64,
+                runs[0].cpu * 1e6 / messages.len() as f64,
+                runs[runs.len() - 1].cpu * 1e6 / messages.len() as f64,
+                messages.len() as f64 / median.wall
+            );
+        }
+        Ok(())
+    })
+}
+
+fn messages(path: &Path) -> Result<Vec<Message>> {
+    let file = std::fs::File::open(path).map_err(tried(format!("opening {}", path.display())))?;
+    let lines = BufReader::new(file).split(b'\n').enumerate();
+    let message = |(offset, line): (usize, std::io::Result<Vec<u8>>)| {
+        let payload = Some(line.map_err(tried(format!("reading {}", path.display())))?);
+        Ok(Message { offset: offset as i64, payload, ..Message::default() })
+    };
+    lines.map(message).collect()
+}
+
+/// The views' feeds: aggregations of the amount in turn, over 5 minutes, 10, 15, … each.
+fn feeds(views: usize, windows: usize, minutes: i64) -> Result<Vec<Feed>> {
+    let object = |kind, name: &str, bytes: Vec<u8>| Object {
+        kind,
+        project: PROJECT.to_owned(),
+        name: name.to_owned(),
+        bytes: bytes.into(),
+    };
+    let user = core::Entity {
+        spec: Some(core::EntitySpecV2 {
+            name: "user_id".into(),
+            join_key: "user_id".into(),
+            value_type: ValueType::String as i32,
+            ..Default::default()
+        }),
+        meta: None,
+    };
+    let made: Vec<_> = (0..views).map(|n| view(n, windows, minutes)).collect();
+    let objects = made
+        .iter()
+        .enumerate()
+        .map(|(n, view)| object(ObjectKind::StreamFeatureView, &format!("v{n}"), view.encode_to_vec()));
+    let registry = Registry::resolve(
+        1,
+        std::iter::once(object(ObjectKind::Entity, "user_id", user.encode_to_vec())).chain(objects),
+    )?;
+    let views = registry.projects[PROJECT].views.values();
+    views
+        .map(|view| Feed::of(view, "bench", &Formats::default())?.ok_or_else(|| Error::Missing("a stream".into())))
+        .collect()
+}
+
+fn view(number: usize, windows: usize, minutes: i64) -> core::StreamFeatureView {
+    let field = |name: String, value_type: ValueType| core::FeatureSpecV2 {
+        name,
+        value_type: value_type as i32,
+        ..Default::default()
+    };
+    let seconds = |minutes: i64| Some(prost_types::Duration { seconds: minutes * 60, nanos: 0 });
+    let functions = [("count", ""), ("sum", "amount"), ("max", "amount"), ("mean", "amount"), ("min", "amount")];
+    let features = (0..windows).map(|n| (n, functions[n % functions.len()]));
+    let aggregations = features.clone().map(|(n, (function, column))| core::Aggregation {
+        name: format!("f{n}"),
+        function: function.into(),
+        column: column.into(),
+        time_window: seconds(minutes * if views_differ(windows) { 1 + n as i64 } else { 1 }),
+        slide_interval: seconds(1),
+        ..Default::default()
+    });
+    let format = stream_format::Format::JsonFormat(stream_format::JsonFormat {
+        schema_json: "user_id string, ts bigint, amount double, merchant string".into(),
+    });
+    let source = core::DataSource {
+        name: "events".into(),
+        timestamp_field: "ts".into(),
+        options: Some(core::data_source::Options::KafkaOptions(core::data_source::KafkaOptions {
+            kafka_bootstrap_servers: "none:1".into(),
+            topic: "events".into(),
+            message_format: Some(core::StreamFormat { format: Some(format) }),
+            watermark_delay_threshold: seconds(1),
+        })),
+        ..Default::default()
+    };
+    core::StreamFeatureView {
+        spec: Some(core::StreamFeatureViewSpec {
+            name: format!("v{number}"),
+            project: PROJECT.into(),
+            entities: vec!["user_id".into()],
+            entity_columns: vec![field("user_id".into(), ValueType::String)],
+            features: features
+                .map(|(n, (function, _))| {
+                    field(format!("f{n}"), if function == "count" { ValueType::Int64 } else { ValueType::Double })
+                })
+                .collect(),
+            aggregations: aggregations.collect(),
+            stream_source: Some(source),
+            online: true,
+            ..Default::default()
+        }),
+        meta: None,
+    }
+}
+
+/// Whether the windows of a view are of different widths.
+fn views_differ(windows: usize) -> bool {
+    windows > 3
+}
+
+fn checkpoints(options: &cli::Streams) -> Checkpoints {
+    let interval = Duration::from_millis(options.checkpoint_ms);
+    Checkpoints { interval, ..ingest::Settings::default().checkpoints }
+}
+
+fn store(work: &Path) -> Result<online::sled::Store> {
+    let data = work.join("store");
+    if data.exists() {
+        std::fs::remove_dir_all(&data).map_err(tried("removing the last run's store"))?;
+    }
+    std::fs::create_dir_all(&data).map_err(tried("making the store's directory"))?;
+    Ok(online::sled::Store::open(online::sled::Settings::new(&data)).map_err(model::Error::from)?)
+}
+
+/// One view's consumer, without its client.
+struct Consumer {
+    feed: Arc<Feed>,
+    writer: Writer,
+    progress: BTreeMap<i32, Progress>,
+}
+
+impl Consumer {
+    fn new(feed: Feed, store: &Arc<dyn OnlineStore>, live: &Arc<Live>, checkpoints: Checkpoints) -> Self {
+        let feed = Arc::new(feed);
+        let writer = Writer::new(&feed, Arc::clone(store), live, checkpoints);
+        Self { feed, writer, progress: BTreeMap::new() }
+    }
+
+    /// One batch, as a consumer applies it.
+    async fn step(&mut self, messages: &[Message], now: Timestamp) -> Result<()> {
+        let writers = Writers::new();
+        let batch = pipeline::prepare(&self.feed, &writers, messages.to_vec(), &self.progress, now, 2 * DISORDER);
+        if let Some(dead) = batch.dead.first() {
+            return Err(Error::Answer(format!("a dead letter: {}", dead.reason)));
+        }
+        let applied = self.writer.apply(&batch, now).await;
+        applied.map_err(|failure| Error::Answer(format!("a batch was not applied: {failure:?}")))?;
+        self.progress.extend(batch.progress);
+        if self.writer.is_due() { self.checkpoint(now).await } else { Ok(()) }
+    }
+
+    async fn checkpoint(&mut self, now: Timestamp) -> Result<()> {
+        let written = self.writer.checkpoint(now).await;
+        written.map(drop).map_err(|failure| Error::Answer(format!("a checkpoint was not written: {failure:?}")))
+    }
+}
+
+/// The event's time, by a look for its member.
+fn time_of(message: &Message) -> i64 {
+    let text = message.payload.as_deref().unwrap_or_default();
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    let digits = text.split_once("\"ts\": ").map_or("", |(_, rest)| rest);
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse::<i64>().map_or(0, |ms| ms * 1000)
+}
+
+/// What the peers compute: at the end of each minute, for every user with an event in the last five, their count.
+///
+/// A window here reaches from t back to the full hop before t - W: one of four minutes that hops by one covers, a
+/// moment before a full minute, exactly the last five.
+async fn hopping(messages: &[Message], options: &cli::Streams) -> Result<(u64, u64)> {
+    let feed = feeds(1, 1, 4)?.remove(0);
+    let view = Arc::clone(&feed.view);
+    let store: Arc<dyn OnlineStore> = Arc::new(store(&options.work)?);
+    let live = Arc::<Live>::default();
+    let mut consumer = Consumer::new(feed, &store, &live, checkpoints(options));
+    let users: BTreeSet<String> = messages.iter().filter_map(user_of).collect();
+    let keys = users.iter().map(|user| {
+        let value = Value { val: Some(Val::StringVal(user.clone())) };
+        EntityKey::encode(&[("user_id", &value)])
+    });
+    let keys: Vec<EntityKey> = keys.collect::<model::Result<_>>()?;
+    let spec = service::windows::spec_of(&view)?;
+    let first = time_of(&messages[0]) - DISORDER;
+    let last = messages.iter().map(time_of).max().unwrap_or(0);
+    let (mut end, mut rows, mut sum) = (first.div_euclid(MINUTE) * MINUTE + MINUTE, 0, 0);
+    let mut chunks = messages.chunks(options.batch).peekable();
+    let mut latest = first;
+    // a window is over when no event of it can come
+    while end <= last + 5 * MINUTE {
+        while latest < end + DISORDER
+            && let Some(chunk) = chunks.next()
+        {
+            let newest = chunk.iter().map(time_of).max().unwrap_or(latest).max(latest);
+            consumer.step(chunk, Timestamp((newest - DISORDER).min(end - 1))).await?;
+            latest = newest;
+        }
+        let states = live.get(&view.table, &spec).ok_or_else(|| Error::Missing("the live states".into()))?;
+        for key in &keys {
+            // what is not in memory is empty: these are few keys
+            let answer = states.answer(key, Timestamp(end - 1)).transpose()?.flatten();
+            let count = answer.and_then(|(_, values)| match values[0].val {
+                Some(Val::Int64Val(count)) => u64::try_from(count).ok(),
+                _ => None,
+            });
+            rows += u64::from(count.is_some_and(|count| count > 0));
+            sum += count.unwrap_or(0);
+        }
+        end += MINUTE;
+    }
+    store.close().await?;
+    Ok((rows, sum))
+}
+
+fn user_of(message: &Message) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(message.payload.as_deref()?).ok()?;
+    Some(json.get("user_id")?.as_str()?.to_owned())
+}
+
+struct Run {
+    cpu: f64,
+    wall: f64,
+}
+
+/// The whole stream through some views, until all of it is durable.
+async fn timed(messages: &[Message], views: usize, windows: usize, options: &cli::Streams) -> Result<Run> {
+    let feeds = feeds(views, windows, 5)?;
+    let store: Arc<dyn OnlineStore> = Arc::new(store(&options.work)?);
+    let live = Arc::<Live>::default();
+    let (start, cpu) = (Instant::now(), machine::cpu_seconds(std::process::id()));
+    let messages: Arc<[Message]> = messages.into();
+    let tasks = feeds.into_iter().map(|feed| {
+        let (store, messages, batch) = (Arc::clone(&store), Arc::clone(&messages), options.batch);
+        let (live, checkpoints) = (Arc::clone(&live), checkpoints(options));
+        tokio::spawn(async move {
+            let mut consumer = Consumer::new(feed, &store, &live, checkpoints);
+            let mut now = 0;
+            for chunk in messages.chunks(batch) {
+                now = chunk.iter().map(time_of).max().unwrap_or(0).max(now);
+                consumer.step(chunk, Timestamp(now)).await?;
+            }
+            consumer.checkpoint(Timestamp(now)).await
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.map_err(|e| Error::Answer(e.to_string()))??;
+    }
+    let wall = start.elapsed().as_secs_f64();
+    store.close().await?;
+    // what the store does behind the writes is paid by them
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Ok(Run { cpu: machine::cpu_seconds(std::process::id()) - cpu, wall })
+}

@@ -1,0 +1,102 @@
+//! What a consumer's batches become in the store: rows with their positions at once; window states live in memory, and
+//! with their positions at checkpoints. Knows no Kafka client.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::Timestamp;
+use model::ports::{OnlineStore, WriteBatch};
+use service::windows::live::{Live, Owner};
+use service::windows::{self, FoldError, FoldEvent};
+use window::Scalar;
+
+use crate::feed::{Content, Feed};
+use crate::pipeline::{self, Applied, Batch, Failure, Progress};
+
+/// When a checkpoint is due, and what may stay in memory between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// The longest that a change waits for its checkpoint.
+    pub interval: Duration,
+    /// The most entities that one writes, as near as a batch comes to it.
+    pub entities: usize,
+    /// What states that rest may take of memory together with those that change, bytes (an estimate).
+    pub memory: usize,
+}
+
+/// Writes the batches of one feed, in order.
+pub struct Writer {
+    feed: Arc<Feed>,
+    store: Arc<dyn OnlineStore>,
+    checkpoints: Checkpoints,
+    /// The states, where the view has windows.
+    owner: Option<Owner>,
+    /// The positions behind what was applied and is in no checkpoint yet, and since when.
+    pending: BTreeMap<i32, Progress>,
+    since: Option<Instant>,
+}
+
+impl Writer {
+    /// A writer; a windowed view's states are live from now on.
+    pub fn new(feed: &Arc<Feed>, store: Arc<dyn OnlineStore>, live: &Arc<Live>, checkpoints: Checkpoints) -> Self {
+        let owner = match &feed.content {
+            Content::Windows { spec, .. } => Some(live.own(&feed.view, (**spec).clone())),
+            Content::Rows(_) => None,
+        };
+        Self { feed: Arc::clone(feed), store, checkpoints, owner, pending: BTreeMap::new(), since: None }
+    }
+
+    /// Applies a batch, all of it or nothing: rows are in the store then, states can be read.
+    ///
+    /// Errors: after [`Failure::State`] the writer must be given up.
+    pub async fn apply(&mut self, batch: &Batch, now: Timestamp) -> Result<Applied, Failure> {
+        let Some(owner) = &mut self.owner else { return pipeline::write_rows(&self.feed, &*self.store, batch).await };
+        let columns: Vec<Vec<Scalar>> =
+            batch.events.iter().map(|event| event.values.iter().map(windows::to_scalar).collect()).collect();
+        let events: Vec<_> = batch
+            .events
+            .iter()
+            .zip(&columns)
+            .map(|(event, columns)| FoldEvent { key: &event.key, time: event.version.event, columns })
+            .collect();
+        // decoding gave every column the schema's type, so a refused event is a defect of ours
+        let done = owner.apply(&*self.store, &events, now).await.map_err(|e| match e {
+            FoldError::Store(e) => Failure::of_store(e),
+            FoldError::State(e) => Failure::State(e),
+        })?;
+        self.pending.extend(batch.progress.iter().map(|(partition, progress)| (*partition, *progress)));
+        self.since.get_or_insert_with(Instant::now);
+        Ok(Applied { applied: done.applied, dropped: done.late_dropped })
+    }
+
+    /// Whether what is pending should be written now.
+    pub fn is_due(&self) -> bool {
+        let full = self.owner.as_ref().is_some_and(|owner| owner.changes() >= self.checkpoints.entities);
+        full || self.since.is_some_and(|since| since.elapsed() >= self.checkpoints.interval)
+    }
+
+    /// Writes what is pending, states and positions together; gives the positions, none where nothing was pending.
+    pub async fn checkpoint(&mut self, now: Timestamp) -> Result<BTreeMap<i32, Progress>, Failure> {
+        let Some(owner) = self.owner.as_mut().filter(|_| self.since.is_some()) else { return Ok(BTreeMap::new()) };
+        let batch = WriteBatch {
+            states: owner.checkpoint(now),
+            positions: pipeline::positions(&self.feed, &self.pending),
+            ..WriteBatch::default()
+        };
+        self.store.write(batch).await.map_err(Failure::of_store)?;
+        owner.settle(self.checkpoints.memory);
+        self.since = None;
+        Ok(std::mem::take(&mut self.pending))
+    }
+
+    /// Lets go of all states: they may change elsewhere. What is pending is lost here, and comes again from the stored
+    /// positions.
+    pub fn forget(&mut self) {
+        if let Some(owner) = &mut self.owner {
+            owner.clear();
+        }
+        self.pending.clear();
+        self.since = None;
+    }
+}
