@@ -117,6 +117,8 @@ pub(crate) struct Ingest {
     pub(crate) batch_messages: usize,
     pub(crate) linger_ms: u64,
     pub(crate) max_future_ms: u64,
+    pub(crate) checkpoint_interval_ms: u64,
+    pub(crate) state_memory_bytes: usize,
     /// librdkafka properties, passed on as they are.
     pub(crate) kafka: BTreeMap<String, String>,
     /// Descriptor sets with the types of Protobuf messages, by their files.
@@ -147,6 +149,8 @@ impl Default for Ingest {
             batch_messages: 1000,
             linger_ms: 20,
             max_future_ms: 5000,
+            checkpoint_interval_ms: 1000,
+            state_memory_bytes: 512 << 20,
             kafka: BTreeMap::new(),
             descriptor_sets: BTreeMap::new(),
             schema_registry: None,

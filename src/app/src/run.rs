@@ -427,6 +427,11 @@ fn ingest_settings(config: &Config) -> ingest::Settings {
         batch_size: config.batch_messages,
         linger: Duration::from_millis(config.linger_ms),
         future_skew: Duration::from_millis(config.max_future_ms),
+        checkpoints: ingest::writer::Checkpoints {
+            interval: Duration::from_millis(config.checkpoint_interval_ms),
+            memory: config.state_memory_bytes,
+            ..ingest::Settings::default().checkpoints
+        },
         properties: config.kafka.clone(),
         descriptor_sets: config.descriptor_sets.clone(),
         schema_registry: config.schema_registry.as_ref().map(|registry| ingest::schema_registry::Settings {

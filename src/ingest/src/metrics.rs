@@ -229,6 +229,12 @@ pub(crate) fn dead_lettered(feed: &Feed, letters: &[DeadLetter]) {
     }
 }
 
+/// Window states were written with their positions.
+pub(crate) fn checkpointed(feed: &Feed, states: usize, seconds: f64) {
+    counter!("larder_ingest_checkpoint_states_total", of(feed)).increment(states as u64);
+    histogram!("larder_ingest_checkpoint_seconds", of(feed)).record(seconds);
+}
+
 /// How many messages of a partition are not read yet.
 pub(crate) fn lag(feed: &Feed, partition: i32, messages: i64) {
     gauge!("larder_ingest_consumer_lag", of_partition(feed, partition)).set(messages as f64);

@@ -12,6 +12,7 @@ use service::windows::{self, FoldError, FoldEvent};
 use window::Scalar;
 
 use crate::feed::{Content, Feed};
+use crate::metrics;
 use crate::pipeline::{self, Applied, Batch, Failure, Progress};
 
 /// When a checkpoint is due, and what may stay in memory between.
@@ -79,13 +80,13 @@ impl Writer {
     /// Writes what is pending, states and positions together; gives the positions, none where nothing was pending.
     pub async fn checkpoint(&mut self, now: Timestamp) -> Result<BTreeMap<i32, Progress>, Failure> {
         let Some(owner) = self.owner.as_mut().filter(|_| self.since.is_some()) else { return Ok(BTreeMap::new()) };
-        let batch = WriteBatch {
-            states: owner.checkpoint(now),
-            positions: pipeline::positions(&self.feed, &self.pending),
-            ..WriteBatch::default()
-        };
+        let (start, states) = (Instant::now(), owner.checkpoint(now));
+        let written = states.len();
+        let batch =
+            WriteBatch { states, positions: pipeline::positions(&self.feed, &self.pending), ..WriteBatch::default() };
         self.store.write(batch).await.map_err(Failure::of_store)?;
         owner.settle(self.checkpoints.memory);
+        metrics::checkpointed(&self.feed, written, start.elapsed().as_secs_f64());
         self.since = None;
         Ok(std::mem::take(&mut self.pending))
     }

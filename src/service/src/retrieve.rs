@@ -20,7 +20,7 @@ use model::{EntityKeys, Result, Timestamp, Value, value};
 
 use crate::catalog::Catalog;
 use crate::metrics::Reads;
-use crate::windows::{self, live::Live};
+use crate::windows::{self, Windowed, live::Live};
 pub use limits::Limits;
 pub use on_demand::{Given, evaluate};
 use plans::{Planned, Plans};
@@ -264,15 +264,14 @@ impl Retriever {
         let gather = |(at, answers): (&usize, Vec<Option<Windowed>>)| {
             let view = &planned.plan.views[*at];
             let mut gather = Gather::of_values(view.names.clone(), answers.len());
-            answers.into_iter().for_each(|answer| push_window(&mut gather, view, answer.flatten()));
+            for answer in answers {
+                push_window(&mut gather, view, answer.flatten());
+            }
             gather.finish().fanned_out(&fan_out)
         };
         Ok(group.views.iter().zip(found).map(gather).collect())
     }
 }
-
-/// What an entity's windows answer; `None` where it is unknown.
-type Windowed = Option<(Timestamp, Vec<Value>)>;
 
 /// A window's answer (WINDOWS.md, "Definition"): the view's ttl does not apply.
 fn push_window(gather: &mut Gather, view: &ViewPlan, answer: Windowed) {

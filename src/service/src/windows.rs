@@ -21,6 +21,10 @@ pub use fold::{Event as FoldEvent, FoldError, Folded, fold};
 
 const SECOND: i64 = 1_000_000;
 
+/// What an entity's windows answer: the time of the latest event in them, and a value per feature of the view; `None`
+/// where the entity is unknown.
+pub type Windowed = Option<(Timestamp, Vec<Value>)>;
+
 /// The view's windows, checked: its columns typed by the schema of its Kafka source, or, where it
 /// has none, by what its functions and features need.
 ///
@@ -126,11 +130,11 @@ pub fn to_value(scalar: Scalar, target: ValueType) -> Result<Value> {
 ///
 /// Errors: `Unavailable` where the state was built for another definition of the view, `Internal`
 /// where it is damaged.
-pub fn answer(state: &[u8], spec: &Spec, view: &View, at: Timestamp) -> Result<Option<(Timestamp, Vec<Value>)>> {
+pub fn answer(state: &[u8], spec: &Spec, view: &View, at: Timestamp) -> Result<Windowed> {
     answer_of(&State::decode(spec, state).map_err(|e| state_error(view, e))?, spec, view, at)
 }
 
-fn answer_of(state: &State, spec: &Spec, view: &View, at: Timestamp) -> Result<Option<(Timestamp, Vec<Value>)>> {
+fn answer_of(state: &State, spec: &Spec, view: &View, at: Timestamp) -> Result<Windowed> {
     let Some(answer) = state.evaluate(spec, at.micros()) else { return Ok(None) };
     if answer.saturated {
         tracing::warn!(

@@ -81,6 +81,8 @@ struct IngestFile {
     batch_messages: Option<usize>,
     linger_ms: Option<u64>,
     max_future_ms: Option<u64>,
+    checkpoint_interval_ms: Option<u64>,
+    state_memory_bytes: Option<usize>,
     #[serde(default)]
     kafka: BTreeMap<String, String>,
     #[serde(default)]
@@ -289,6 +291,8 @@ fn read_ingest(yaml: &Yaml, dir: &Path, file: IngestFile) -> Result<Ingest, Erro
         batch_messages: file.batch_messages.unwrap_or(default.batch_messages).max(1),
         linger_ms: file.linger_ms.unwrap_or(default.linger_ms),
         max_future_ms: file.max_future_ms.unwrap_or(default.max_future_ms),
+        checkpoint_interval_ms: file.checkpoint_interval_ms.unwrap_or(default.checkpoint_interval_ms),
+        state_memory_bytes: file.state_memory_bytes.unwrap_or(default.state_memory_bytes),
         kafka: file.kafka,
         descriptor_sets,
         schema_registry,

@@ -11,7 +11,7 @@
 use std::fmt;
 
 use model::{Timestamp, Value};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value as Json};
 
 use super::{Columns, Reason};
@@ -103,11 +103,11 @@ impl<'de> Visitor<'de> for Object<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Vec<Json>, A::Error> {
         let mut members = vec![Json::Null; self.0.0.len()];
         while let Some(at) = object.next_key_seed(Name(self.0))? {
-            match at {
-                Some(at) => {
-                    *members.get_mut(at).ok_or_else(|| A::Error::custom("no such member"))? = object.next_value()?
-                }
-                None => drop(object.next_value::<IgnoredAny>()?),
+            let place = at.and_then(|at| members.get_mut(at));
+            if let Some(place) = place {
+                *place = object.next_value()?;
+            } else {
+                object.next_value::<IgnoredAny>()?;
             }
         }
         Ok(members)

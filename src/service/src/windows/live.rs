@@ -12,9 +12,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use foldhash::fast::RandomState;
 use model::ports::{OnlineStore, Read, StateWrite, Table};
 use model::registry::View;
-use model::{EntityKey, Result, Timestamp, Value};
+use model::{EntityKey, Result, Timestamp};
 use window::{Outcome, Spec, State};
 
+use super::Windowed;
 use super::fold::{Event, FoldError};
 
 const SHARDS: usize = 64;
@@ -100,7 +101,7 @@ impl States {
     /// asked for its state.
     ///
     /// Errors: a value that its feature's type cannot hold.
-    pub fn answer(&self, key: &EntityKey, at: Timestamp) -> Option<Result<Option<(Timestamp, Vec<Value>)>>> {
+    pub fn answer(&self, key: &EntityKey, at: Timestamp) -> Option<Result<Windowed>> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(key)?;
         Some(super::answer_of(&entry.state, &self.spec, &self.view, at))
@@ -219,7 +220,7 @@ impl Owner {
                 shard.remove(&key);
             }
         }
-        let mut entities: usize = states.shards.iter().map(|shard| len(shard)).sum();
+        let mut entities: usize = states.shards.iter().map(len).sum();
         // first those that rested for a while, then any
         for all in [false, true] {
             for shard in &states.shards {
