@@ -120,7 +120,6 @@ fn view(number: usize, windows: usize, minutes: i64) -> core::StreamFeatureView 
         column: column.into(),
         time_window: seconds(minutes * if views_differ(windows) { 1 + n as i64 } else { 1 }),
         slide_interval: seconds(1),
-        ..Default::default()
     });
     let format = stream_format::Format::JsonFormat(stream_format::JsonFormat {
         schema_json: "user_id string, ts bigint, amount double, merchant string".into(),
