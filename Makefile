@@ -18,7 +18,7 @@ export LARDER_CACHE
 export PYTHONWARNINGS ?= ignore
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup build demo test test-rust test-integration fuzz bench-online bench-offline lint advisories format clean
+.PHONY: help setup build demo test test-rust test-integration fuzz bench-online bench-offline bench-streams lint advisories format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -56,6 +56,13 @@ bench-offline: setup ## training sets beside their peers, on a quiet machine; BE
 	cargo build --locked --release -p bench
 	$(TARGET)/release/larder-bench offline --server $(TARGET)/release/larder \
 	    --work $(TARGET)/bench-offline --report docs/benchmarks/offline.md $(BENCH_ARGS)
+
+bench-streams: ## windows over 1,000,000 events through the consumer's pipeline, without a broker; BENCH_ARGS="--views 1x3"
+	cargo build --locked --release -p bench
+	mkdir -p $(TARGET)/bench-streams
+	test -s $(TARGET)/bench-streams/events.jsonl || python3 ../shared/bench/events.py $(TARGET)/bench-streams/events.jsonl
+	$(TARGET)/release/larder-bench streams --events $(TARGET)/bench-streams/events.jsonl \
+	    --work $(TARGET)/bench-streams $(BENCH_ARGS)
 
 lint: ## rustfmt, clippy, cargo-deny, typos, ruff, mypy
 	@scripts/setup.sh --lint
