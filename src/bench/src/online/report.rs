@@ -136,7 +136,7 @@ user and system time of a process and its descendants from `/proc`.
 - A figure is the median of the runs, with the least and the greatest. Larder and the null server run in turn, and their ratio is \
 taken run by run.
 - Saturation: a closed loop of 4 connections with 8 requests in flight each (HTTP/1.1: 32 connections; Feast: 4). Latency: an open \
-loop with random (Poisson) arrivals, counted from the scheduled arrival.
+loop with random (Poisson) arrivals, counted from the scheduled arrival, with three times as many runs.
 - Pushes are JSON over HTTP, 500 rows each, 32 at a time to Larder and one at a time to Feast (on SQLite it \
 refuses more); the CPU counts until the server rests.
 ";
