@@ -132,14 +132,21 @@ impl<'a> Unsorted<'a> {
         matches!(self.lookup, Lookup::Int(_))
     }
 
+    /// What a join of these entity rows takes at least, before anything of it is made, bytes.
+    pub(crate) fn least_bytes(probe: &Probe) -> usize {
+        probe.order.len() * (size_of::<Slot>() + size_of::<i64>())
+    }
+
     /// What the join takes of memory, bytes.
     pub(crate) fn bytes(&self) -> usize {
         let keys = match &self.lookup {
             Lookup::Int(runs) => runs.capacity() * size_of::<(i64, Run)>(),
             Lookup::Bytes(runs) => runs.capacity() * (size_of::<(Box<[u8]>, Run)>() + 32),
         };
-        let slots = self.slots.len() * (size_of::<Slot>() + size_of::<i64>());
-        keys + slots + self.touched.len() * size_of::<u32>() + self.settled_bytes + self.raw_bytes
+        keys + Self::least_bytes(self.probe)
+            + self.touched.len() * size_of::<u32>()
+            + self.settled_bytes
+            + self.raw_bytes
     }
 
     /// Takes the next chunk: the keys and ranks of its rows, and the columns that are kept of them.

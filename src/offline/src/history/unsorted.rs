@@ -34,6 +34,9 @@ pub(super) async fn as_of(
     memory: &MemoryReservation,
 ) -> Result<Option<Found>> {
     let (cut, view) = (&ready.cut, &ready.part.view);
+    if memory.try_resize(Unsorted::least_bytes(probe)).is_err() {
+        return Ok(None);
+    }
     let room = ROOM.min(engine.memory_limit() / PART);
     let mut join = Unsorted::new(probe, keys, view.ttl_us, room);
     let mut scanned = 0;
