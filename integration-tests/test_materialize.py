@@ -31,6 +31,8 @@ NEWEST = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 HOURS = 24
 DRIVERS = list(range(1, 31))
 MANY = 60_000
+# so many that a debug build is at work for tens of seconds: a test can do something meanwhile
+ENDLESS = 600_000
 DRIVER = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
 
 
@@ -84,13 +86,13 @@ def view(name: str, table: str = "hourly") -> list[object]:
     return [push, FeatureView(name=name, entities=[DRIVER], ttl=timedelta(0), source=push, schema=fields)]
 
 
-def big_view(name: str) -> FeatureView:
-    """A view on the big file."""
+def big_view(name: str, table: str = "big") -> FeatureView:
+    """A view on the big file, or on another like it."""
     return FeatureView(
         name=name,
         entities=[DRIVER],
         ttl=timedelta(0),
-        source=FileSource(name=f"{name}_file", path="data/big.parquet", timestamp_field="ts"),
+        source=FileSource(name=f"{name}_file", path=f"data/{table}.parquet", timestamp_field="ts"),
         schema=[Field(name="driver_id", dtype=Int64), Field(name="value", dtype=Int64)],
     )
 
@@ -466,26 +468,29 @@ def delete_job(world: World, job: object) -> requests.Response:
 
 
 def test_a_job_can_be_cancelled_and_what_it_wrote_stays(world: World) -> None:
-    world.features.apply([DRIVER, big_view("unwanted"), big_view("unwanted_too"), *view("unbegun")])  # type: ignore[list-item]
+    big(ENDLESS).to_parquet(world.larder.repo / "data" / "endless.parquet", index=False)
+    endless = ["unwanted", "unwanted_too"]
+    world.features.apply([DRIVER, *(big_view(name, "endless") for name in endless), *view("unbegun")])  # type: ignore[list-item]
     start, end = NEWEST - 5 * HOUR, NEWEST
-    names = ["unwanted", "unwanted_too", "unbegun"]
-    body = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": names}
+    names = [*endless, "unbegun"]
+    body: dict[str, object] = {"start_ts": start.isoformat(), "end_ts": end.isoformat(), "feature_views": names}
     accepted = world.larder.post("/materialize?async=true", body)
     assert [jobs_of(world, "unbegun")[0][part] for part in ("status", "began")] == ["waiting", None]
-    wait_until(lambda: jobs_of(world, "unwanted")[0]["rows"] != 0, "the first batch", 60, pause=0.005)
+    wait_until(lambda: any(jobs_of(world, name)[0]["rows"] for name in endless), "the first batch", 60, pause=0.005)
     cancelled = delete_job(world, accepted.json()["id"])
     assert cancelled.status_code == 200, cancelled.text
     by_view = {job["feature_view"]: job for job in cancelled.json()["jobs"]}
     assert {view: job["status"] for view, job in by_view.items()} == dict.fromkeys(names, "cancelled")
     assert all(job["ended"] for job in by_view.values())
-    assert 0 < by_view["unwanted"]["rows"] < MANY
-    assert world.intervals("unwanted") == world.intervals("unbegun") == []
+    assert 0 < sum(by_view[name]["rows"] for name in endless) < 2 * ENDLESS
+    assert [world.intervals(name) for name in names] == [[], [], []]
     assert world.trips("unbegun") == {}
-    # the views are free again
-    assert world.larder.post("/materialize", {**body, "feature_views": ["unwanted"]}).status_code == 200
+    # the views are free again: an interval without rows
+    again = {**body, "end_ts": (NEWEST - 4 * HOUR).isoformat(), "feature_views": ["unwanted"]}
+    assert world.larder.post("/materialize", again).status_code == 200
     assert [job["status"] for job in jobs_of(world, "unwanted")] == ["done", "cancelled"]
-    again = delete_job(world, accepted.json()["id"])
-    assert (again.status_code, "has ended" in again.text) == (409, True)
+    too_late = delete_job(world, accepted.json()["id"])
+    assert (too_late.status_code, "has ended" in too_late.text) == (409, True)
     unknown = delete_job(world, "nosuch")
     assert (unknown.status_code, "nosuch" in unknown.text) == (404, True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,38 +13,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource
-from feast.types import Float64, Int64
-from feast.value_type import ValueType
+from feast import FeatureView, Field
+from feast.types import FeastType, Float64, Int64
 
 from conftest import StartLarder
+from drivers import DRIVER, Drivers, view_of
 from larder_env.process import wait_until
-from larder_env.repo import store, write_config
-from larder_env.server import Larder, Ports
+from larder_env.repo import store
 from online import metric, read_online
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 END = BEGIN + timedelta(days=1)
-DRIVER = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
 MANY = 100_000
 
 
-@dataclass
-class World:
-    """A server and the SDK's store that points at it."""
+class World(Drivers):
+    """A server on which each test has views of its own."""
 
-    larder: Larder
-    sdk: FeatureStore
-
-    def path(self, view: str) -> Path:
-        """A view's file."""
-        return self.larder.repo / f"{view}.parquet"
-
-    def view(self, name: str, dtype: object = Int64) -> FeatureView:
+    def view(self, name: str, dtype: FeastType = Int64) -> FeatureView:
         """A view on a file of its own."""
-        source = FileSource(name=f"{name}_file", path=f"{name}.parquet", timestamp_field="ts")
-        fields = [Field(name="driver_id", dtype=Int64), Field(name="value", dtype=dtype)]  # type: ignore[arg-type]
-        return FeatureView(name=name, entities=[DRIVER], ttl=timedelta(0), source=source, schema=fields)
+        return view_of(name, [Field(name="driver_id", dtype=Int64), Field(name="value", dtype=dtype)], timestamp="ts")
 
     def post(self, view: str, background: bool = False) -> requests.Response:
         """Materialize a view."""
@@ -84,8 +71,7 @@ class World:
 def world(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> World:
     """One server for the file; every test has a view of its own."""
     repo = tmp_path_factory.mktemp("sources")
-    write_config(repo, "sources", Ports.free())
-    return World(module_larder(repo, args=["--services", "online,registry,offline"]), store(repo))
+    return World.start(module_larder, repo, "sources", "--services", "online,registry,offline")
 
 
 def many(world: World, view: str) -> None:

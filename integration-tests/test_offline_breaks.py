@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,13 +18,13 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+from feast import Field
 from feast.types import Array, Bool, Float64, Int32, Int64, String, UnixTimestamp
-from feast.value_type import ValueType
 
 from conftest import StartLarder
-from larder_env.repo import store, write_config
-from larder_env.server import HOST, Larder, Ports
+from drivers import Drivers
+from larder_env.server import HOST, Larder
+from online import metric
 from raw import PREFACE, connect, eventually, field, headers
 from raw import frame as http2
 
@@ -44,16 +43,8 @@ SCHEMA = [
 ]
 
 
-@dataclass
-class World:
+class World(Drivers):
     """A server with a view that is sound, one that is to be damaged, and one whose columns turn."""
-
-    larder: Larder
-    sdk: FeatureStore
-
-    def path(self, view: str) -> Path:
-        """Its file."""
-        return self.larder.repo / f"{view}.parquet"
 
     def ask(self, view: str, features: Sequence[str] = ("whole",)) -> pd.DataFrame:
         """The features of three drivers."""
@@ -72,9 +63,7 @@ class World:
 
 def total(larder: Larder, name: str, **labels: str) -> float:
     """A counter, summed over all series that have these labels."""
-    lines = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", larder.metrics(), re.MULTILINE)
-    wanted = [f'{label}="{value}"' for label, value in labels.items()]
-    return sum(float(value) for said, value in lines if all(label in said for label in wanted))
+    return sum(metric(larder, name, **labels))
 
 
 def rows() -> pd.DataFrame:
@@ -97,18 +86,9 @@ def rows() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def world(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Applied, each view over a file of its own."""
-    repo = tmp_path_factory.mktemp("breaks")
-    write_config(repo, "breaks", Ports.free())
-    larder = module_larder(repo)
-    sdk = store(repo)
-    driver = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
-    views = []
-    for name in ("sound", "hurt", "turned"):
-        rows().to_parquet(repo / f"{name}.parquet", index=False)
-        source = FileSource(name=f"{name}_file", path=f"{name}.parquet", timestamp_field="event_timestamp")
-        views.append(FeatureView(name=name, entities=[driver], source=source, schema=SCHEMA, ttl=timedelta(0)))
-    sdk.apply([driver, *views])
-    return World(larder, sdk)
+    world = World.start(module_larder, tmp_path_factory.mktemp("breaks"), "breaks")
+    world.apply(["sound", "hurt", "turned"], SCHEMA, rows())
+    return world
 
 
 # --- answers that fail behind their first message --------------------------------------------------------------------

@@ -5,37 +5,26 @@ from __future__ import annotations
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.flight as fl
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+from feast import Field
 from feast.types import Int64
-from feast.value_type import ValueType
 
 from conftest import StartLarder
-from larder_env.repo import store, write_config
-from larder_env.server import HOST, Larder, Ports
+from drivers import Drivers
+from larder_env.server import HOST
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 VIEWS = ["sound", "hurt", "turned", "shared"]
 
 
-@dataclass
-class World:
+class World(Drivers):
     """A server with one small view per way to be damaged."""
-
-    larder: Larder
-    sdk: FeatureStore
-
-    def path(self, view: str) -> Path:
-        """Its file."""
-        return self.larder.repo / f"{view}.parquet"
 
     def ask(self, view: str) -> list[object]:
         """The feature of every row."""
@@ -55,19 +44,10 @@ def rows() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def world(module_larder: StartLarder, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Applied, each view over a file of its own."""
-    repo = tmp_path_factory.mktemp("damage")
-    write_config(repo, "damage", Ports.free())
-    larder = module_larder(repo)
-    sdk = store(repo)
-    driver = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
-    views = []
-    for name in VIEWS:
-        rows().to_parquet(repo / f"{name}.parquet", index=False)
-        source = FileSource(name=f"{name}_file", path=f"{name}.parquet", timestamp_field="event_timestamp")
-        schema = [Field(name="driver_id", dtype=Int64), Field(name="trips", dtype=Int64)]
-        views.append(FeatureView(name=name, entities=[driver], source=source, schema=schema, ttl=timedelta(0)))
-    sdk.apply([driver, *views])
-    return World(larder, sdk)
+    world = World.start(module_larder, tmp_path_factory.mktemp("damage"), "damage")
+    schema = [Field(name="driver_id", dtype=Int64), Field(name="trips", dtype=Int64)]
+    world.apply(VIEWS, schema, rows())
+    return world
 
 
 def refused(world: World, view: str) -> str:

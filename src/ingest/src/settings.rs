@@ -87,10 +87,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether they can be.
+    /// Whether they can be; gives what they say of formats.
     ///
     /// Errors: the first that cannot, with the reason.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<Formats, Error> {
         let refuse = |name, reason: &str| Err(Error::Setting { name, reason: reason.to_owned() });
         if self.batch_size == 0 {
             return refuse("batch_size", "it is 0; set 1 or more");
@@ -98,7 +98,7 @@ impl Settings {
         if self.group_prefix.is_empty() {
             return refuse("group_prefix", "it is empty; set a name, such as \"larder\"");
         }
-        Formats::new(self).map(drop)
+        Formats::new(self)
     }
 
     /// Everything that the dead-letter producer is given.

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::consumer;
 use crate::error::{Error, Stop};
 use crate::feed::{Content, Feed};
-use crate::formats::Formats;
 use crate::gate::Gate;
 use crate::metrics;
 use crate::settings::Settings;
@@ -80,9 +79,8 @@ type Name = (String, String);
 ///
 /// Must run on a multi-threaded tokio runtime. Errors: a setting that cannot be.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
-    deps.settings.check()?;
+    let formats = deps.settings.check()?;
     let Deps { mut registry, store, clock, settings, gate, live } = deps;
-    let formats = Formats::new(&settings)?;
     let deps = consumer::Deps { store, clock, settings: Arc::new(settings), formats, live };
     let mut actors: BTreeMap<Name, Actor> = BTreeMap::new();
     loop {

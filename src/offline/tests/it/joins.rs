@@ -55,7 +55,7 @@ pub(crate) fn written(rows: &[Row]) -> RecordBatch {
 }
 
 /// What the contract says, row by row.
-fn expected(rows: &[Row], key: impl Fn(&Row) -> bool, t: i64, ttl: i64) -> Option<i64> {
+pub(crate) fn expected(rows: &[Row], key: impl Fn(&Row) -> bool, t: i64, ttl: i64) -> Option<i64> {
     rows.iter()
         .enumerate()
         .filter(|(_, r)| key(r) && r.time.is_some_and(|time| time <= t && (ttl == 0 || time >= t - ttl)))

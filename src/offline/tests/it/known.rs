@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use window::{ColumnType, Scalar, Tiling, oracle};
 
-use crate::joins::{Row, keys, windowed, written};
+use crate::joins::{self, Row, keys, windowed, written};
 use crate::support::*;
 
 const SECOND: i64 = 1_000_000;
@@ -28,13 +28,8 @@ type Happened = (i64, i64, i64, Option<i64>);
 
 /// What the contract says, row by row.
 fn expected(rows: &[Row], key: Option<i64>, t: i64, ttl: i64, known: bool) -> Option<i64> {
-    rows.iter()
-        .enumerate()
-        .filter(|(_, r)| key.is_some() && r.key == key)
-        .filter(|(_, r)| r.time.is_some_and(|time| time <= t && (ttl == 0 || time >= t - ttl)))
-        .filter(|(_, r)| !known || r.created.is_some_and(|created| created <= t))
-        .max_by_key(|(i, r)| (r.time, r.created, *i))
-        .and_then(|(_, r)| r.value)
+    let there = |r: &Row| !known || r.created.is_some_and(|created| created <= t);
+    joins::expected(rows, |r| key.is_some() && r.key == key && there(r), t, ttl)
 }
 
 #[test]
