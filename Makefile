@@ -13,7 +13,7 @@ PROFILE ?= debug
 LARDER_CACHE ?= $(HOME)/.cache/larder
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROFILE_FLAG := $(if $(filter release,$(PROFILE)),--release)
-PYTHON_CODE := demo feature_repo integration-tests src/bench/python src/offline/src/transform/worker.py
+PYTHON_CODE := demo examples feature_repo integration-tests src/bench/python src/offline/src/transform/worker.py
 export LARDER_CACHE
 export PYTHONWARNINGS ?= ignore
 export PYTHONDONTWRITEBYTECODE := 1
@@ -37,7 +37,8 @@ test: setup test-rust test-integration ## every test: Rust, then the real Feast 
 test-rust: setup ## cargo test of the whole workspace
 	cargo test --workspace --locked
 
-test-integration: setup ## pytest against the debug binary; PYTEST_ARGS="-k word -x"
+test-integration: ## pytest against the debug binary; PYTEST_ARGS="-k word -x"
+	@scripts/setup.sh --tests
 	cargo build --workspace --bins --locked
 	LARDER_BIN=$(abspath $(TARGET))/debug/larder \
 	    .venv/bin/python -m pytest -c integration-tests/pytest.ini integration-tests $(PYTEST_ARGS)

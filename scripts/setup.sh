@@ -2,6 +2,7 @@
 # Gets what Larder's build, demo and tests need, on Debian 12. Safe to run again: what is there is left alone.
 #
 #   setup.sh           system packages, Python environment (.venv), the jars of Kafka and of an S3 server
+#   setup.sh --tests   also the engines that the examples' tests run: PySpark, PyFlink, their connectors for Kafka
 #   setup.sh --lint    also cargo-deny, which `make lint` runs
 #
 # All that can be shared between checkouts goes to LARDER_CACHE (default ~/.cache/larder).
@@ -60,29 +61,44 @@ fi
 command -v cargo >/dev/null || die "cargo is not installed: see https://rustup.rs, then run this again"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "python3 must be 3.11 or newer, it is $(python3 -V)"
 
-# --- Python environment ------------------------------------------------------------------------------------------
-key=$({ cat scripts/requirements.txt scripts/constraints.txt; python3 -V; command -v python3; } | sha256sum | cut -c1-12)
-venv="$CACHE/venv-$key"
-if [[ ! -e "$venv/.complete" ]]; then
+# --- Python environments -----------------------------------------------------------------------------------------
+# environment NAME REQUIREMENTS [CONSTRAINTS]: sets `venv` to the environment in the cache, made where it lacks
+environment() {
+    local name="$1" key
+    shift
+    key=$({ cat "$@"; python3 -V; command -v python3; } | sha256sum | cut -c1-12)
+    venv="$CACHE/$name-$key"
+    [[ -e "$venv/.complete" ]] && return
     say "Python packages into $venv"
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check -r scripts/requirements.txt -c scripts/constraints.txt
+    "$venv/bin/pip" install -q --disable-pip-version-check -r "$1" ${2:+-c "$2"}
     touch "$venv/.complete"
-fi
+}
+environment venv scripts/requirements.txt scripts/constraints.txt
 ln -sfn "$venv" .venv
-
 # --- Kafka, and an S3 server -------------------------------------------------------------------------------------
 # The folders' names are computed in the same way in integration-tests/larder_env/paths.py.
+jars() { # jars NAME POM: into the cache, where they lack
+    local jars
+    jars="$CACHE/$1-$(sha256sum "$2" | cut -c1-12)"
+    [[ -e "$jars/.complete" ]] && return
+    say "the jars of $1 into $jars"
+    mvn -B -q -f "$2" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"
+    touch "$jars/.complete"
+}
 for server in kafka s3; do
-    pom=integration-tests/$server/pom.xml
-    jars="$CACHE/$server-$(sha256sum "$pom" | cut -c1-12)"
-    if [[ ! -e "$jars/.complete" ]]; then
-        say "the jars of $server into $jars"
-        mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"
-        touch "$jars/.complete"
-    fi
+    jars "$server" "integration-tests/$server/pom.xml"
 done
+
+# --- engines of the examples -------------------------------------------------------------------------------------
+if [[ "${1:-}" == --tests ]]; then
+    for engine in spark flink; do
+        environment "$engine-venv" "examples/$engine/requirements.txt"
+        ln -sfn "$venv" "examples/$engine/.venv"
+        jars "$engine" "examples/$engine/pom.xml"
+    done
+fi
 
 # --- lint tools --------------------------------------------------------------------------------------------------
 if [[ "${1:-}" == --lint ]]; then

@@ -9,6 +9,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 FEATURE_REPO = CHECKOUT / "feature_repo"
 POMS = CHECKOUT / "integration-tests"
+EXAMPLES = CHECKOUT / "examples"
+ENGINES = ["spark", "flink"]
 
 
 class MissingError(RuntimeError):
@@ -20,12 +22,20 @@ def cache() -> Path:
     return Path(os.environ.get("LARDER_CACHE") or Path.home() / ".cache" / "larder")
 
 
-def jars(server: str) -> Path:
-    """The folder of the jars of `kafka` or `s3`, for the pinned pom.xml."""
-    key = hashlib.sha256((POMS / server / "pom.xml").read_bytes()).hexdigest()[:12]
-    folder = cache() / f"{server}-{key}"
+def jars(name: str) -> Path:
+    """The folder of the jars of `kafka`, `s3` or an example's engine, for the pinned pom.xml."""
+    pom = (EXAMPLES if name in ENGINES else POMS) / name / "pom.xml"
+    folder = cache() / f"{name}-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
     if not (folder / ".complete").exists():
-        raise MissingError(f"the jars of {server} are not in {folder}: run `make setup` (needs Maven and Java 17)")
+        raise MissingError(f"the jars of {name} are not in {folder}: run `make test` (needs Maven and Java 17)")
+    return folder
+
+
+def engine(name: str) -> Path:
+    """The Python environment of an example's engine, `spark` or `flink`."""
+    folder = EXAMPLES / name / ".venv"
+    if not (folder / ".complete").exists():
+        raise MissingError(f"the Python packages of {name} are not in {folder}: run `make test`")
     return folder
 
 
