@@ -1,53 +1,17 @@
 //! The point-in-time join as a pure kernel: one pass over two sides that are sorted by (key, time), or
-//! ([`unsorted`]) over a build side as it comes.
+//! ([`unsorted`]) over a build side as it comes. The sorted entity rows are a [`Probe`].
 //!
 //! The probe side is the entity frame, the build side a view's history, which arrives in chunks.
 //! What a build row means is a [`Fold`]'s to say: [`Latest`] keeps the last row not later than the
 //! probe's time and within the ttl, `window_fold` keeps window states. Knows no files, no plan, no I/O.
 
+mod probe;
 pub(crate) mod unsorted;
 
-use arrow::array::{Array, Int64Array};
 use arrow::row::{OwnedRow, Row, Rows};
 use model::Result;
 
-/// The entity rows that have a key and a time, in the order (key, time).
-#[derive(Debug)]
-pub(crate) struct Probe {
-    keys: Rows,
-    times: Int64Array,
-    order: Vec<u32>,
-}
-
-impl Probe {
-    /// Sorts the entity rows. `times` are µs; rows with a null time, or of which `valid` says that a
-    /// key part is null, match nothing.
-    pub(crate) fn new(keys: Rows, times: Int64Array, valid: impl Fn(usize) -> bool) -> Self {
-        let mut order: Vec<u32> =
-            (0..times.len()).filter(|&i| times.is_valid(i) && valid(i)).map(|i| i as u32).collect();
-        order.sort_unstable_by(|&a, &b| {
-            let (a, b) = (a as usize, b as usize);
-            keys.row(a).cmp(&keys.row(b)).then_with(|| times.value(a).cmp(&times.value(b)))
-        });
-        Self { keys, times, order }
-    }
-
-    /// The number of entity rows, matched or not.
-    pub(crate) fn rows(&self) -> usize {
-        self.times.len()
-    }
-
-    /// The least and the greatest time among the rows that can match, µs.
-    pub(crate) fn time_range(&self) -> Option<(i64, i64)> {
-        let times = || self.order.iter().map(|&i| self.times.value(i as usize));
-        Some((times().min()?, times().max()?))
-    }
-
-    fn at(&self, cursor: usize) -> Option<(u32, Row<'_>, i64)> {
-        let row = *self.order.get(cursor)?;
-        Some((row, self.keys.row(row as usize), self.times.value(row as usize)))
-    }
-}
+pub(crate) use probe::{Keys, Probe};
 
 /// What is made of the build rows of one key.
 pub(crate) trait Fold {
@@ -63,14 +27,16 @@ pub(crate) trait Fold {
 #[derive(Debug)]
 pub(crate) struct Merge<'a> {
     probe: &'a Probe,
+    /// The next place to settle, and the number of its key.
     cursor: usize,
+    at_key: usize,
     key: Option<OwnedRow>,
 }
 
 impl<'a> Merge<'a> {
     /// A merge before its first chunk.
     pub(crate) fn new(probe: &'a Probe) -> Self {
-        Self { probe, cursor: 0, key: None }
+        Self { probe, cursor: 0, at_key: 0, key: None }
     }
 
     /// Takes the next chunk of the build side: keys (by the same converter as the probe's) and times
@@ -78,13 +44,13 @@ impl<'a> Merge<'a> {
     pub(crate) fn push(&mut self, keys: &Rows, times: &[i64], fold: &mut impl Fold) -> Result<()> {
         for (i, &time) in times.iter().enumerate() {
             let key = keys.row(i);
-            while let Some((row, probe_key, probe_time)) = self.probe.at(self.cursor) {
+            while let Some((probe_key, probe_time)) = self.next() {
                 if (probe_key, probe_time) >= (key, time) {
                     break;
                 }
-                self.settle(row, probe_key, probe_time, fold);
+                self.settle(fold);
             }
-            let Some((_, probe_key, _)) = self.probe.at(self.cursor) else { return Ok(()) };
+            let Some((probe_key, _)) = self.next() else { return Ok(()) };
             if probe_key != key {
                 continue;
             }
@@ -99,21 +65,28 @@ impl<'a> Merge<'a> {
 
     /// Settles what is left: no build row comes any more.
     pub(crate) fn finish(&mut self, fold: &mut impl Fold) {
-        while let Some((row, key, time)) = self.probe.at(self.cursor) {
-            self.settle(row, key, time, fold);
+        while !self.is_done() {
+            self.settle(fold);
         }
     }
 
     /// Whether every entity row has its answer: the rest of the build side need not be read.
     pub(crate) fn is_done(&self) -> bool {
-        self.cursor >= self.probe.order.len()
+        self.cursor >= self.probe.places()
     }
 
-    fn settle(&mut self, row: u32, key: Row<'_>, time: i64, fold: &mut impl Fold) {
-        if self.has_key(key) {
-            fold.settle(row, time);
+    /// Key and time of the next place.
+    fn next(&self) -> Option<(Row<'a>, i64)> {
+        (!self.is_done()).then(|| (self.probe.key(self.at_key), self.probe.place(self.cursor).1))
+    }
+
+    fn settle(&mut self, fold: &mut impl Fold) {
+        let (row, time) = self.probe.place(self.cursor);
+        if self.has_key(self.probe.key(self.at_key)) {
+            fold.settle(row as u32, time);
         }
         self.cursor += 1;
+        self.at_key += usize::from(self.cursor == self.probe.end(self.at_key));
     }
 
     fn has_key(&self, key: Row<'_>) -> bool {

@@ -1,6 +1,8 @@
 //! The query engine: one DataFusion runtime with a memory limit and a spill directory, and the one
 //! query that everything here is made of: a view's history, cut in time, sorted by key and time.
 
+mod pieces;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,9 +26,14 @@ use crate::Settings;
 use crate::convert::utc_micros;
 use crate::error::{damage, engine, sql as sql_error};
 use crate::keys::KeyType;
-use crate::scan::ParquetFiles;
+use crate::scan::{ParquetFiles, Pieces};
 use crate::source::{Location, missing};
 use crate::store::Stores;
+
+pub(crate) use pieces::InPieces;
+
+/// A piece of a source that is read on its own has more rows than so many batches.
+const BATCHES: usize = 4;
 
 /// How often a source is listed that changes before it is open.
 const OPENINGS: usize = 10;
@@ -198,25 +205,25 @@ impl Engine {
 
     /// Reads a cut of a source: keys, time, created, values and, if sorted, the row number.
     pub(crate) async fn read(&self, table: &Table, cut: &Cut, order: Order) -> Result<SendableRecordBatchStream> {
-        let rows = self.frame(table, cut, order)?.execute_stream().await.map_err(engine)?;
-        let (files, source, schema) = (table.files.clone(), table.source.clone(), rows.schema());
-        let explain = move |error: DataFusionError| match damage(&error) {
-            None => error,
-            Some(what) => DataFusionError::External(Box::new(Error::invalid(format!(
-                "data source '{}' has a damaged Parquet file ({what}), which is, of those read last, {}: write it anew",
-                source.name,
-                files.last_read().join(" or ")
-            )))),
-        };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows.map(move |batch| batch.map_err(&explain)))))
+        let rows = self.frame(table, table.files.clone(), cut, order)?.execute_stream().await.map_err(engine)?;
+        let (files, source) = (table.files.clone(), table.source.clone());
+        Ok(explained(rows, move |what| damaged(&source.name, what, &files.last_read().join(" or "))))
     }
 
-    fn frame(&self, table: &Table, cut: &Cut, order: Order) -> Result<DataFrame> {
+    /// Reads a cut of a source in pieces: keys, time, created and values.
+    pub(crate) async fn in_pieces(&self, table: &Table, cut: &Cut) -> Result<InPieces> {
+        let few = (BATCHES * self.batch_rows()) as u64;
+        let pieces = Arc::new(Pieces::new(table.files.clone(), cut.is_tolerant(&table.schema), few));
+        let frame = self.frame(table, pieces.clone(), cut, Order::File)?;
+        InPieces::new(frame, pieces, table.source.name.clone()).await
+    }
+
+    fn frame(&self, table: &Table, files: Arc<dyn TableProvider>, cut: &Cut, order: Order) -> Result<DataFrame> {
         let type_of = |name: &str| -> Result<DataType> {
             let field = table.schema.field_with_name(name).map_err(|e| Error::internal("a column vanished", e))?;
             Ok(field.data_type().clone())
         };
-        let mut frame = self.context().read_table(table.files.clone()).map_err(engine)?;
+        let mut frame = self.context().read_table(files).map_err(engine)?;
         let time_type = type_of(&cut.time)?;
         let mut filters = Vec::new();
         if let Some(from) = cut.from {
@@ -295,6 +302,24 @@ impl Engine {
     fn context(&self) -> SessionContext {
         SessionContext::new_with_config_rt(self.config.clone(), self.runtime.clone())
     }
+}
+
+/// A stream whose errors about damaged files are told as `tell` makes them of what is wrong.
+fn explained(
+    rows: SendableRecordBatchStream,
+    tell: impl Fn(&str) -> Error + Send + 'static,
+) -> SendableRecordBatchStream {
+    let explain = move |error: DataFusionError| match damage(&error) {
+        None => error,
+        Some(what) => DataFusionError::External(Box::new(tell(&what))),
+    };
+    Box::pin(RecordBatchStreamAdapter::new(rows.schema(), rows.map(move |batch| batch.map_err(&explain))))
+}
+
+fn damaged(source: &str, what: &str, files: &str) -> Error {
+    Error::invalid(format!(
+        "data source '{source}' has a damaged Parquet file ({what}), which is, of those read last, {files}: write it anew"
+    ))
 }
 
 /// Runs what blocks on the file system off the async workers.

@@ -34,6 +34,9 @@ use crate::plan::Part;
 use crate::source::{column, time_column};
 use crate::window_fold::Windows;
 
+/// The part of the memory limit that a sort leaves to the rows that are kept of it.
+const KEPT: usize = 16;
+
 /// A result: its schema, and its rows batch by batch. Dropping it stops the work.
 pub(crate) struct Export {
     /// The columns.
@@ -54,7 +57,43 @@ pub(crate) struct Ready {
 struct Joined {
     columns: Vec<ArrayRef>,
     index: Option<UInt32Array>,
-    _memory: MemoryReservation,
+    _memory: Arc<MemoryReservation>,
+}
+
+/// The sorted entity rows of the parts before: views with the same keys share them.
+#[derive(Default)]
+struct Probes {
+    last: Option<Keyed>,
+}
+
+/// Entity rows that are sorted by keys.
+#[derive(Clone)]
+struct Keyed {
+    /// The frame's columns, and the form in which they are compared.
+    by: Vec<(String, KeyType)>,
+    rows: Arc<KeyRows>,
+    probe: Arc<Probe>,
+    _memory: Arc<MemoryReservation>,
+}
+
+impl Probes {
+    fn of(&mut self, engine: &Engine, frame: &Frame, times: &Int64Array, ready: &Ready) -> Result<Keyed> {
+        let columns = ready.part.keys().into_iter().map(|(_, column)| column.to_owned());
+        let by: Vec<(String, KeyType)> = columns.zip(ready.cut.keys.iter().map(|(_, t)| *t)).collect();
+        if let Some(last) = self.last.as_ref().filter(|last| last.by == by) {
+            return Ok(last.clone());
+        }
+        self.last = None;
+        let types: Vec<KeyType> = by.iter().map(|(_, t)| *t).collect();
+        let rows = Arc::new(KeyRows::new(&types)?);
+        let keys = by.iter().map(|(name, t)| t.of_frame(name, &frame.column(name)?));
+        let probe = Arc::new(Probe::new(&keys.collect::<Result<Vec<_>>>()?, times, &rows)?);
+        let memory = engine.reservation("keys of entity rows");
+        memory.try_grow(probe.bytes()).map_err(engine_error)?;
+        let keyed = Keyed { by, rows, probe, _memory: Arc::new(memory) };
+        self.last = Some(keyed.clone());
+        Ok(keyed)
+    }
 }
 
 /// Opens a part's source and finds its columns. `known`: rows count only from their created time on, where the source
@@ -137,9 +176,12 @@ pub(crate) fn retrieve(engine: Arc<Engine>, frame: Arc<Frame>, parts: Vec<Ready>
         let run = async {
             let times = frame.times(&time)?;
             let mut joined = Vec::with_capacity(parts.len());
+            let mut probes = Probes::default();
             for part in parts {
-                joined.push(join(&engine, &frame, &times, part).await?);
+                let keyed = probes.of(&engine, &frame, &times, &part)?;
+                joined.push(join(&engine, keyed, part).await?);
             }
+            drop(probes);
             for batch in assemble(&result_schema, &frame, &joined, batch_rows) {
                 if sender.send(Ok(batch?)).await.is_err() {
                     break;
@@ -172,32 +214,24 @@ impl Ready {
     }
 }
 
-async fn join(engine: &Engine, frame: &Frame, times: &Int64Array, mut ready: Ready) -> Result<Joined> {
+async fn join(engine: &Engine, keyed: Keyed, mut ready: Ready) -> Result<Joined> {
     let view = ready.part.view.clone();
-    let types: Vec<KeyType> = ready.cut.keys.iter().map(|(_, t)| *t).collect();
-    let rows = KeyRows::new(&types)?;
-    let mut keys = Vec::with_capacity(types.len());
-    for ((_, column), key_type) in ready.part.keys().iter().zip(&types) {
-        keys.push(key_type.of_frame(column, &frame.column(column)?)?);
-    }
-    let valid = |i: usize| keys.iter().all(|k| k.is_valid(i));
-    let probe = Probe::new(rows.rows(&keys, frame.rows())?, times.clone(), valid);
-    let range = probe.time_range();
-    let memory = engine.reservation("joined rows");
-    let (first, last) = range.unwrap_or((0, i64::MIN));
+    let Keyed { probe, rows, .. } = &keyed;
+    let memory = Arc::new(engine.reservation("joined rows"));
+    let (first, last) = probe.time_range().unwrap_or((0, i64::MIN));
     ready.cut.to = Some(last);
     ready.cut.from = match &ready.spec {
         Some(spec) => Some(spec.window_start(first)).filter(|s| *s != i64::MIN),
         None => (view.ttl_us > 0).then(|| first.saturating_sub(view.ttl_us)),
     };
     ready.cut.only_keyed = true;
-    for ((name, key_type), values) in ready.cut.keys.iter().zip(&keys) {
+    for ((name, key_type), values) in ready.cut.keys.iter().zip(probe.columns()) {
         let column = ready.table.schema.field_with_name(name).map_err(arrow_error)?;
         ready.cut.wanted.extend(key_filter::of(name, *key_type, column.data_type(), values));
     }
     let joined = match &ready.spec {
-        Some(spec) => windows(engine, &ready, spec, &probe, &rows, memory).await,
-        None => as_of(engine, &ready, &probe, &keys, &rows, memory).await,
+        Some(spec) => windows(engine, &ready, spec, probe, rows, memory).await,
+        None => as_of(engine, &ready, probe, rows, memory).await,
     };
     joined.map_err(|e| match e.kind() {
         model::Kind::InvalidArgument => {
@@ -212,43 +246,44 @@ async fn join(engine: &Engine, frame: &Frame, times: &Int64Array, mut ready: Rea
 async fn as_of(
     engine: &Engine,
     ready: &Ready,
-    probe: &Probe,
-    keys: &[ArrayRef],
-    rows: &KeyRows,
-    memory: MemoryReservation,
+    probe: &Arc<Probe>,
+    rows: &Arc<KeyRows>,
+    memory: Arc<MemoryReservation>,
 ) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
-    let unsorted = if cut.known { None } else { unsorted::as_of(engine, ready, probe, keys, rows, &memory).await? };
+    let unsorted = if cut.known { None } else { unsorted::as_of(engine, ready, probe, rows, &memory).await? };
     let found = match unsorted {
         Some(found) => found,
-        None => sorted(engine, ready, probe, rows, &memory).await?,
+        None => {
+            metrics::sorted(&view.name);
+            sorted(engine, ready, probe, rows, &memory).await?
+        }
     };
-    let columns = (0..cut.values.len())
-        .map(|i| {
-            let feature = &ready.part.features[i];
-            let column: ArrayRef = if found.kept.is_empty() {
-                new_empty_array(&ready.output_type(i, feature.value_type)?)
-            } else {
-                let chunks: Vec<&dyn arrow::array::Array> =
-                    found.kept.iter().map(|b| b.column(found.values_at + i).as_ref()).collect();
-                concat(&chunks).map_err(arrow_error)?
-            };
-            to_registered(&cut.values[i], &column, feature.value_type)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let index = UInt32Array::from(found.index);
+    let mut columns = Vec::with_capacity(cut.values.len());
+    // A column's chunks go when they are one.
+    for (i, (feature, chunks)) in ready.part.features.iter().zip(found.columns).enumerate() {
+        let column: ArrayRef = if chunks.is_empty() {
+            new_empty_array(&ready.output_type(i, feature.value_type)?)
+        } else {
+            let chunks: Vec<&dyn arrow::array::Array> = chunks.iter().map(AsRef::as_ref).collect();
+            concat(&chunks).map_err(arrow_error)?
+        };
+        columns.push(to_registered(&cut.values[i], &column, feature.value_type)?);
+    }
+    let kept: usize = columns.iter().map(|column| column.get_array_memory_size()).sum();
+    memory.try_resize(kept).map_err(engine_error)?;
     metrics::scanned(&view.name, found.scanned);
-    metrics::joined(&view.name, probe.rows() as u64, (index.len() - arrow::array::Array::null_count(&index)) as u64);
-    Ok(Joined { columns, index: Some(index), _memory: memory })
+    let matched = found.index.len() - arrow::array::Array::null_count(&found.index);
+    metrics::joined(&view.name, probe.rows() as u64, matched as u64);
+    Ok(Joined { columns, index: Some(found.index), _memory: memory })
 }
 
 /// The rows of a view that some entity row matched.
 struct Found {
-    kept: Vec<RecordBatch>,
-    /// Where the values stand in them.
-    values_at: usize,
-    /// Which of the kept rows each entity row has.
-    index: Vec<Option<u32>>,
+    /// Of each value its chunks.
+    columns: Vec<Vec<ArrayRef>>,
+    /// Which of the rows each entity row has.
+    index: UInt32Array,
     /// How many rows were read.
     scanned: u64,
 }
@@ -261,9 +296,11 @@ async fn sorted(
     memory: &MemoryReservation,
 ) -> Result<Found> {
     let (cut, view) = (&ready.cut, &ready.part.view);
+    // The sort takes whatever there is; some of it is for the rows that are kept meanwhile, unless there is not so much.
+    let _ = memory.try_resize(engine.memory_limit() / KEPT);
     let mut latest = Known::new(Latest::new(probe.rows(), view.ttl_us));
     let mut merge = Merge::new(probe);
-    let mut kept: Vec<RecordBatch> = Vec::new();
+    let mut kept = Kept::default();
     let mut carry: Option<RecordBatch> = None;
     let mut scanned = 0;
     if !merge.is_done() {
@@ -285,7 +322,23 @@ async fn sorted(
             keep(&mut latest, &last, &mut carry, &mut kept, memory)?;
         }
     }
-    Ok(Found { kept, values_at: cut.values_at(), index: latest.slots(), scanned })
+    let mut columns = vec![Vec::with_capacity(kept.batches.len()); cut.values.len()];
+    for rows in &kept.batches {
+        for (all, column) in columns.iter_mut().zip(&rows.columns()[cut.values_at()..]) {
+            all.push(column.clone());
+        }
+    }
+    // One column is copied at a time.
+    let peak = kept.bytes + kept.bytes / cut.values.len().max(1);
+    memory.try_resize(memory.size().max(peak)).map_err(engine_error)?;
+    Ok(Found { columns, index: UInt32Array::from(latest.slots()), scanned })
+}
+
+/// Rows that were matched.
+#[derive(Default)]
+struct Kept {
+    batches: Vec<RecordBatch>,
+    bytes: usize,
 }
 
 /// Keeps the rows of a chunk that were matched, and the row that later entity rows may still match.
@@ -293,7 +346,7 @@ fn keep(
     latest: &mut Known,
     chunk: &RecordBatch,
     carry: &mut Option<RecordBatch>,
-    kept: &mut Vec<RecordBatch>,
+    kept: &mut Kept,
     memory: &MemoryReservation,
 ) -> Result<()> {
     let (picks, next) = latest.drain();
@@ -307,8 +360,9 @@ fn keep(
             })
             .collect();
         let rows = interleave_record_batch(&[before, chunk], &at).map_err(arrow_error)?;
-        memory.try_grow(rows.get_array_memory_size()).map_err(engine_error)?;
-        kept.push(rows);
+        kept.bytes += rows.get_array_memory_size();
+        kept.batches.push(rows);
+        memory.try_resize(memory.size().max(kept.bytes)).map_err(engine_error)?;
     }
     if let Some(row) = next {
         *carry = Some(interleave_record_batch(&[chunk], &[(0, row)]).map_err(arrow_error)?);
@@ -322,7 +376,7 @@ async fn windows(
     spec: &Spec,
     probe: &Probe,
     rows: &KeyRows,
-    memory: MemoryReservation,
+    memory: Arc<MemoryReservation>,
 ) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
     let per_row = size_of::<model::Value>() * ready.part.features.len();

@@ -5,9 +5,15 @@ use std::time::Instant;
 use ::metrics::{counter, gauge, histogram};
 use model::Error;
 
-/// Rows read from a view's source, after time filters.
+/// Rows read from a view's source: what filters leave of its files, row groups and pages.
 pub(crate) fn scanned(view: &str, rows: u64) {
     counter!("larder_offline_rows_scanned_total", "view" => view.to_owned()).increment(rows);
+}
+
+/// A view whose history had to be sorted: what is kept of it otherwise does not fit, or it counts from its created time.
+pub(crate) fn sorted(view: &str) {
+    counter!("larder_offline_sorts_total", "view" => view.to_owned()).increment(1);
+    tracing::info!(view, "the history is sorted before it is joined");
 }
 
 /// Entity rows that a view was joined to, and how many of them found a row.

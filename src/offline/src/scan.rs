@@ -5,6 +5,7 @@
 
 mod handle;
 mod object;
+mod pieces;
 mod schemas;
 
 use std::collections::HashMap;
@@ -34,13 +35,19 @@ use futures::{StreamExt, TryStreamExt, stream};
 use model::{Error, Result};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::file::metadata::ParquetMetaData;
 
 use crate::engine::blocking;
 use crate::error::{arrow as arrow_error, damaged, io};
 use crate::source::listing::{At, Found, Listing};
 
+pub(crate) use pieces::Pieces;
+
 /// How many objects' footers are fetched at a time.
 const FETCHES: usize = 16;
+
+/// Of so many local files the footers are kept until they are read; those of more are read again.
+const FOOTERS: usize = 64;
 
 /// Some Parquet files with one schema.
 #[derive(Debug)]
@@ -59,7 +66,9 @@ impl ParquetFiles {
     pub(crate) async fn open(listing: Listing) -> Result<Self> {
         let Listing { files: found, mut partitions, schema } = listing;
         let values: Vec<Vec<Option<String>>> = found.iter().map(|f| f.partition.clone()).collect();
-        let opened: Vec<Opened> = stream::iter(found).map(Opened::open).buffered(FETCHES).try_collect().await?;
+        let few = found.len() <= FOOTERS;
+        let opened = stream::iter(found).map(|found| Opened::open(found, few)).buffered(FETCHES);
+        let opened: Vec<Opened> = opened.try_collect().await?;
         let in_files = if let Some(schema) = schema {
             schema
         } else {
@@ -108,16 +117,7 @@ impl ParquetFiles {
             !columns.is_empty() && columns.iter().all(|c| schema.index_of_column_by_name(None, &c.name).is_some())
         };
         for filter in filters.iter().filter(of_paths) {
-            let bare = filter.clone().transform(|e| {
-                Ok(match e {
-                    Expr::Column(mut column) => {
-                        column.relation = None;
-                        Transformed::yes(Expr::Column(column))
-                    }
-                    other => Transformed::no(other),
-                })
-            })?;
-            let filter = state.create_physical_expr(bare.data, &schema)?;
+            let filter = state.create_physical_expr(bare(filter.clone())?, &schema)?;
             let answers = filter.evaluate(&self.partitions)?.into_array(self.files.len())?;
             let answers = as_boolean_array(&answers)?;
             for (i, wanted) in wanted.iter_mut().enumerate() {
@@ -125,6 +125,29 @@ impl ParquetFiles {
             }
         }
         Ok(self.files.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(f, _)| f.clone()).collect())
+    }
+
+    fn source(&self) -> ParquetSource {
+        ParquetSource::new(self.schema.clone())
+            .with_parquet_file_reader_factory(self.handles.clone())
+            .with_enable_page_index(true)
+    }
+
+    /// Reads groups of files, each in its order.
+    fn plan(
+        &self,
+        source: ParquetSource,
+        groups: Vec<FileGroup>,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+            .with_file_groups(groups)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .with_preserve_order(true)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
     }
 }
 
@@ -150,17 +173,23 @@ impl TableProvider for ParquetFiles {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
-        let source = ParquetSource::new(self.schema.clone())
-            .with_parquet_file_reader_factory(self.handles.clone())
-            .with_enable_page_index(true);
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
-            .with_file_group(FileGroup::new(self.matching(state, filters)?))
-            .with_projection_indices(projection.cloned())?
-            .with_limit(limit)
-            .with_preserve_order(true)
-            .build();
-        Ok(DataSourceExec::from_data_source(config))
+        let files = vec![FileGroup::new(self.matching(state, filters)?)];
+        self.plan(self.source(), files, projection, limit)
     }
+}
+
+/// A filter whose columns are named without their table.
+fn bare(filter: Expr) -> EngineResult<Expr> {
+    let bare = filter.transform(|e| {
+        Ok(match e {
+            Expr::Column(mut column) => {
+                column.relation = None;
+                Transformed::yes(Expr::Column(column))
+            }
+            other => Transformed::no(other),
+        })
+    })?;
+    Ok(bare.data)
 }
 
 /// A file that can be read.
@@ -171,30 +200,34 @@ struct Opened {
     size: u64,
     schema: SchemaRef,
     content: Content,
+    groups: Vec<pieces::Group>,
 }
 
 #[derive(Debug)]
 enum Content {
-    File(File),
+    /// With its footer, if that is kept.
+    File(File, Option<Arc<ParquetMetaData>>),
     Object(object::Reader),
 }
 
 impl Opened {
-    async fn open(found: Found) -> Result<Self> {
+    async fn open(found: Found, keep_footer: bool) -> Result<Self> {
         let name = found.at.name();
         match found.at {
-            At::Local(path) => blocking(move || Self::local(&path, name)).await,
+            At::Local(path) => blocking(move || Self::local(&path, name, keep_footer)).await,
             At::Object(bucket, meta) => {
                 let size = meta.size;
                 let reader = object::Reader::open(bucket, *meta).await?;
-                let schema = ArrowReaderMetadata::try_new(reader.metadata(), ArrowReaderOptions::default());
+                let footer = reader.metadata();
+                let groups = pieces::groups(&footer);
+                let schema = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::default());
                 let schema = schema.map_err(|e| damaged(&name, &e))?.schema().clone();
-                Ok(Self { name, size, schema, content: Content::Object(reader) })
+                Ok(Self { name, size, schema, content: Content::Object(reader), groups })
             }
         }
     }
 
-    fn local(path: &Path, name: String) -> Result<Self> {
+    fn local(path: &Path, name: String, keep_footer: bool) -> Result<Self> {
         let gone = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => Error::invalid(format!(
                 "the file {name} is not there any more: it was removed in the meantime, or (of a Delta table) vacuumed"
@@ -204,8 +237,11 @@ impl Opened {
         let file = File::open(path).map_err(gone)?;
         let size = file.metadata().map_err(|e| io("opening", path, e))?.len();
         let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default());
-        let schema = metadata.map_err(|e| damaged(&name, &e))?.schema().clone();
-        Ok(Self { name, size, schema, content: Content::File(file) })
+        let metadata = metadata.map_err(|e| damaged(&name, &e))?;
+        let footer = metadata.metadata();
+        let (schema, groups) = (metadata.schema().clone(), pieces::groups(footer));
+        let footer = keep_footer.then(|| footer.clone());
+        Ok(Self { name, size, schema, content: Content::File(file, footer), groups })
     }
 }
 
@@ -213,7 +249,7 @@ impl Opened {
 ///
 /// Errors: as [`ParquetFiles::open`].
 pub(crate) async fn schema_of(found: Found) -> Result<SchemaRef> {
-    Ok(Opened::open(found).await?.schema)
+    Ok(Opened::open(found, false).await?.schema)
 }
 
 /// The open files by the names that the plan knows them by.
@@ -245,7 +281,7 @@ impl ParquetFileReaderFactory for Handles {
             last.push(opened.name.clone());
         }
         Ok(match &opened.content {
-            Content::File(file) => Box::new(handle::Reader::new(file)?),
+            Content::File(file, footer) => Box::new(handle::Reader::new(file, footer.clone())?),
             Content::Object(reader) => Box::new(reader.clone()),
         })
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
-use super::unsorted::{Keys, Ranks, Unsorted};
+use super::unsorted::{Ranks, Slots, Winners, gather};
 use super::*;
 use crate::keys::{KeyRows, KeyType};
 
@@ -39,8 +39,7 @@ fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: 
     let rows = KeyRows::new(&[KeyType::Int]).expect("converter");
     let keys = ints(probes.iter().map(|p| p.0).collect());
     let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
-    let probe_rows = rows.rows(&[keys], probes.len()).expect("rows");
-    let probe = Probe::new(probe_rows, times, |i| probes[i].0.is_some());
+    let probe = Probe::new(&[keys], &times, &rows).expect("a probe");
     let mut latest = Latest::new(probe.rows(), ttl);
     let mut merge = Merge::new(&probe);
     let (mut kept, mut carry, mut at, mut turn) = (Vec::new(), None, 0, 0);
@@ -71,49 +70,101 @@ fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: 
     slots.into_iter().map(|slot| slot.map(|s| kept[s as usize])).collect()
 }
 
-/// The same without a sort: the build side as it comes, its times finer than those of the entity rows by `unit`.
+/// How the build side comes to the kernel without a sort.
+#[derive(Clone, Debug)]
+struct Reading {
+    /// The rows of its chunks.
+    sizes: Vec<usize>,
+    /// In which order chunks are taken.
+    turns: Vec<usize>,
+    /// What is kept of so many chunks at the most is still on its way when the next one is applied.
+    late: usize,
+    room: usize,
+    /// What kind of keys: one integer, one of a wide range, two parts.
+    keys: Looked,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Looked {
+    Near,
+    Wide,
+    Bytes,
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
+    let keys = prop_oneof![Just(Looked::Near), Just(Looked::Wide), Just(Looked::Bytes)];
+    let room = prop_oneof![Just(0usize), 0usize..2000, Just(usize::MAX)];
+    let (sizes, turns) = (proptest::collection::vec(1usize..9, 1..4), proptest::collection::vec(0usize..50, 0..20));
+    (sizes, turns, 0usize..4, room, keys).prop_map(|(sizes, turns, late, room, keys)| Reading {
+        sizes,
+        turns,
+        late,
+        room,
+        keys,
+    })
+}
+
+/// The same without a sort: chunks in any order, the times finer than those of the entity rows by `unit`.
 fn run_unsorted(
     built: &[Built],
     probes: &[(Option<i64>, Option<i64>)],
     (ttl, unit): (i64, i64),
-    (sizes, room): (&[usize], usize),
-    by_int: bool,
+    reading: &Reading,
 ) -> Vec<Option<usize>> {
-    let rows = KeyRows::new(&[KeyType::Int]).expect("converter");
-    let keys = ints(probes.iter().map(|p| p.0).collect());
+    let far = |key: i64| if matches!(reading.keys, Looked::Wide) { key * (i64::MAX / 7) } else { key };
+    let parts =
+        |keys: ArrayRef| if matches!(reading.keys, Looked::Bytes) { vec![keys.clone(), keys] } else { vec![keys] };
+    let keys = parts(ints(probes.iter().map(|p| p.0.map(far)).collect()));
+    let rows = KeyRows::new(&vec![KeyType::Int; keys.len()]).expect("converter");
     let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
-    let probe_rows = rows.rows(std::slice::from_ref(&keys), probes.len()).expect("rows");
-    let probe = Probe::new(probe_rows, times, |i| probes[i].0.is_some());
-    // two key parts are looked up by their bytes
-    let parts = if by_int { vec![keys] } else { vec![keys.clone(), keys] };
-    let mut join = Unsorted::new(&probe, &parts, ttl, room);
-    assert_eq!(join.by_int(), by_int);
+    let probe = Probe::new(&keys, &times, &rows).expect("a probe");
+    assert_eq!(probe.by_int(), !matches!(reading.keys, Looked::Bytes));
+    let mut chunks = Vec::new();
     let (mut at, mut turn) = (0, 0);
     while at < built.len() {
-        let size = sizes.get(turn % sizes.len().max(1)).copied().unwrap_or(7).clamp(1, built.len() - at);
-        let chunk = &built[at..at + size];
-        let keys = Int64Array::from_iter_values(chunk.iter().map(|b| b.key));
+        let size = reading.sizes[turn % reading.sizes.len()].clamp(1, built.len() - at);
+        chunks.push(at..at + size);
+        (at, turn) = (at + size, turn + 1);
+    }
+    for (at, turn) in reading.turns.iter().enumerate().take(chunks.len()) {
+        let other = turn % chunks.len();
+        chunks.swap(at, other);
+    }
+    let mut slots = Slots::new(&probe, 1);
+    let mut awaited: Vec<(Winners, Vec<ArrayRef>)> = Vec::new();
+    for at in chunks {
+        let chunk = &built[at.clone()];
+        let keys = Int64Array::from_iter_values(chunk.iter().map(|b| far(b.key)));
         let times = Int64Array::from_iter_values(chunk.iter().map(|b| b.time));
         let micros = Int64Array::from_iter_values(chunk.iter().map(|b| b.time.div_euclid(unit)));
         let created: Int64Array = chunk.iter().map(|b| b.created).collect();
-        let numbers = ints((at..at + size).map(|i| Some(i as i64)).collect());
-        let columns = RecordBatch::try_from_iter([("number", numbers)]).expect("a batch");
-        let ranks = Ranks { micros: &micros, times: &times, created: Some(&created) };
-        if by_int {
-            join.push(&Keys::Int(&keys), &ranks, columns).expect("push");
+        let numbers = ints(at.clone().map(|i| Some(i as i64)).collect());
+        let found = if probe.by_int() {
+            probe.locate(&Keys::Int(&keys), &micros, None, ttl)
         } else {
-            let keys = rows.rows(&[Arc::new(keys)], size).expect("rows");
-            join.push(&Keys::Rows(&keys), &ranks, columns).expect("push");
+            let keys = rows.rows(&parts(Arc::new(keys)), chunk.len()).expect("rows");
+            probe.locate(&Keys::Rows(&keys), &micros, None, ttl)
+        };
+        let ranks = Ranks { times: &times, created: Some(&created), order: at.start as u64 };
+        if let Some(winners) = slots.apply(&found, &ranks) {
+            let columns = gather(&winners, &[numbers]).expect("gathers");
+            awaited.push((winners, columns));
         }
-        (at, turn) = (at + size, turn + 1);
+        while awaited.len() > reading.late {
+            let (winners, columns) = awaited.remove(0);
+            slots.keep(&winners, columns);
+        }
+        if slots.is_loose(reading.room) {
+            slots.compact().expect("compacts");
+        }
     }
-    let found = join.finish().expect("finish");
-    let kept: Vec<usize> = found
-        .batches
-        .iter()
-        .flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().iter().map(|v| *v as usize).collect::<Vec<_>>())
-        .collect();
-    found.index.into_iter().map(|index| index.map(|i| kept[i as usize])).collect()
+    for (winners, columns) in awaited {
+        slots.keep(&winners, columns);
+    }
+    let found = slots.finish(&probe, |time| time.div_euclid(unit), ttl).expect("finish");
+    let values = |c: &ArrayRef| c.as_primitive::<Int64Type>().values().iter().map(|v| *v as usize).collect::<Vec<_>>();
+    let kept: Vec<usize> = found.columns[0].iter().flat_map(values).collect();
+    found.index.iter().map(|index| index.map(|i| kept[i as usize])).collect()
 }
 
 /// What the contract says, for build rows whose times are finer than the probe's by `unit`.
@@ -134,11 +185,9 @@ proptest! {
         probes in probes(),
         ttl in prop_oneof![Just(0i64), 1i64..6],
         unit in 1i64..4,
-        sizes in proptest::collection::vec(1usize..9, 1..4),
-        room in prop_oneof![Just(0usize), 0usize..2000, Just(usize::MAX)],
-        by_int in any::<bool>(),
+        reading in reading(),
     ) {
-        let found = run_unsorted(&built, &probes, (ttl, unit), (&sizes, room), by_int);
+        let found = run_unsorted(&built, &probes, (ttl, unit), &reading);
         prop_assert_eq!(found.len(), probes.len());
         for (probe, found) in probes.iter().zip(found) {
             prop_assert_eq!(found, expected(&built, *probe, (ttl, unit)), "{:?}", probe);
@@ -165,8 +214,7 @@ proptest! {
 #[test]
 fn no_entities_is_one_key_for_all() {
     let rows = KeyRows::new(&[]).expect("converter");
-    let times = Int64Array::from(vec![5, 15, 1]);
-    let probe = Probe::new(rows.rows(&[], 3).expect("rows"), times, |_| true);
+    let probe = Probe::new(&[], &Int64Array::from(vec![5, 15, 1]), &rows).expect("a probe");
     assert_eq!(probe.time_range(), Some((1, 15)));
     let mut latest = Latest::new(3, 0);
     let mut merge = Merge::new(&probe);

@@ -1,259 +1,228 @@
-//! The point-in-time join of a build side in the order of its files: no sort of it, one pass.
+//! The point-in-time join of a build side in any order: no sort of it, one pass, from several threads.
 //!
 //! The entity rows of a key, sorted by time, cut the time before them into slots, one per row: a build row falls into the
-//! slot of the first entity row that is not earlier. Of each slot the greatest row by (event time, created time, file
-//! order) is kept; in the end it is the answer for its entity row and for the later ones of the key until the next slot
-//! with a row. Memory: a slot for each entity row, and the kept rows, which are never more than the slots but for those
-//! that were superseded since the last [compaction](Unsorted::compact). Knows no files, no plan, no I/O.
+//! slot of the first entity row that is not earlier ([`Probe::locate`]). Of each slot the greatest row by (event time,
+//! created time, place in the files) is kept; in the end it is the answer for its entity row and for the later ones of
+//! the key until the next slot with a row. Since a row's place in the files is part of its rank, chunks may come in any
+//! order. A chunk is taken in three steps, of which only the first and the last, which are short, need the slots for
+//! themselves: [`Slots::apply`], [`gather`], [`Slots::keep`]. Memory: a slot for each entity row, and the kept rows, of
+//! which at most about half are superseded ones ([`Slots::compact`]). Knows no files, no plan, no I/O.
 
-use std::collections::HashMap;
-
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::compute::interleave_record_batch;
-use arrow::datatypes::Int64Type;
-use arrow::row::Rows;
-use foldhash::fast::RandomState;
+use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{interleave, take};
 use model::Result;
 
 use super::Probe;
 use crate::error::arrow as arrow_error;
 
-/// The entity rows of one key: where they stand in the probe's order.
-type Run = (u32, u32);
-
-/// Finds a key's entity rows.
-enum Lookup {
-    /// By one integer, which most keys are.
-    Int(HashMap<i64, Run, RandomState>),
-    /// By the comparable bytes.
-    Bytes(HashMap<Box<[u8]>, Run, RandomState>),
-}
-
 /// What is kept of a slot; `batch` is [`NOTHING`] where nothing is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
-    micros: i64,
     time: i64,
     created: i64,
+    /// Where the row stands in the files.
+    order: u64,
     batch: u32,
     row: u32,
 }
 
 const NOTHING: u32 = u32::MAX;
-const EMPTY: Slot = Slot { micros: 0, time: 0, created: 0, batch: NOTHING, row: 0 };
+const EMPTY: Slot = Slot { time: 0, created: 0, order: 0, batch: NOTHING, row: 0 };
 
 /// The ranks of a chunk's rows, which compare as the source's own times do.
 pub(crate) struct Ranks<'a> {
-    /// Times in µs, to be held against those of entity rows.
-    pub(crate) micros: &'a Int64Array,
     /// Event times in the source's unit.
     pub(crate) times: &'a Int64Array,
     /// Created times in the source's unit, if it has any.
     pub(crate) created: Option<&'a Int64Array>,
+    /// Where the chunk's first row stands in the files: each row's number is greater than those before it.
+    pub(crate) order: u64,
 }
 
-/// The keys of a chunk's rows.
-pub(crate) enum Keys<'a> {
-    /// One integer each.
-    Int(&'a Int64Array),
-    /// In comparable form.
-    Rows(&'a Rows),
+/// Rows of chunks, by columns.
+#[derive(Debug)]
+enum Batch {
+    /// On their way.
+    Awaited,
+    /// Here.
+    Kept(Vec<ArrayRef>),
+    /// Copied into a later batch.
+    Moved,
 }
 
-/// The join between chunks.
-pub(crate) struct Unsorted<'a> {
-    probe: &'a Probe,
-    /// The entity rows' times in the probe's order.
-    times: Vec<i64>,
-    lookup: Lookup,
+/// The slots, and what is kept in them.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
     slots: Vec<Slot>,
-    /// How many slots have a row.
+    /// How many of them have a row.
     live: usize,
-    ttl_us: i64,
-    /// Chunks are copied from when they take more than this, bytes.
-    room: usize,
-    /// The columns of kept rows; those from `raw` on are chunks as they came.
-    batches: Vec<RecordBatch>,
-    raw: usize,
-    /// The slots that were filled since the last compaction, some of them several times.
-    touched: Vec<u32>,
-    settled_bytes: usize,
-    raw_bytes: usize,
+    batches: Vec<Batch>,
+    /// Rows in batches, awaited ones too, and bytes of those that are here.
+    rows: usize,
+    bytes: usize,
+    columns: usize,
 }
 
 /// What the join found.
+#[derive(Debug)]
 pub(crate) struct Found {
-    /// The kept rows.
-    pub(crate) batches: Vec<RecordBatch>,
-    /// For each entity row of the frame, which of the kept rows (counted over all batches) is its own.
-    pub(crate) index: Vec<Option<u32>>,
+    /// The kept rows: of each column its chunks.
+    pub(crate) columns: Vec<Vec<ArrayRef>>,
+    /// For each entity row of the frame, which of the kept rows (counted over all chunks) is its own.
+    pub(crate) index: UInt32Array,
 }
 
-impl<'a> Unsorted<'a> {
-    /// Before the first chunk. `keys` are the probe's key parts; a ttl of 0 µs is none; chunks may take `room` bytes
-    /// before their live rows are copied.
-    pub(crate) fn new(probe: &'a Probe, keys: &[ArrayRef], ttl_us: i64, room: usize) -> Self {
-        let int = match keys {
-            [only] => only.as_primitive_opt::<Int64Type>(),
-            _ => None,
-        };
-        let order = &probe.order;
-        let runs = order.chunk_by(|a, b| probe.keys.row(*a as usize) == probe.keys.row(*b as usize));
-        let mut start = 0;
-        let runs = runs.map(|run| {
-            let first = start;
-            start += run.len() as u32;
-            (run[0] as usize, (first, start))
-        });
-        let lookup = match int {
-            Some(keys) => Lookup::Int(runs.map(|(row, run)| (keys.value(row), run)).collect()),
-            None => Lookup::Bytes(runs.map(|(row, run)| (probe.keys.row(row).as_ref().into(), run)).collect()),
-        };
-        let times: Vec<i64> = order.iter().map(|row| probe.times.value(*row as usize)).collect();
-        let slots = vec![EMPTY; times.len()];
-        Self {
-            probe,
-            times,
-            lookup,
-            slots,
-            live: 0,
-            ttl_us,
-            room,
-            batches: Vec::new(),
-            raw: 0,
-            touched: Vec::new(),
-            settled_bytes: 0,
-            raw_bytes: 0,
-        }
+/// The rows of a chunk that are to be kept ([`gather`]), under the number of their batch.
+#[derive(Debug)]
+pub(crate) struct Winners {
+    batch: usize,
+    rows: UInt32Array,
+}
+
+/// Copies these rows out of a chunk's columns.
+pub(crate) fn gather(winners: &Winners, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
+    columns.iter().map(|column| take(column, &winners.rows, None).map_err(arrow_error)).collect()
+}
+
+impl Slots {
+    /// Before the first chunk, of which `columns` columns are kept.
+    pub(crate) fn new(probe: &Probe, columns: usize) -> Self {
+        let slots = vec![EMPTY; probe.places()];
+        Self { slots, live: 0, batches: Vec::new(), rows: 0, bytes: 0, columns }
     }
 
-    /// Whether keys are looked up as integers.
-    pub(crate) fn by_int(&self) -> bool {
-        matches!(self.lookup, Lookup::Int(_))
-    }
-
-    /// What a join of these entity rows takes at least, before anything of it is made, bytes.
+    /// What the slots for these entity rows take, bytes.
     pub(crate) fn least_bytes(probe: &Probe) -> usize {
-        probe.order.len() * (size_of::<Slot>() + size_of::<i64>())
+        probe.places() * size_of::<Slot>()
     }
 
-    /// What the join takes of memory, bytes.
+    /// What is taken of memory, bytes: with one more column, for columns are copied one by one.
     pub(crate) fn bytes(&self) -> usize {
-        let keys = match &self.lookup {
-            Lookup::Int(runs) => runs.capacity() * size_of::<(i64, Run)>(),
-            Lookup::Bytes(runs) => runs.capacity() * (size_of::<(Box<[u8]>, Run)>() + 32),
-        };
-        keys + Self::least_bytes(self.probe)
-            + self.touched.len() * size_of::<u32>()
-            + self.settled_bytes
-            + self.raw_bytes
+        self.slots.len() * size_of::<Slot>() + self.bytes + self.bytes / self.columns.max(1)
     }
 
-    /// Takes the next chunk: the keys and ranks of its rows, and the columns that are kept of them.
-    pub(crate) fn push(&mut self, keys: &Keys<'_>, ranks: &Ranks<'_>, columns: RecordBatch) -> Result<()> {
+    /// Holds a chunk's located rows ([`Probe::locate`]) against the slots: those that stay.
+    pub(crate) fn apply(&mut self, found: &[(u32, u32)], ranks: &Ranks<'_>) -> Option<Winners> {
         let batch = self.batches.len() as u32;
-        let before = self.touched.len();
-        for row in 0..columns.num_rows() {
-            let run = match (&self.lookup, keys) {
-                (Lookup::Int(runs), Keys::Int(keys)) => runs.get(&keys.value(row)),
-                (Lookup::Bytes(runs), Keys::Rows(keys)) => runs.get(keys.row(row).as_ref()),
-                _ => None,
-            };
-            let Some(&(start, end)) = run else { continue };
-            let micros = ranks.micros.value(row);
-            let times = &self.times[start as usize..end as usize];
-            let at = times.partition_point(|time| *time < micros);
-            let Some(next) = times.get(at) else { continue };
-            // whom it does not reach, it does not reach later
-            if self.ttl_us > 0 && micros < next.saturating_sub(self.ttl_us) {
-                continue;
-            }
-            let created = ranks.created.filter(|created| created.is_valid(row));
-            let found = Slot {
-                micros,
-                time: ranks.times.value(row),
-                created: created.map_or(i64::MIN, |created| created.value(row)),
-                batch,
-                row: row as u32,
-            };
-            let place = start as usize + at;
-            let slot = &mut self.slots[place];
-            self.live += usize::from(slot.batch == NOTHING);
-            if slot.batch == NOTHING || (found.time, found.created) >= (slot.time, slot.created) {
-                *slot = found;
-                self.touched.push(place as u32);
-            }
-        }
-        if self.touched.len() > before {
-            self.raw_bytes += columns.get_array_memory_size();
-            self.batches.push(columns);
-        }
-        if self.raw_bytes > self.room { self.compact() } else { Ok(()) }
-    }
-
-    /// Copies the live rows of the chunks since the last time, and lets go of the chunks; copies all live rows where
-    /// more than half of the kept ones are not.
-    pub(crate) fn compact(&mut self) -> Result<()> {
-        let raw = self.raw as u32;
-        let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable();
-        touched.dedup();
-        self.gather(&touched, raw)?;
-        let kept: usize = self.batches.iter().map(RecordBatch::num_rows).sum();
-        if kept > 2 * self.live && self.settled_bytes > self.room {
-            let all: Vec<u32> = (0..self.slots.len() as u32).collect();
-            self.gather(&all, 0)?;
-        }
-        Ok(())
-    }
-
-    /// Copies what these slots have in batches from `first` on into one new batch in the place of those.
-    fn gather(&mut self, slots: &[u32], first: u32) -> Result<()> {
-        let mut from = Vec::new();
-        for &place in slots {
+        let mut any = false;
+        for &(row, place) in found {
+            let at = row as usize;
+            let (time, order) = (ranks.times.value(at), ranks.order + u64::from(row));
+            let created = ranks.created.filter(|created| created.is_valid(at));
+            let created = created.map_or(i64::MIN, |created| created.value(at));
             let slot = &mut self.slots[place as usize];
-            if slot.batch != NOTHING && slot.batch >= first {
-                from.push(((slot.batch - first) as usize, slot.row as usize));
-                (slot.batch, slot.row) = (first, from.len() as u32 - 1);
+            self.live += usize::from(slot.batch == NOTHING);
+            if slot.batch == NOTHING || (time, created, order) > (slot.time, slot.created, slot.order) {
+                *slot = Slot { time, created, order, batch, row };
+                any = true;
             }
         }
-        let old = self.batches.split_off(first as usize);
-        if !from.is_empty() {
-            let old: Vec<&RecordBatch> = old.iter().collect();
-            self.batches.push(interleave_record_batch(&old, &from).map_err(arrow_error)?);
+        if !any {
+            return None;
         }
-        self.raw = self.batches.len();
-        self.settled_bytes = self.batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        self.raw_bytes = 0;
+        let mut rows = Vec::new();
+        for &(row, place) in found {
+            let slot = &mut self.slots[place as usize];
+            if slot.batch == batch && slot.order == ranks.order + u64::from(row) {
+                slot.row = rows.len() as u32;
+                rows.push(row);
+            }
+        }
+        self.rows += rows.len();
+        self.batches.push(Batch::Awaited);
+        Some(Winners { batch: batch as usize, rows: rows.into() })
+    }
+
+    /// Keeps a chunk's winners.
+    pub(crate) fn keep(&mut self, winners: &Winners, columns: Vec<ArrayRef>) {
+        self.bytes += size(&columns);
+        self.batches[winners.batch] = Batch::Kept(columns);
+    }
+
+    /// Whether more than half of the kept rows are superseded, and they take more than `room` bytes.
+    pub(crate) fn is_loose(&self, room: usize) -> bool {
+        self.rows > 2 * self.live && self.bytes > room
+    }
+
+    /// Copies the rows that are still in slots into one batch, and lets go of the others. Those on their way stay so.
+    pub(crate) fn compact(&mut self) -> Result<()> {
+        let mut at = vec![0; self.batches.len()];
+        let mut old: Vec<Vec<ArrayRef>> = vec![Vec::new(); self.columns];
+        let (mut count, mut moved) = (0, 0);
+        for (batch, at) in self.batches.iter_mut().zip(&mut at) {
+            if let Batch::Kept(columns) = batch {
+                *at = count;
+                count += 1;
+                moved += columns.first().map_or(0, |c| c.len());
+                for (all, column) in old.iter_mut().zip(std::mem::take(columns)) {
+                    all.push(column);
+                }
+                *batch = Batch::Moved;
+            }
+        }
+        let next = self.batches.len() as u32;
+        let mut from = Vec::with_capacity(self.live.min(moved));
+        for slot in self.slots.iter_mut().filter(|slot| slot.batch != NOTHING) {
+            if matches!(self.batches[slot.batch as usize], Batch::Moved) {
+                from.push((at[slot.batch as usize], slot.row as usize));
+                (slot.batch, slot.row) = (next, from.len() as u32 - 1);
+            }
+        }
+        let copied = old.into_iter().map(|chunks| {
+            let chunks: Vec<&dyn Array> = chunks.iter().map(AsRef::as_ref).collect();
+            if chunks.is_empty() || from.is_empty() { Ok(None) } else { interleave(&chunks, &from).map(Some) }
+        });
+        let copied: Vec<Option<ArrayRef>> = copied.collect::<std::result::Result<_, _>>().map_err(arrow_error)?;
+        let copied: Vec<ArrayRef> = copied.into_iter().flatten().collect();
+        self.rows = self.rows - moved + from.len();
+        self.bytes = size(&copied);
+        self.batches.push(Batch::Kept(copied));
         Ok(())
     }
 
-    /// The answers: no build row comes any more.
-    pub(crate) fn finish(mut self) -> Result<Found> {
-        self.compact()?;
-        let mut base = Vec::with_capacity(self.batches.len());
-        let mut rows = 0;
-        for batch in &self.batches {
-            base.push(rows);
-            rows += batch.num_rows() as u32;
+    /// The answers: no build row comes any more. `micros` of a time, `reach` as in [`Probe::locate`].
+    pub(crate) fn finish(mut self, probe: &Probe, micros: impl Fn(i64) -> i64, reach: i64) -> Result<Found> {
+        if self.rows > self.live + self.live / 2 {
+            self.compact()?;
         }
-        let mut index = vec![None; self.probe.rows()];
-        let runs: Vec<Run> = match &self.lookup {
-            Lookup::Int(runs) => runs.values().copied().collect(),
-            Lookup::Bytes(runs) => runs.values().copied().collect(),
-        };
-        for (start, end) in runs {
+        let mut base = vec![0; self.batches.len()];
+        let mut columns: Vec<Vec<ArrayRef>> = vec![Vec::new(); self.columns];
+        let mut rows = 0;
+        for (batch, base) in self.batches.into_iter().zip(&mut base) {
+            if let Batch::Kept(kept) = batch {
+                *base = rows;
+                rows += kept.first().map_or(0, |c| c.len() as u32);
+                for (all, column) in columns.iter_mut().zip(kept) {
+                    all.push(column);
+                }
+            }
+        }
+        let mut index = vec![NOTHING; probe.rows()];
+        for run in probe.runs() {
             let mut last: Option<(i64, u32)> = None;
-            for place in start as usize..end as usize {
+            for place in run {
                 let slot = self.slots[place];
                 if slot.batch != NOTHING {
-                    last = Some((slot.micros, base[slot.batch as usize] + slot.row));
+                    last = Some((micros(slot.time), base[slot.batch as usize] + slot.row));
                 }
-                let reached = |micros: i64| self.ttl_us == 0 || micros >= self.times[place].saturating_sub(self.ttl_us);
-                index[self.probe.order[place] as usize] =
-                    last.filter(|(micros, _)| reached(*micros)).map(|(_, row)| row);
+                let (row, time) = probe.place(place);
+                if let Some((found, at)) = last
+                    && (reach == 0 || found >= time.saturating_sub(reach))
+                {
+                    index[row] = at;
+                }
             }
         }
-        Ok(Found { batches: self.batches, index })
+        let nulls: NullBuffer = index.iter().map(|row| *row != NOTHING).collect();
+        let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
+        if nulls.is_some() {
+            index.iter_mut().filter(|row| **row == NOTHING).for_each(|row| *row = 0);
+        }
+        Ok(Found { columns, index: UInt32Array::new(index.into(), nulls) })
     }
+}
+
+fn size(columns: &[ArrayRef]) -> usize {
+    columns.iter().map(|column| column.get_array_memory_size()).sum()
 }

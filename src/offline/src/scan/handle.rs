@@ -18,12 +18,13 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 #[derive(Debug)]
 pub(super) struct Reader {
     file: Arc<File>,
+    footer: Option<Arc<ParquetMetaData>>,
 }
 
 impl Reader {
-    /// A second handle to the same open file.
-    pub(super) fn new(file: &File) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(file.try_clone()?) })
+    /// A second handle to the same open file; its footer, where that is known, is not read again.
+    pub(super) fn new(file: &File, footer: Option<Arc<ParquetMetaData>>) -> io::Result<Self> {
+        Ok(Self { file: Arc::new(file.try_clone()?), footer })
     }
 
     fn read(file: &File, ranges: Vec<Range<u64>>) -> io::Result<Vec<Bytes>> {
@@ -59,9 +60,20 @@ impl AsyncFileReader for Reader {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
         let file = self.file.clone();
         let policy = options.map_or(PageIndexPolicy::Skip, ArrowReaderOptions::column_index_policy);
+        let footer = self.footer.clone();
         async move {
-            let parse =
-                move || ParquetMetaDataReader::new().with_page_index_policy(policy).parse_and_finish(file.as_ref());
+            if let (PageIndexPolicy::Skip, Some(footer)) = (policy, &footer) {
+                return Ok(footer.clone());
+            }
+            let parse = move || match footer {
+                None => ParquetMetaDataReader::new().with_page_index_policy(policy).parse_and_finish(file.as_ref()),
+                Some(footer) => {
+                    let mut reader = ParquetMetaDataReader::new_with_metadata(footer.as_ref().clone());
+                    reader = reader.with_page_index_policy(policy);
+                    reader.read_page_indexes(file.as_ref())?;
+                    reader.finish()
+                }
+            };
             let parsed = tokio::task::spawn_blocking(parse).await;
             Ok(Arc::new(parsed.map_err(|e| ParquetError::External(e.into()))??))
         }

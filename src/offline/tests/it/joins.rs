@@ -63,13 +63,18 @@ pub(crate) fn expected(rows: &[Row], key: impl Fn(&Row) -> bool, t: i64, ttl: i6
         .and_then(|(_, r)| r.value)
 }
 
+/// The rows of three views, entity rows, a ttl, and the rows of a row group and of a batch.
+type Case = (Vec<Row>, Vec<Row>, Vec<Row>, Vec<Asked>, i64, (usize, usize));
+
 #[test]
 fn several_views_equal_the_oracle() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let mut runner = TestRunner::new(Config { cases: 40, ..Config::default() });
     let ttl = prop_oneof![Just(0i64), 1i64..15];
-    let cases = (rows(), rows(), rows(), frame(), ttl);
-    let run = |(one, two, three, asked, ttl): (Vec<Row>, Vec<Row>, Vec<Row>, Vec<Asked>, i64)| {
+    // The rows of a row group and of a batch: pieces of some row groups are read at the same time.
+    let cut = (1usize..60, prop_oneof![2 => 1usize..12, 1 => Just(64)]);
+    let cases = (rows(), rows(), rows(), frame(), ttl, cut);
+    let run = |(one, two, three, asked, ttl, (group, batch_rows)): Case| {
         let mut repo = Repo::new();
         repo.entity("k", ValueType::Int32);
         repo.entity("n", ValueType::String);
@@ -77,10 +82,10 @@ fn several_views_equal_the_oracle() {
         repo.view("one", &["k"], &feature, ttl, "one.parquet");
         repo.view("two", &["n", "k"], &feature, 0, "two");
         repo.view("three", &["__dummy"], &feature, ttl, "three-*.parquet");
-        repo.write("one.parquet", &written(&one));
+        repo.write_in_groups("one.parquet", &written(&one), group);
         let half = two.len() / 2;
-        repo.write("two/a.parquet", &written(&two[..half]));
-        repo.write("two/b/c.parquet", &written(&two[half..]));
+        repo.write_in_groups("two/a.parquet", &written(&two[..half]), group);
+        repo.write_in_groups("two/b/c.parquet", &written(&two[half..]), group);
         repo.write("three-1.parquet", &written(&three));
         let frame = batch(vec![
             ("n", texts(asked.iter().map(|a| a.1.clone()))),
@@ -88,7 +93,10 @@ fn several_views_equal_the_oracle() {
             ("k", ints(asked.iter().map(|a| a.0))),
         ]);
         let command = historical(&[("one", &["f"]), ("two", &["f"]), ("three", &["f"])]);
-        let got = runtime.block_on(async { repo.serve().await.exchange(&command, &frame).await.expect("joins") });
+        let got = runtime.block_on(async {
+            let server = Server::start(repo.offline_by(256 << 20, batch_rows)).await;
+            server.exchange(&command, &frame).await.expect("joins")
+        });
         prop_assert_eq!(&got.columns()[..3], frame.columns());
         let column =
             |name: &str| got.column_by_name(name).expect(name).as_primitive::<arrow::datatypes::Float64Type>().clone();
@@ -268,11 +276,11 @@ async fn a_join_beyond_the_memory_limit_sorts_and_spills_and_a_frame_beyond_it_i
         batch(vec![("k", ints(keys().map(Some))), ("event_timestamp", times(keys().map(|_| Some(100))))])
     };
     // The source's text alone is about 7 MB.
-    let server = Server::start(repo.offline(4 << 20)).await;
+    let server = Server::start(repo.offline(6 << 20)).await;
     let command = historical(&[("v", &["f"])]);
-    // Few entity rows are joined to the source as it comes. Of 70,000 the frame and the join's places (48 bytes each)
+    // Few entity rows are joined to the source as it comes. Of 105,000 the frame and the join's places (32 bytes each)
     // are more than the limit: the source is sorted, and spills.
-    for repeat in [1, 234] {
+    for repeat in [1, 350] {
         let got = server.exchange(&command, &frame(repeat)).await.expect("joins");
         let found = got.column_by_name("v__f").expect("f").as_string::<i32>();
         assert_eq!(found.len(), asked.len() * repeat);

@@ -17,6 +17,7 @@ use model::registry::{Registry, View};
 use model::{Timestamp, ValueType};
 use offline::{Offline, Settings};
 use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
 use prost::Message;
 use proto::feast::core;
 use tempfile::TempDir;
@@ -83,6 +84,17 @@ impl Repo {
         write(&self.dir.path().join(path), batch);
     }
 
+    /// Writes a file with so many rows in each row group.
+    pub(crate) fn write_in_groups(&self, path: &str, batch: &RecordBatch, rows: usize) {
+        let path = self.dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(rows)).build();
+        let file = std::fs::File::create(path).expect("create");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("writer");
+        writer.write(batch).expect("write");
+        writer.close().expect("close");
+    }
+
     pub(crate) fn registry(&self) -> Arc<Registry> {
         Arc::new(Registry::resolve(1, self.objects.clone()).expect("a registry"))
     }
@@ -92,13 +104,18 @@ impl Repo {
     }
 
     pub(crate) fn offline(&self, memory: usize) -> Offline {
+        self.offline_by(memory, 64)
+    }
+
+    /// With so many rows in a batch; pieces that are read on their own have four batches and more.
+    pub(crate) fn offline_by(&self, memory: usize, batch_rows: usize) -> Offline {
         let data = self.dir.path().join("larder");
         let settings = Settings {
             repo_dir: self.dir.path().to_path_buf(),
             spill_dir: data.join("spill"),
             upload_dir: data.join("uploads"),
             memory_limit_bytes: memory,
-            batch_rows: 64,
+            batch_rows,
             ..Settings::default()
         };
         let registry = self.registry();

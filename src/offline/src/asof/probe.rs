@@ -1,0 +1,367 @@
+//! The entity rows of a join by key and time, and how a build row's key is found among them. Knows no build side.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::buffer::NullBuffer;
+use arrow::compute::take;
+use arrow::datatypes::Int64Type;
+use arrow::row::{Row, Rows};
+use foldhash::fast::RandomState;
+use model::Result;
+
+use crate::error::arrow as arrow_error;
+use crate::keys::KeyRows;
+
+/// Keys are brought into comparable form so many at a time.
+const STEP: usize = 1 << 16;
+/// A range of which less than one in so many numbers is a key is not looked up by distance.
+const SPARSE: usize = 16;
+/// A key's number, or a row's, that is none.
+const NONE: u32 = u32::MAX;
+
+/// The entity rows that have a key and a time, in the order (key, time).
+#[derive(Debug)]
+pub(crate) struct Probe {
+    rows: usize,
+    /// Rows of the entity frame.
+    order: Vec<u32>,
+    /// Their times, µs.
+    times: Vec<i64>,
+    /// Where each key's rows begin in that order, and the end of them all.
+    starts: Vec<u32>,
+    /// The keys, each once, in their order.
+    keys: Rows,
+    columns: Vec<ArrayRef>,
+    lookup: Lookup,
+}
+
+/// Finds a key's number.
+#[derive(Debug)]
+enum Lookup {
+    /// Of one integer out of a narrow range: by its distance from the least.
+    Near { least: i64, keys: Vec<u32> },
+    /// Of one integer, which most keys are.
+    Int(HashMap<i64, u32, RandomState>),
+    /// By the comparable bytes.
+    Bytes(HashMap<Box<[u8]>, u32, RandomState>),
+}
+
+/// The keys of some build rows.
+pub(crate) enum Keys<'a> {
+    /// One integer each, where [`Probe::by_int`] says so.
+    Int(&'a Int64Array),
+    /// In comparable form.
+    Rows(&'a Rows),
+}
+
+impl Probe {
+    /// Sorts the entity rows. `keys` are their key parts in the comparable form, `times` are µs; rows of which one of
+    /// them is null match nothing.
+    pub(crate) fn new(keys: &[ArrayRef], times: &Int64Array, rows: &KeyRows) -> Result<Self> {
+        let nulls =
+            keys.iter().map(|k| k.nulls()).fold(times.nulls().cloned(), |a, b| NullBuffer::union(a.as_ref(), b));
+        let mut groups = Groups { ids: vec![NONE; times.len()], firsts: Vec::new(), nulls };
+        let mut lookup = groups.fill(keys, rows)?;
+        let ranks = groups.rank(keys, &lookup);
+        lookup.renumber(&ranks);
+        let mut firsts = vec![0; groups.firsts.len()];
+        for (first, rank) in groups.firsts.iter().zip(&ranks) {
+            firsts[*rank as usize] = *first;
+        }
+        let firsts = UInt32Array::from(firsts);
+        let columns: Vec<ArrayRef> =
+            keys.iter().map(|key| take(key, &firsts, None).map_err(arrow_error)).collect::<Result<_>>()?;
+        let keys = rows.rows(&columns, firsts.len())?;
+        let (starts, order) = groups.order(&ranks);
+        let mut sorted = Self { rows: times.len(), times: Vec::new(), order, starts, keys, columns, lookup };
+        sorted.sort(times);
+        Ok(sorted)
+    }
+
+    /// Puts each key's rows, which stand in the frame's order, into that of their times.
+    fn sort(&mut self, times: &Int64Array) {
+        self.times = self.order.iter().map(|row| times.value(*row as usize)).collect();
+        let mut scratch: Vec<(i64, u32)> = Vec::new();
+        for bounds in self.starts.windows(2) {
+            let run = bounds[0] as usize..bounds[1] as usize;
+            let (times, order) = (&mut self.times[run.clone()], &mut self.order[run]);
+            if times.is_sorted() {
+                continue;
+            }
+            scratch.clear();
+            scratch.extend(times.iter().copied().zip(order.iter().copied()));
+            scratch.sort_unstable();
+            for ((time, row), (sorted_time, sorted_row)) in times.iter_mut().zip(order).zip(&scratch) {
+                (*time, *row) = (*sorted_time, *sorted_row);
+            }
+        }
+    }
+
+    /// The number of entity rows, matched or not.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of entity rows that can match: their places are counted from 0.
+    pub(crate) fn places(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The row of the entity frame that has a place, and its time.
+    pub(crate) fn place(&self, place: usize) -> (usize, i64) {
+        (self.order[place] as usize, self.times[place])
+    }
+
+    /// Each key's places.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+        self.starts.windows(2).map(|bounds| bounds[0] as usize..bounds[1] as usize)
+    }
+
+    /// A key by its number.
+    pub(crate) fn key(&self, key: usize) -> Row<'_> {
+        self.keys.row(key)
+    }
+
+    /// Where the places of the key behind this one begin.
+    pub(crate) fn end(&self, key: usize) -> usize {
+        self.starts[key + 1] as usize
+    }
+
+    /// The key parts of all keys, each key once.
+    pub(crate) fn columns(&self) -> &[ArrayRef] {
+        &self.columns
+    }
+
+    /// The least and the greatest time among the rows that can match, µs.
+    pub(crate) fn time_range(&self) -> Option<(i64, i64)> {
+        let first = self.runs().map(|run| self.times[run.start]).min()?;
+        let last = self.runs().map(|run| self.times[run.end - 1]).max()?;
+        Some((first, last))
+    }
+
+    /// Whether keys are looked up as integers.
+    pub(crate) fn by_int(&self) -> bool {
+        !matches!(self.lookup, Lookup::Bytes(_))
+    }
+
+    /// What is held of the keys, bytes. The order of the rows and their times are counted with the entity frame.
+    pub(crate) fn bytes(&self) -> usize {
+        let lookup = match &self.lookup {
+            Lookup::Near { keys, .. } => keys.len() * size_of::<u32>(),
+            Lookup::Int(keys) => keys.capacity() * size_of::<(i64, u32)>(),
+            Lookup::Bytes(keys) => {
+                keys.capacity() * size_of::<(Box<[u8]>, u32)>() + keys.keys().map(|key| key.len()).sum::<usize>()
+            }
+        };
+        let columns: usize = self.columns.iter().map(|c| c.get_array_memory_size()).sum();
+        lookup + columns + self.keys.size() + self.starts.len() * size_of::<u32>()
+    }
+
+    /// The places of build rows, for each row that some entity row may match: `(row, place)`. A build row's place is
+    /// that of the first entity row of its key that is not earlier; `reach` (µs, 0 is without end) is how far back
+    /// an entity row sees. Rows of which `nulls` says that they have no key or no time have no place.
+    pub(crate) fn locate(
+        &self,
+        keys: &Keys<'_>,
+        micros: &Int64Array,
+        nulls: Option<&NullBuffer>,
+        reach: i64,
+    ) -> Vec<(u32, u32)> {
+        let build = Build { micros: micros.values(), nulls, reach };
+        match (&self.lookup, keys) {
+            (Lookup::Near { least, keys }, Keys::Int(ints)) => self.each(&build, |row| {
+                let distance = ints.value(row).wrapping_sub(*least) as u64;
+                usize::try_from(distance).ok().and_then(|at| keys.get(at).copied()).unwrap_or(NONE)
+            }),
+            (Lookup::Int(keys), Keys::Int(ints)) => {
+                self.each(&build, |row| keys.get(&ints.value(row)).copied().unwrap_or(NONE))
+            }
+            (Lookup::Bytes(keys), Keys::Rows(rows)) => {
+                self.each(&build, |row| keys.get(rows.row(row).as_ref()).copied().unwrap_or(NONE))
+            }
+            // integers among texts, or the other way round: there is no such key
+            _ => Vec::new(),
+        }
+    }
+
+    fn each(&self, build: &Build<'_>, key: impl Fn(usize) -> u32) -> Vec<(u32, u32)> {
+        let mut found = Vec::new();
+        // the place of the row before, for rows of one key come often one behind the other in the order of time
+        let (mut last_key, mut last) = (NONE, 0);
+        for (row, &time) in build.micros.iter().enumerate() {
+            if build.nulls.is_some_and(|nulls| nulls.is_null(row)) {
+                continue;
+            }
+            let key = key(row);
+            if key == NONE {
+                continue;
+            }
+            let (start, end) = (self.starts[key as usize] as usize, self.starts[key as usize + 1] as usize);
+            let place = if key == last_key { self.near(start, end, last, time) } else { None };
+            let place = place.unwrap_or_else(|| start + self.times[start..end].partition_point(|t| *t < time));
+            (last_key, last) = (key, place);
+            // whom it does not reach, it does not reach later
+            if place < end && (build.reach == 0 || time >= self.times[place].saturating_sub(build.reach)) {
+                found.push((row as u32, place as u32));
+            }
+        }
+        found
+    }
+
+    /// The place of `time` within `start..end`, if it is `last` or shortly behind it.
+    fn near(&self, start: usize, end: usize, last: usize, time: i64) -> Option<usize> {
+        const STEPS: usize = 4;
+        if last > start && self.times[last - 1] >= time {
+            return None;
+        }
+        (last..end.min(last + STEPS)).find(|&place| self.times[place] >= time)
+    }
+}
+
+/// Build rows to be located.
+struct Build<'a> {
+    micros: &'a [i64],
+    nulls: Option<&'a NullBuffer>,
+    reach: i64,
+}
+
+impl Lookup {
+    fn renumber(&mut self, ranks: &[u32]) {
+        let keys: &mut dyn Iterator<Item = &mut u32> = match self {
+            Self::Near { keys, .. } => &mut keys.iter_mut().filter(|key| **key != NONE),
+            Self::Int(keys) => &mut keys.values_mut(),
+            Self::Bytes(keys) => &mut keys.values_mut(),
+        };
+        for key in keys {
+            *key = ranks[*key as usize];
+        }
+    }
+}
+
+/// The entity rows by key, keys numbered as they come.
+struct Groups {
+    /// Each row's key.
+    ids: Vec<u32>,
+    /// A row of each key.
+    firsts: Vec<u32>,
+    nulls: Option<NullBuffer>,
+}
+
+impl Groups {
+    fn fill(&mut self, keys: &[ArrayRef], rows: &KeyRows) -> Result<Lookup> {
+        let int = match keys {
+            [only] => only.as_primitive_opt::<Int64Type>(),
+            _ => None,
+        };
+        let Some(ints) = int else { return self.by_bytes(keys, rows) };
+        let nulls = self.nulls.clone();
+        let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
+        let (mut least, mut greatest) = (i64::MAX, i64::MIN);
+        for (row, &key) in ints.values().iter().enumerate() {
+            if valid(row) {
+                (least, greatest) = (least.min(key), greatest.max(key));
+            }
+        }
+        let span = i128::from(greatest) - i128::from(least) + 1;
+        match usize::try_from(span) {
+            Ok(span) if span <= 2 * self.ids.len() => {
+                let mut near = vec![NONE; span];
+                for (row, &key) in ints.values().iter().enumerate() {
+                    if valid(row) {
+                        let id = &mut near[key.wrapping_sub(least) as usize];
+                        if *id == NONE {
+                            *id = self.firsts.len() as u32;
+                            self.firsts.push(row as u32);
+                        }
+                        self.ids[row] = *id;
+                    }
+                }
+                if self.firsts.len() * SPARSE >= span {
+                    return Ok(Lookup::Near { least, keys: near });
+                }
+                let ids = self.firsts.iter().zip(0..);
+                Ok(Lookup::Int(ids.map(|(row, id)| (ints.value(*row as usize), id)).collect()))
+            }
+            _ => {
+                let mut known: HashMap<i64, u32, RandomState> = HashMap::default();
+                for (row, &key) in ints.values().iter().enumerate() {
+                    if valid(row) {
+                        self.ids[row] = *known.entry(key).or_insert_with(|| {
+                            self.firsts.push(row as u32);
+                            self.firsts.len() as u32 - 1
+                        });
+                    }
+                }
+                Ok(Lookup::Int(known))
+            }
+        }
+    }
+
+    fn by_bytes(&mut self, keys: &[ArrayRef], rows: &KeyRows) -> Result<Lookup> {
+        let mut known: HashMap<Box<[u8]>, u32, RandomState> = HashMap::default();
+        for start in (0..self.ids.len()).step_by(STEP) {
+            let count = STEP.min(self.ids.len() - start);
+            let part: Vec<ArrayRef> = keys.iter().map(|key| key.slice(start, count)).collect();
+            let part = rows.rows(&part, count)?;
+            for row in start..start + count {
+                if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                    continue;
+                }
+                let key = part.row(row - start);
+                self.ids[row] = match known.get(key.as_ref()) {
+                    Some(id) => *id,
+                    None => {
+                        let id = self.firsts.len() as u32;
+                        self.firsts.push(row as u32);
+                        known.insert(key.as_ref().into(), id);
+                        id
+                    }
+                };
+            }
+        }
+        Ok(Lookup::Bytes(known))
+    }
+
+    /// Each key's number in the order of keys.
+    fn rank(&self, keys: &[ArrayRef], lookup: &Lookup) -> Vec<u32> {
+        let mut sorted: Vec<u32> = (0..self.firsts.len() as u32).collect();
+        match lookup {
+            Lookup::Bytes(known) => {
+                let mut bytes: Vec<&[u8]> = vec![&[]; sorted.len()];
+                for (key, id) in known {
+                    bytes[*id as usize] = key;
+                }
+                sorted.sort_unstable_by_key(|id| bytes[*id as usize]);
+            }
+            Lookup::Near { .. } | Lookup::Int(_) => {
+                let ints = keys[0].as_primitive::<Int64Type>();
+                sorted.sort_unstable_by_key(|id| ints.value(self.firsts[*id as usize] as usize));
+            }
+        }
+        let mut ranks = vec![0; sorted.len()];
+        for (rank, id) in sorted.into_iter().enumerate() {
+            ranks[id as usize] = rank as u32;
+        }
+        ranks
+    }
+
+    /// Where each key's rows begin, and the rows by key.
+    fn order(&self, ranks: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let mut starts = vec![0u32; ranks.len() + 1];
+        for id in self.ids.iter().filter(|id| **id != NONE) {
+            starts[ranks[*id as usize] as usize + 1] += 1;
+        }
+        for at in 1..starts.len() {
+            starts[at] += starts[at - 1];
+        }
+        let mut next = starts.clone();
+        let mut order = vec![0; starts[ranks.len()] as usize];
+        for (row, id) in self.ids.iter().enumerate().filter(|(_, id)| **id != NONE) {
+            let next = &mut next[ranks[*id as usize] as usize];
+            order[*next as usize] = row as u32;
+            *next += 1;
+        }
+        (starts, order)
+    }
+}
