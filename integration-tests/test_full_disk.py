@@ -171,7 +171,7 @@ def test_a_materialization_fails_and_is_done_when_there_is_room(world: World) ->
     assert world.trips("history", history["driver_id"].tolist()) == history["trips"].tolist()
 
 
-@pytest.mark.parametrize("world", [6], indirect=True)
+@pytest.mark.parametrize("world", [10], indirect=True)
 def test_what_spills_fails_and_leaves_no_file(world: World) -> None:
     world.disk.fill(leaving=2 * MB)
     with pytest.raises(Exception, match="disk that queries spill to is full"):

@@ -8,8 +8,10 @@
 mod probe;
 pub(crate) mod unsorted;
 
-use arrow::row::{OwnedRow, Row, Rows};
+use arrow::row::{Row, Rows};
 use model::Result;
+
+use crate::keys::KeyRows;
 
 pub(crate) use probe::{Keys, Probe};
 
@@ -24,19 +26,22 @@ pub(crate) trait Fold {
 }
 
 /// The state of one merge between chunks.
-#[derive(Debug)]
 pub(crate) struct Merge<'a> {
     probe: &'a Probe,
+    rows: &'a KeyRows,
     /// The next place to settle, and the number of its key.
     cursor: usize,
     at_key: usize,
-    key: Option<OwnedRow>,
+    /// The keys from this one on in the comparable form.
+    keys: (usize, Rows),
+    /// The key that build rows were added for.
+    key: Option<usize>,
 }
 
 impl<'a> Merge<'a> {
-    /// A merge before its first chunk.
-    pub(crate) fn new(probe: &'a Probe) -> Self {
-        Self { probe, cursor: 0, at_key: 0, key: None }
+    /// A merge before its first chunk; `rows` is the probe's converter.
+    pub(crate) fn new(probe: &'a Probe, rows: &'a KeyRows) -> Result<Self> {
+        Ok(Self { probe, rows, cursor: 0, at_key: 0, keys: (0, probe.keys(0, rows)?), key: None })
     }
 
     /// Takes the next chunk of the build side: keys (by the same converter as the probe's) and times
@@ -48,14 +53,14 @@ impl<'a> Merge<'a> {
                 if (probe_key, probe_time) >= (key, time) {
                     break;
                 }
-                self.settle(fold);
+                self.settle(fold)?;
             }
             let Some((probe_key, _)) = self.next() else { return Ok(()) };
             if probe_key != key {
                 continue;
             }
-            if !self.has_key(key) {
-                self.key = Some(key.owned());
+            if self.key != Some(self.at_key) {
+                self.key = Some(self.at_key);
                 fold.new_key();
             }
             fold.add(i, time)?;
@@ -64,10 +69,11 @@ impl<'a> Merge<'a> {
     }
 
     /// Settles what is left: no build row comes any more.
-    pub(crate) fn finish(&mut self, fold: &mut impl Fold) {
+    pub(crate) fn finish(&mut self, fold: &mut impl Fold) -> Result<()> {
         while !self.is_done() {
-            self.settle(fold);
+            self.settle(fold)?;
         }
+        Ok(())
     }
 
     /// Whether every entity row has its answer: the rest of the build side need not be read.
@@ -76,21 +82,23 @@ impl<'a> Merge<'a> {
     }
 
     /// Key and time of the next place.
-    fn next(&self) -> Option<(Row<'a>, i64)> {
-        (!self.is_done()).then(|| (self.probe.key(self.at_key), self.probe.place(self.cursor).1))
+    fn next(&self) -> Option<(Row<'_>, i64)> {
+        (!self.is_done()).then(|| (self.keys.1.row(self.at_key - self.keys.0), self.probe.place(self.cursor).1))
     }
 
-    fn settle(&mut self, fold: &mut impl Fold) {
+    fn settle(&mut self, fold: &mut impl Fold) -> Result<()> {
         let (row, time) = self.probe.place(self.cursor);
-        if self.has_key(self.probe.key(self.at_key)) {
+        if self.key == Some(self.at_key) {
             fold.settle(row as u32, time);
         }
         self.cursor += 1;
-        self.at_key += usize::from(self.cursor == self.probe.end(self.at_key));
-    }
-
-    fn has_key(&self, key: Row<'_>) -> bool {
-        self.key.as_ref().is_some_and(|k| k.row() == key)
+        if self.cursor == self.probe.end(self.at_key) {
+            self.at_key += 1;
+            if self.at_key == self.keys.0 + self.keys.1.num_rows() {
+                self.keys = (self.at_key, self.probe.keys(self.at_key, self.rows)?);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -299,7 +299,7 @@ async fn sorted(
     // The sort takes whatever there is; some of it is for the rows that are kept meanwhile, unless there is not so much.
     let _ = memory.try_resize(engine.memory_limit() / KEPT);
     let mut latest = Known::new(Latest::new(probe.rows(), view.ttl_us));
-    let mut merge = Merge::new(probe);
+    let mut merge = Merge::new(probe, rows)?;
     let mut kept = Kept::default();
     let mut carry: Option<RecordBatch> = None;
     let mut scanned = 0;
@@ -317,7 +317,7 @@ async fn sorted(
             keep(&mut latest, &chunk, &mut carry, &mut kept, memory)?;
             tokio::task::yield_now().await;
         }
-        merge.finish(&mut latest);
+        merge.finish(&mut latest)?;
         if let Some(last) = carry.clone() {
             keep(&mut latest, &last, &mut carry, &mut kept, memory)?;
         }
@@ -382,7 +382,7 @@ async fn windows(
     let per_row = size_of::<model::Value>() * ready.part.features.len();
     memory.try_grow(per_row * probe.rows()).map_err(engine_error)?;
     let mut fold = Windows::new(view, spec, &ready.part.features, probe.rows());
-    let mut merge = Merge::new(probe);
+    let mut merge = Merge::new(probe, rows)?;
     let mut scanned = 0;
     if !merge.is_done() {
         let mut chunks =
@@ -399,7 +399,7 @@ async fn windows(
             merge.push(&keys, times.values(), &mut fold)?;
             tokio::task::yield_now().await;
         }
-        merge.finish(&mut fold);
+        merge.finish(&mut fold)?;
     }
     let (answers, matched) = fold.finish()?;
     let columns = answers

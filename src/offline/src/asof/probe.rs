@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::take;
 use arrow::datatypes::Int64Type;
-use arrow::row::{Row, Rows};
+use arrow::row::Rows;
 use foldhash::fast::RandomState;
 use model::Result;
 
@@ -14,7 +14,7 @@ use crate::error::arrow as arrow_error;
 use crate::keys::KeyRows;
 
 /// Keys are brought into comparable form so many at a time.
-const STEP: usize = 1 << 16;
+const STEP: usize = 1 << 14;
 /// A range of which less than one in so many numbers is a key is not looked up by distance.
 const SPARSE: usize = 16;
 /// A key's number, or a row's, that is none.
@@ -30,8 +30,7 @@ pub(crate) struct Probe {
     times: Vec<i64>,
     /// Where each key's rows begin in that order, and the end of them all.
     starts: Vec<u32>,
-    /// The keys, each once, in their order.
-    keys: Rows,
+    /// The keys' parts, each key once, in their order.
     columns: Vec<ArrayRef>,
     lookup: Lookup,
 }
@@ -72,9 +71,8 @@ impl Probe {
         let firsts = UInt32Array::from(firsts);
         let columns: Vec<ArrayRef> =
             keys.iter().map(|key| take(key, &firsts, None).map_err(arrow_error)).collect::<Result<_>>()?;
-        let keys = rows.rows(&columns, firsts.len())?;
         let (starts, order) = groups.order(&ranks);
-        let mut sorted = Self { rows: times.len(), times: Vec::new(), order, starts, keys, columns, lookup };
+        let mut sorted = Self { rows: times.len(), times: Vec::new(), order, starts, columns, lookup };
         sorted.sort(times);
         Ok(sorted)
     }
@@ -118,9 +116,11 @@ impl Probe {
         self.starts.windows(2).map(|bounds| bounds[0] as usize..bounds[1] as usize)
     }
 
-    /// A key by its number.
-    pub(crate) fn key(&self, key: usize) -> Row<'_> {
-        self.keys.row(key)
+    /// The keys from this one on in the comparable form, as many as are made at a time.
+    pub(crate) fn keys(&self, from: usize, rows: &KeyRows) -> Result<Rows> {
+        let count = STEP.min(self.starts.len() - 1 - from);
+        let part: Vec<ArrayRef> = self.columns.iter().map(|column| column.slice(from, count)).collect();
+        rows.rows(&part, count)
     }
 
     /// Where the places of the key behind this one begin.
@@ -155,7 +155,7 @@ impl Probe {
             }
         };
         let columns: usize = self.columns.iter().map(|c| c.get_array_memory_size()).sum();
-        lookup + columns + self.keys.size() + self.starts.len() * size_of::<u32>()
+        lookup + columns + self.starts.len() * size_of::<u32>()
     }
 
     /// The places of build rows, for each row that some entity row may match: `(row, place)`. A build row's place is

@@ -41,7 +41,7 @@ fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: 
     let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
     let probe = Probe::new(&[keys], &times, &rows).expect("a probe");
     let mut latest = Latest::new(probe.rows(), ttl);
-    let mut merge = Merge::new(&probe);
+    let mut merge = Merge::new(&probe, &rows).expect("a merge");
     let (mut kept, mut carry, mut at, mut turn) = (Vec::new(), None, 0, 0);
     let mut keep = |latest: &mut Latest, base: usize| {
         let (picks, next) = latest.drain();
@@ -64,7 +64,7 @@ fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: 
         keep(&mut latest, at);
         (at, turn) = (at + size, turn + 1);
     }
-    merge.finish(&mut latest);
+    merge.finish(&mut latest).expect("finish");
     keep(&mut latest, 0);
     let slots = latest.slots();
     slots.into_iter().map(|slot| slot.map(|s| kept[s as usize])).collect()
@@ -217,9 +217,9 @@ fn no_entities_is_one_key_for_all() {
     let probe = Probe::new(&[], &Int64Array::from(vec![5, 15, 1]), &rows).expect("a probe");
     assert_eq!(probe.time_range(), Some((1, 15)));
     let mut latest = Latest::new(3, 0);
-    let mut merge = Merge::new(&probe);
+    let mut merge = Merge::new(&probe, &rows).expect("a merge");
     merge.push(&rows.rows(&[], 2).expect("rows"), &[2, 10], &mut latest).expect("push");
-    merge.finish(&mut latest);
+    merge.finish(&mut latest).expect("finish");
     assert_eq!(latest.drain().0, [Pick::Row(0), Pick::Row(1)]);
     assert_eq!(latest.slots(), [Some(0), Some(1), None]);
 }

@@ -177,7 +177,9 @@ impl Slots {
         let copied: Vec<ArrayRef> = copied.into_iter().flatten().collect();
         self.rows = self.rows - moved + from.len();
         self.bytes = size(&copied);
-        self.batches.push(Batch::Kept(copied));
+        if !from.is_empty() {
+            self.batches.push(Batch::Kept(copied));
+        }
         Ok(())
     }
 
