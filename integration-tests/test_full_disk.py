@@ -26,7 +26,7 @@ from larder_env.disk import MB, SmallDisk
 from larder_env.process import wait_until
 from larder_env.repo import store, write_config
 from larder_env.server import HOST, Larder, Ports
-from online import read_online
+from online import metric, read_online
 from rides import DRIVER, pushed_view
 
 BASE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -181,6 +181,34 @@ def test_what_spills_fails_and_leaves_no_file(world: World) -> None:
     world.disk.empty()
     assert world.retrieve(1000)["trips"].null_count == 0
     wait_until(lambda: world.disk.files("offline-spill/**/*") == [], "the spill files to go", 10)
+
+
+@pytest.mark.parametrize("world", [10], indirect=True)
+def test_a_client_that_hangs_up_in_mid_join_stops_it_and_leaves_no_file(world: World) -> None:
+    def spilled() -> list[str]:
+        return world.disk.files("offline-spill/**/*")
+
+    def count(name: str, **labels: str) -> float:
+        return sum(metric(world.larder, f"larder_offline_{name}_total", **labels))
+
+    text = "SELECT driver_id, event_timestamp FROM history_file"
+    command: dict[str, object] = {"api": "get_historical_features", "project": "full", "entity_df_sql": text}
+    command |= {"feature_view_names": ["history"], "feature_refs": ["history:trips"], "name_aliases": [None]}
+    client = fl.FlightClient(f"grpc+tcp://{HOST}:{world.larder.ports.offline}")
+    writer, reader = client.do_exchange(fl.FlightDescriptor.for_command(json.dumps(command).encode()))
+    nothing = pa.table({"key": ["none"]})
+    writer.begin(nothing.schema)
+    writer.write_table(nothing)
+    writer.done_writing()
+    wait_until(spilled, "the sort to spill", 10, pause=0.001)
+    reader.cancel()
+    client.close()
+    wait_until(lambda: count("requests", outcome="cancelled") == 1, "the call to end", 10)
+    wait_until(lambda: spilled() == [], "the spill files to go", 10)
+    assert count("sorts", view="history") == 1, "what is kept did not fit, so the history was sorted"
+    assert count("rows_joined", view="history") == 0, "the join was not done to its end"
+    assert world.retrieve(1000)["trips"].null_count == 0
+    assert count("sorts", view="history") == 1, "what fits is not sorted"
 
 
 def test_what_is_kept_is_whole_or_not_there(world: World) -> None:

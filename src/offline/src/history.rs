@@ -252,12 +252,11 @@ async fn as_of(
 ) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
     let unsorted = if cut.known { None } else { unsorted::as_of(engine, ready, probe, rows, &memory).await? };
-    let found = match unsorted {
-        Some(found) => found,
-        None => {
-            metrics::sorted(&view.name);
-            sorted(engine, ready, probe, rows, &memory).await?
-        }
+    let found = if let Some(found) = unsorted {
+        found
+    } else {
+        metrics::sorted(&view.name);
+        sorted(engine, ready, probe, rows, &memory).await?
     };
     let mut columns = Vec::with_capacity(cut.values.len());
     // A column's chunks go when they are one.

@@ -135,7 +135,6 @@ impl ParquetFiles {
 
     /// Reads groups of files, each in its order.
     fn plan(
-        &self,
         source: ParquetSource,
         groups: Vec<FileGroup>,
         projection: Option<&Vec<usize>>,
@@ -174,7 +173,7 @@ impl TableProvider for ParquetFiles {
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
         let files = vec![FileGroup::new(self.matching(state, filters)?)];
-        self.plan(self.source(), files, projection, limit)
+        Self::plan(self.source(), files, projection, limit)
     }
 }
 

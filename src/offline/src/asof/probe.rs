@@ -154,7 +154,7 @@ impl Probe {
                 keys.capacity() * size_of::<(Box<[u8]>, u32)>() + keys.keys().map(|key| key.len()).sum::<usize>()
             }
         };
-        let columns: usize = self.columns.iter().map(|c| c.get_array_memory_size()).sum();
+        let columns: usize = self.columns.iter().map(Array::get_array_memory_size).sum();
         lookup + columns + self.starts.len() * size_of::<u32>()
     }
 
@@ -309,14 +309,13 @@ impl Groups {
                     continue;
                 }
                 let key = part.row(row - start);
-                self.ids[row] = match known.get(key.as_ref()) {
-                    Some(id) => *id,
-                    None => {
-                        let id = self.firsts.len() as u32;
-                        self.firsts.push(row as u32);
-                        known.insert(key.as_ref().into(), id);
-                        id
-                    }
+                self.ids[row] = if let Some(id) = known.get(key.as_ref()) {
+                    *id
+                } else {
+                    let id = self.firsts.len() as u32;
+                    self.firsts.push(row as u32);
+                    known.insert(key.as_ref().into(), id);
+                    id
                 };
             }
         }

@@ -54,7 +54,7 @@ enum Batch {
 /// The slots, and what is kept in them.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    slots: Vec<Slot>,
+    all: Vec<Slot>,
     /// How many of them have a row.
     live: usize,
     batches: Vec<Batch>,
@@ -88,8 +88,8 @@ pub(crate) fn gather(winners: &Winners, columns: &[ArrayRef]) -> Result<Vec<Arra
 impl Slots {
     /// Before the first chunk, of which `columns` columns are kept.
     pub(crate) fn new(probe: &Probe, columns: usize) -> Self {
-        let slots = vec![EMPTY; probe.places()];
-        Self { slots, live: 0, batches: Vec::new(), rows: 0, bytes: 0, columns }
+        let all = vec![EMPTY; probe.places()];
+        Self { all, live: 0, batches: Vec::new(), rows: 0, bytes: 0, columns }
     }
 
     /// What the slots for these entity rows take, bytes.
@@ -99,7 +99,7 @@ impl Slots {
 
     /// What is taken of memory, bytes: with one more column, for columns are copied one by one.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.len() * size_of::<Slot>() + self.bytes + self.bytes / self.columns.max(1)
+        self.all.len() * size_of::<Slot>() + self.bytes + self.bytes / self.columns.max(1)
     }
 
     /// Holds a chunk's located rows ([`Probe::locate`]) against the slots: those that stay.
@@ -111,7 +111,7 @@ impl Slots {
             let (time, order) = (ranks.times.value(at), ranks.order + u64::from(row));
             let created = ranks.created.filter(|created| created.is_valid(at));
             let created = created.map_or(i64::MIN, |created| created.value(at));
-            let slot = &mut self.slots[place as usize];
+            let slot = &mut self.all[place as usize];
             self.live += usize::from(slot.batch == NOTHING);
             if slot.batch == NOTHING || (time, created, order) > (slot.time, slot.created, slot.order) {
                 *slot = Slot { time, created, order, batch, row };
@@ -123,7 +123,7 @@ impl Slots {
         }
         let mut rows = Vec::new();
         for &(row, place) in found {
-            let slot = &mut self.slots[place as usize];
+            let slot = &mut self.all[place as usize];
             if slot.batch == batch && slot.order == ranks.order + u64::from(row) {
                 slot.row = rows.len() as u32;
                 rows.push(row);
@@ -154,7 +154,7 @@ impl Slots {
             if let Batch::Kept(columns) = batch {
                 *at = count;
                 count += 1;
-                moved += columns.first().map_or(0, |c| c.len());
+                moved += columns.first().map_or(0, Array::len);
                 for (all, column) in old.iter_mut().zip(std::mem::take(columns)) {
                     all.push(column);
                 }
@@ -163,7 +163,7 @@ impl Slots {
         }
         let next = self.batches.len() as u32;
         let mut from = Vec::with_capacity(self.live.min(moved));
-        for slot in self.slots.iter_mut().filter(|slot| slot.batch != NOTHING) {
+        for slot in self.all.iter_mut().filter(|slot| slot.batch != NOTHING) {
             if matches!(self.batches[slot.batch as usize], Batch::Moved) {
                 from.push((at[slot.batch as usize], slot.row as usize));
                 (slot.batch, slot.row) = (next, from.len() as u32 - 1);
@@ -204,7 +204,7 @@ impl Slots {
         for run in probe.runs() {
             let mut last: Option<(i64, u32)> = None;
             for place in run {
-                let slot = self.slots[place];
+                let slot = self.all[place];
                 if slot.batch != NOTHING {
                     last = Some((micros(slot.time), base[slot.batch as usize] + slot.row));
                 }
@@ -226,5 +226,5 @@ impl Slots {
 }
 
 fn size(columns: &[ArrayRef]) -> usize {
-    columns.iter().map(|column| column.get_array_memory_size()).sum()
+    columns.iter().map(Array::get_array_memory_size).sum()
 }

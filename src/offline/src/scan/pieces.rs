@@ -136,7 +136,7 @@ impl TableProvider for Pieces {
         }
         let groups = self.cut(self.files.matching(state, filters)?);
         self.names.get_or_init(|| groups.iter().map(|group| self.names_of(group)).collect());
-        self.files.plan(source, groups, projection, limit)
+        ParquetFiles::plan(source, groups, projection, limit)
     }
 }
 
