@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
 use ingest::formats::Formats;
-use ingest::pipeline::{self, Message, Progress};
+use ingest::pipeline::{self, Message, Progress, Taker};
 use ingest::writer::{Checkpoints, Writer};
 use model::ports::{Object, ObjectKind, OnlineStore};
 use model::registry::Registry;
@@ -174,36 +174,53 @@ fn store(work: &Path) -> Result<online::sled::Store> {
     Ok(online::sled::Store::open(online::sled::Settings::new(&data)).map_err(model::Error::from)?)
 }
 
-/// One view's consumer, without its client.
-struct Consumer {
+/// The reader of views that share a topic, without its client.
+struct Reader {
+    views: Vec<Reads>,
+}
+
+struct Reads {
     feed: Arc<Feed>,
     writer: Writer,
     progress: BTreeMap<i32, Progress>,
 }
 
-impl Consumer {
-    fn new(feed: Feed, store: &Arc<dyn OnlineStore>, live: &Arc<Live>, checkpoints: Checkpoints) -> Self {
-        let feed = Arc::new(feed);
-        let writer = Writer::new(&feed, Arc::clone(store), live, checkpoints);
-        Self { feed, writer, progress: BTreeMap::new() }
+impl Reader {
+    fn new(feeds: Vec<Feed>, store: &Arc<dyn OnlineStore>, live: &Arc<Live>, checkpoints: Checkpoints) -> Self {
+        let reads = |feed| {
+            let feed = Arc::new(feed);
+            let writer = Writer::new(&feed, Arc::clone(store), live, checkpoints);
+            Reads { feed, writer, progress: BTreeMap::new() }
+        };
+        Self { views: feeds.into_iter().map(reads).collect() }
     }
 
-    /// One batch, as a consumer applies it.
+    /// One batch, as a reader applies it.
     async fn step(&mut self, messages: &[Message], now: Timestamp) -> Result<()> {
-        let writers = Writers::new();
-        let batch = pipeline::prepare(&self.feed, &writers, messages.to_vec(), &self.progress, now, 2 * DISORDER);
-        if let Some(dead) = batch.dead.first() {
-            return Err(Error::Answer(format!("a dead letter: {}", dead.reason)));
+        // as they are copied from the client's buffer
+        let messages = messages.to_vec();
+        let elsewhere = BTreeSet::new();
+        let views = self.views.iter();
+        let takers: Vec<Taker<'_>> =
+            views.map(|view| Taker { feed: &view.feed, progress: &view.progress, elsewhere: &elsewhere }).collect();
+        let batches = pipeline::prepare(&takers, &Writers::new(), &messages, now, 2 * DISORDER);
+        for (view, batch) in self.views.iter_mut().zip(batches) {
+            if let Some(dead) = batch.dead.first() {
+                return Err(Error::Answer(format!("a dead letter: {}", dead.reason)));
+            }
+            let applied = view.writer.apply(&batch, now).await;
+            applied.map_err(|failure| Error::Answer(format!("a batch was not applied: {failure:?}")))?;
+            view.progress.extend(batch.progress);
         }
-        let applied = self.writer.apply(&batch, now).await;
-        applied.map_err(|failure| Error::Answer(format!("a batch was not applied: {failure:?}")))?;
-        self.progress.extend(batch.progress);
-        if self.writer.is_due() { self.checkpoint(now).await } else { Ok(()) }
+        self.checkpoint(now, Writer::is_due).await
     }
 
-    async fn checkpoint(&mut self, now: Timestamp) -> Result<()> {
-        let written = self.writer.checkpoint(now).await;
-        written.map(drop).map_err(|failure| Error::Answer(format!("a checkpoint was not written: {failure:?}")))
+    async fn checkpoint(&mut self, now: Timestamp, which: impl Fn(&Writer) -> bool) -> Result<()> {
+        for view in self.views.iter_mut().filter(|view| which(&view.writer)) {
+            let written = view.writer.checkpoint(now).await;
+            written.map_err(|failure| Error::Answer(format!("a checkpoint was not written: {failure:?}")))?;
+        }
+        Ok(())
     }
 }
 
@@ -221,11 +238,11 @@ fn time_of(message: &Message) -> i64 {
 /// A window here reaches from t back to the full hop before t - W: one of four minutes that hops by one covers, a
 /// moment before a full minute, exactly the last five.
 async fn hopping(messages: &[Message], options: &cli::Streams) -> Result<(u64, u64)> {
-    let feed = feeds(1, 1, 4)?.remove(0);
-    let view = Arc::clone(&feed.view);
+    let feeds = feeds(1, 1, 4)?;
+    let view = Arc::clone(&feeds[0].view);
     let store: Arc<dyn OnlineStore> = Arc::new(store(&options.work)?);
     let live = Arc::<Live>::default();
-    let mut consumer = Consumer::new(feed, &store, &live, checkpoints(options));
+    let mut reader = Reader::new(feeds, &store, &live, checkpoints(options));
     let users: BTreeSet<String> = messages.iter().filter_map(user_of).collect();
     let keys = users.iter().map(|user| {
         let value = Value { val: Some(Val::StringVal(user.clone())) };
@@ -244,13 +261,13 @@ async fn hopping(messages: &[Message], options: &cli::Streams) -> Result<(u64, u
             && let Some(chunk) = chunks.next()
         {
             let newest = chunk.iter().map(time_of).max().unwrap_or(latest).max(latest);
-            consumer.step(chunk, Timestamp((newest - DISORDER).min(end - 1))).await?;
+            reader.step(chunk, Timestamp((newest - DISORDER).min(end - 1))).await?;
             latest = newest;
         }
         let states = live.get(&view.table, &spec).ok_or_else(|| Error::Missing("the live states".into()))?;
         for key in &keys {
             // what is not in memory is empty: these are few keys
-            let answer = states.answer(key, Timestamp(end - 1)).transpose()?.flatten();
+            let answer = states.answer(key, &spec, &view, Timestamp(end - 1)).transpose()?.flatten();
             let count = answer.and_then(|(_, values)| match values[0].val {
                 Some(Val::Int64Val(count)) => u64::try_from(count).ok(),
                 _ => None,
@@ -280,23 +297,13 @@ async fn timed(messages: &[Message], views: usize, windows: usize, options: &cli
     let store: Arc<dyn OnlineStore> = Arc::new(store(&options.work)?);
     let live = Arc::<Live>::default();
     let (start, cpu) = (Instant::now(), machine::cpu_seconds(std::process::id()));
-    let messages: Arc<[Message]> = messages.into();
-    let tasks = feeds.into_iter().map(|feed| {
-        let (store, messages, batch) = (Arc::clone(&store), Arc::clone(&messages), options.batch);
-        let (live, checkpoints) = (Arc::clone(&live), checkpoints(options));
-        tokio::spawn(async move {
-            let mut consumer = Consumer::new(feed, &store, &live, checkpoints);
-            let mut now = 0;
-            for chunk in messages.chunks(batch) {
-                now = chunk.iter().map(time_of).max().unwrap_or(0).max(now);
-                consumer.step(chunk, Timestamp(now)).await?;
-            }
-            consumer.checkpoint(Timestamp(now)).await
-        })
-    });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.map_err(|e| Error::Answer(e.to_string()))??;
+    let mut reader = Reader::new(feeds, &store, &live, checkpoints(options));
+    let mut now = 0;
+    for chunk in messages.chunks(options.batch) {
+        now = chunk.iter().map(time_of).max().unwrap_or(0).max(now);
+        reader.step(chunk, Timestamp(now)).await?;
     }
+    reader.checkpoint(Timestamp(now), |_| true).await?;
     let wall = start.elapsed().as_secs_f64();
     store.close().await?;
     Ok(Run { cpu: machine::cpu_seconds(std::process::id()) - cpu, wall })

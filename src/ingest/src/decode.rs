@@ -12,18 +12,21 @@ mod typed;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use model::row::Version;
 use model::value::{coerce, is_null};
 use model::{EntityKey, Timestamp, Value};
+use service::windows;
+use window::Scalar;
 
-use crate::feed::{Content, Feed, Format, Source};
+use crate::feed::{Content, Feature, Feed, Format, Key, Source};
 use crate::pipeline::Message;
 pub use frame::schema_id;
 pub(crate) use metadata::type_of as metadata_type;
 pub use typed::{Columns, time, value};
 
-/// An event of the view.
+/// An event of a view. What it has in common with those that other views make of the message is there once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Whose.
@@ -31,7 +34,9 @@ pub struct Event {
     /// When it happened, and when it was recorded.
     pub version: Version,
     /// The features of a plain view in their registered types, or the columns that windows read.
-    pub values: Vec<Value>,
+    pub values: Arc<[Value]>,
+    /// The values as windows take them; empty for a plain view.
+    pub columns: Arc<[Scalar]>,
 }
 
 /// Why a message is a dead letter.
@@ -79,17 +84,62 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The messages of one feed, read with the writers' schemas that are known.
+/// The messages of feeds that share a topic and its format ([`Feed::share`]), each read once for all of them, with the
+/// writers' schemas that are known.
 pub struct Decoder<'a> {
-    feed: &'a Feed,
+    feeds: Vec<(&'a Feed, Takes)>,
+    writers: &'a avro::Writers,
     avro: avro::Readers<'a>,
+    /// The members of JSON messages that any of the feeds looks at.
+    wanted: json::Wanted,
+    keys: Vec<&'a [Key]>,
+    times: Vec<&'a Source>,
+    values: Vec<Taken<'a>>,
+}
+
+/// Where the parts of a feed's events stand among those of all feeds.
+struct Takes {
+    key: usize,
+    time: usize,
+    created: Option<usize>,
+    values: usize,
+}
+
+/// The values that a feed takes.
+#[derive(PartialEq)]
+enum Taken<'a> {
+    Features(&'a [Feature]),
+    Columns(&'a [Source]),
 }
 
 impl<'a> Decoder<'a> {
     /// A decoder. `writers` are the schemas behind the ids that [`Decoder::wanted`] named; of an id that is not
     /// there a message is a dead letter.
-    pub fn new(feed: &'a Feed, writers: &'a avro::Writers) -> Self {
-        Self { feed, avro: avro::Readers::new(feed, writers) }
+    pub fn new(feeds: &[&'a Feed], writers: &'a avro::Writers) -> Self {
+        let (mut keys, mut times, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let of_feed = |feed: &&'a Feed| {
+            let content = match &feed.content {
+                Content::Rows(features) => Taken::Features(features),
+                Content::Windows { columns, .. } => Taken::Columns(columns),
+            };
+            let takes = Takes {
+                key: place(&mut keys, &feed.keys[..]),
+                time: place(&mut times, &feed.time),
+                created: feed.created.as_ref().map(|created| place(&mut times, created)),
+                values: place(&mut values, content),
+            };
+            (*feed, takes)
+        };
+        let with_places = feeds.iter().map(of_feed).collect();
+        Self {
+            feeds: with_places,
+            writers,
+            avro: avro::Readers::new(feeds.first().copied(), writers),
+            wanted: json::Wanted::new(feeds.iter().flat_map(|feed| feed.sources())),
+            keys,
+            times,
+            values,
+        }
     }
 
     /// The ids of the writers' schemas that these messages need.
@@ -100,9 +150,75 @@ impl<'a> Decoder<'a> {
         messages.filter_map(|message| schema_id(message.payload.as_deref()?)).collect()
     }
 
-    /// Reads the view's event from a message. `skew_us` is how far after `now` it may lie.
-    pub fn event(&self, message: &Message, now: Timestamp, skew_us: i64) -> Result<Event, Reason> {
-        let record = self.record(message)?;
+    /// Reads a message. `skew_us` is how far after `now` its event may lie.
+    pub fn read<'d>(&'d self, message: &'d Message, now: Timestamp, skew_us: i64) -> Reading<'d> {
+        Reading {
+            decoder: self,
+            message,
+            record: self.record(message),
+            keys: vec![None; self.keys.len()],
+            times: vec![None; self.times.len()],
+            values: vec![None; self.values.len()],
+            now,
+            skew_us,
+        }
+    }
+
+    fn record<'d>(&'d self, message: &'d Message) -> Result<Box<dyn Columns + 'd>, Reason> {
+        let Some((payload, (feed, _))) = message.payload.as_deref().zip(self.feeds.first()) else {
+            return Ok(Box::new(Nothing));
+        };
+        Ok(match &feed.format {
+            Format::Json => Box::new(json::Record::parse(frame::behind_id(payload), &self.wanted)?),
+            Format::Avro { .. } => Box::new(self.avro.read(payload)?),
+            Format::Protobuf { message, framed } => {
+                let payload = if *framed { frame::behind_indexes(payload)? } else { payload };
+                Box::new(protobuf::Record::read(message, payload)?)
+            }
+        })
+    }
+}
+
+/// The place of an item in a list, at whose end it is put where it is not there.
+fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
+    list.iter().position(|known| *known == item).unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}
+
+type Read<T> = Option<Result<T, Reason>>;
+type Values = (Arc<[Value]>, Arc<[Scalar]>);
+
+/// A message that was read; what its feeds take of it is made when the first of them asks.
+pub struct Reading<'a> {
+    decoder: &'a Decoder<'a>,
+    message: &'a Message,
+    record: Result<Box<dyn Columns + 'a>, Reason>,
+    keys: Vec<Read<EntityKey>>,
+    times: Vec<Read<Option<Timestamp>>>,
+    values: Vec<Read<Values>>,
+    now: Timestamp,
+    skew_us: i64,
+}
+
+impl Reading<'_> {
+    /// What the message is to the feed of that place in the decoder's list.
+    pub fn event(&mut self, feed: usize) -> Result<Event, Reason> {
+        let decoder = self.decoder;
+        let (feed, takes) = &decoder.feeds[feed];
+        if self.message.payload.is_none() && !metadata::suffices(feed) {
+            return Err(Reason::Tombstone);
+        }
+        let (message, now, skew_us) = (self.message, self.now, self.skew_us);
+        let record = match &self.record {
+            Ok(record) => &**record,
+            // it may be a member that only another feed wants
+            Err(_) if decoder.feeds.len() > 1 && matches!(feed.format, Format::Json) => {
+                return Decoder::new(&[*feed], decoder.writers).read(message, now, skew_us).event(0);
+            }
+            Err(reason) => return Err(reason.clone()),
+        };
         let value = |source: &Source| match metadata::column(source, message) {
             Some(found) => typed::value(source, found?.as_ref()),
             None => record.value(source),
@@ -111,21 +227,37 @@ impl<'a> Decoder<'a> {
             Some(found) => typed::time(source, found?.as_ref()),
             None => record.time(source),
         };
-        event(self.feed, value, time, now, skew_us)
+        let key = self.keys[takes.key].get_or_insert_with(|| entity_key(decoder.keys[takes.key], value)).clone()?;
+        let mut at = |place: usize| self.times[place].get_or_insert_with(|| time(decoder.times[place])).clone();
+        let event = at(takes.time)?.ok_or_else(|| {
+            Reason::MissingTimestamp(format!("the event time '{}' is missing or null", feed.time.name))
+        })?;
+        if event.micros() > now.micros().saturating_add(skew_us) {
+            return Err(Reason::Future(format!(
+                "the event time {event} is more than {skew_us} us after the server's clock, {now}"
+            )));
+        }
+        let created = takes.created.map(at).transpose()?.flatten().unwrap_or_default();
+        let values = &mut self.values[takes.values];
+        let (values, columns) = values.get_or_insert_with(|| decoder.values[takes.values].of(value)).clone()?;
+        Ok(Event { key, version: Version { event, created }, values, columns })
     }
+}
 
-    fn record(&self, message: &Message) -> Result<Box<dyn Columns + '_>, Reason> {
-        let Some(payload) = message.payload.as_deref() else {
-            return if metadata::suffices(self.feed) { Ok(Box::new(Nothing)) } else { Err(Reason::Tombstone) };
-        };
-        Ok(match &self.feed.format {
-            Format::Json => Box::new(json::Record::parse(frame::behind_id(payload), &self.feed.wanted)?),
-            Format::Avro { .. } => Box::new(self.avro.read(payload)?),
-            Format::Protobuf { message, framed } => {
-                let payload = if *framed { frame::behind_indexes(payload)? } else { payload };
-                Box::new(protobuf::Record::read(message, payload)?)
+impl Taken<'_> {
+    fn of(&self, value: impl Fn(&Source) -> Result<Value, Reason>) -> Result<Values, Reason> {
+        match self {
+            Self::Features(features) => {
+                let feature =
+                    |f: &Feature| coerce(value(&f.source)?, f.value_type).map_err(|e| wrong(&f.source.name, &e));
+                Ok((features.iter().map(feature).collect::<Result<_, _>>()?, Arc::default()))
             }
-        })
+            Self::Columns(columns) => {
+                let values: Arc<[Value]> = columns.iter().map(value).collect::<Result<_, _>>()?;
+                let scalars = values.iter().map(windows::to_scalar).collect();
+                Ok((values, scalars))
+            }
+        }
     }
 }
 
@@ -142,15 +274,9 @@ impl Columns for Nothing {
     }
 }
 
-fn event(
-    feed: &Feed,
-    value: impl Fn(&Source) -> Result<Value, Reason>,
-    time: impl Fn(&Source) -> Result<Option<Timestamp>, Reason>,
-    now: Timestamp,
-    skew_us: i64,
-) -> Result<Event, Reason> {
-    let mut parts = Vec::with_capacity(feed.keys.len());
-    for key in &feed.keys {
+fn entity_key(keys: &[Key], value: impl Fn(&Source) -> Result<Value, Reason>) -> Result<EntityKey, Reason> {
+    let mut parts = Vec::with_capacity(keys.len());
+    for key in keys {
         let Some(source) = &key.source else { continue };
         let value = value(source)?;
         if is_null(&value) {
@@ -159,31 +285,11 @@ fn event(
         let value = coerce(value, key.value_type).map_err(|e| wrong(&source.name, &e))?;
         parts.push((key.name.as_str(), value));
     }
-    let key = if parts.is_empty() {
-        EntityKey::dummy()
-    } else {
-        let parts: Vec<_> = parts.iter().map(|(name, value)| (*name, value)).collect();
-        EntityKey::encode(&parts).map_err(|e| Reason::WrongType(e.message().to_owned()))?
-    };
-    let event = time(&feed.time)?
-        .ok_or_else(|| Reason::MissingTimestamp(format!("the event time '{}' is missing or null", feed.time.name)))?;
-    if event.micros() > now.micros().saturating_add(skew_us) {
-        return Err(Reason::Future(format!(
-            "the event time {event} is more than {skew_us} us after the server's clock, {now}"
-        )));
+    if parts.is_empty() {
+        return Ok(EntityKey::dummy());
     }
-    let created = match &feed.created {
-        Some(source) => time(source)?.unwrap_or_default(),
-        None => Timestamp::default(),
-    };
-    let values = match &feed.content {
-        Content::Rows(features) => features
-            .iter()
-            .map(|f| coerce(value(&f.source)?, f.value_type).map_err(|e| wrong(&f.source.name, &e)))
-            .collect::<Result<_, _>>()?,
-        Content::Windows { columns, .. } => columns.iter().map(value).collect::<Result<_, _>>()?,
-    };
-    Ok(Event { key, version: Version { event, created }, values })
+    let parts: Vec<_> = parts.iter().map(|(name, value)| (*name, value)).collect();
+    EntityKey::encode(&parts).map_err(|e| Reason::WrongType(e.message().to_owned()))
 }
 
 fn wrong(column: &str, error: &model::Error) -> Reason {

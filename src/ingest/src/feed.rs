@@ -13,7 +13,7 @@ use model::{Error, Result, ValueType};
 use service::windows;
 use window::Spec;
 
-use crate::decode::{json, metadata_type};
+use crate::decode::metadata_type;
 pub use crate::formats::Format;
 use crate::formats::Formats;
 
@@ -27,7 +27,7 @@ pub struct Source {
 }
 
 /// A part of the entity key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// The join key.
     pub name: String,
@@ -38,7 +38,7 @@ pub struct Key {
 }
 
 /// A feature of a plain view.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
     /// Where its value stands.
     pub source: Source,
@@ -67,7 +67,7 @@ pub enum Content {
 pub struct Feed {
     /// The view.
     pub view: Arc<View>,
-    /// The consumer group, which no other view has.
+    /// The group under which its positions are stored, which no other view has.
     pub group: String,
     /// `host:port`, separated by commas.
     pub bootstrap_servers: String,
@@ -85,8 +85,9 @@ pub struct Feed {
     pub keys: Vec<Key>,
     /// Rows or windows.
     pub content: Content,
-    /// The members of a JSON message that are looked at.
-    pub wanted: json::Wanted,
+    /// Feeds with the same share take the same messages, which are fetched and decoded once for all of them: it is the
+    /// name of the group whose members divide the topic's partitions among them.
+    pub share: String,
     /// Two feeds with the same identity do the same: no need to start the consumer again.
     pub identity: String,
 }
@@ -139,10 +140,10 @@ impl Feed {
             format: message_format,
             watermark_delay_us,
             content,
-            wanted: json::Wanted::default(),
+            share: String::new(),
             identity: String::new(),
         };
-        feed.wanted = json::Wanted::new(feed.sources());
+        feed.share = feed.shared_by(group_prefix, &format);
         feed.identity = format!("{format:?} {tags:?} {}", feed.describe());
         Ok(Some(feed))
     }
@@ -160,8 +161,19 @@ impl Feed {
         ))
     }
 
+    /// `<prefix>.<project>@<topic>/<hash>`: views of other projects may be for other servers, of other brokers are other
+    /// topics, and those of other formats are read otherwise. (A JSON message says itself what it has.)
+    fn shared_by(&self, group_prefix: &str, registered: &schema::Format) -> String {
+        let read_as = match &self.format {
+            Format::Json => String::new(),
+            Format::Avro { framed, .. } | Format::Protobuf { framed, .. } => format!("{framed} {registered:?}"),
+        };
+        let hash = column_id(&format!("{} {read_as}", self.bootstrap_servers));
+        format!("{group_prefix}.{}@{}/{hash:08x}", self.view.project, self.topic)
+    }
+
     /// All columns that are read.
-    fn sources(&self) -> impl Iterator<Item = &Source> {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
         let (rows, windows): (&[Feature], &[Source]) = match &self.content {
             Content::Rows(features) => (features, &[]),
             Content::Windows { columns, .. } => (&[], columns),

@@ -1,9 +1,12 @@
-//! Kafka to the online store: every view whose stream source is a `KafkaSource` has a consumer group of its own, from message to row or window state, with the offsets in the same
-//! atomic write. Knows no server and no configuration file; only this crate names Kafka.
+//! Kafka to the online store: every view whose stream source is a `KafkaSource` is read from message to row or window
+//! state, with its offsets in the same atomic write. Knows no server and no configuration file; only this crate names Kafka.
 //!
 //! # Delivery
-//! - One consumer per view, with the group `<prefix>.<project>.<view>`: a view added to a topic that
-//!   others read has a position of its own. (Reading a topic once for several views is for later.)
+//! - Views of one project that have the brokers, the topic and the format in common share a reader ([`feed::Feed::share`]):
+//!   each message is fetched and decoded once. Positions are each view's own, so a view may be behind the others: by much,
+//!   it catches up with a client of its own and then joins them ([`member`]); by little, all wait for it.
+//! - What a view alone cannot write stops that view alone: it starts again from its positions, and the others go on. While
+//!   the store takes nothing from anybody, all wait in place.
 //! - Positions are written with what they stand for, in one [`model::ports::WriteBatch`]. After a
 //!   crash a partition goes on behind the last write: nothing is lost, nothing applied twice.
 //! - Window states live in memory ([`writer`]): an event can be read the moment it is applied, and is durable
@@ -23,11 +26,15 @@ pub mod formats;
 pub mod gate;
 pub mod pipeline;
 
-mod consumer;
+mod client;
+mod context;
 mod dead_letter;
 mod error;
 mod marker;
+mod member;
 mod metrics;
+mod reader;
+mod readers;
 pub mod schema_registry;
 mod settings;
 mod supervisor;

@@ -9,7 +9,7 @@ use ::metrics::{Label, counter, gauge, histogram};
 use model::Timestamp;
 
 use crate::feed::Feed;
-use crate::pipeline::{Applied, Batch, DeadLetter};
+use crate::pipeline::{Applied, Batch, DeadLetter, Failure};
 
 /// What a view's consumer is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,10 +110,10 @@ pub(crate) fn stopped(project: &str, view: &str, why: &str) {
     tracing::info!(project, view, why, "stopped consuming");
 }
 
-/// The consumer's client is still closing; nothing of ours waits for it any longer.
-pub(crate) fn closing_late(project: &str, view: &str, waited: std::time::Duration) {
+/// A topic's client is still closing; nothing of ours waits for it any longer.
+pub(crate) fn closing_late(group: &str, waited: std::time::Duration) {
     let seconds = waited.as_secs();
-    tracing::warn!(project, view, seconds, "the Kafka client takes long to close: the broker does not answer");
+    tracing::warn!(group, seconds, "the Kafka client takes long to close: the broker does not answer");
 }
 
 pub(crate) fn gone(project: &str, view: &str) {
@@ -179,7 +179,8 @@ pub(crate) fn write_retry(feed: &Feed, what: &str, error: &str, attempt: u32) {
 }
 
 /// One batch that is in the store.
-pub(crate) fn written(feed: &Feed, messages: usize, batch: &Batch, applied: Applied, seconds: f64) {
+pub(crate) fn written(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64) {
+    let messages = batch.messages;
     counter!("larder_ingest_messages_total", of(feed)).increment(messages as u64);
     counter!("larder_ingest_applied_total", of(feed)).increment(applied.applied as u64);
     counter!("larder_ingest_late_total", of(feed)).increment(batch.late as u64);
@@ -233,6 +234,22 @@ pub(crate) fn dead_lettered(feed: &Feed, letters: &[DeadLetter]) {
 pub(crate) fn checkpointed(feed: &Feed, states: usize, seconds: f64) {
     counter!("larder_ingest_checkpoint_states_total", of(feed)).increment(states as u64);
     histogram!("larder_ingest_checkpoint_seconds", of(feed)).record(seconds);
+}
+
+/// A view's stream ended, and its last checkpoint was not written: it will be read again from the one before.
+pub(crate) fn left_unwritten(feed: &Feed, failure: &Failure) {
+    tracing::warn!(
+        project = feed.view.project,
+        view = feed.view.name,
+        ?failure,
+        "the last checkpoint was not written; what is behind the one before comes again from the stream"
+    );
+}
+
+/// A view begins before the others that share its topic, and reads by itself what is between.
+pub(crate) fn behind(feed: &Feed, partition: i32, at: i64, others: i64) {
+    let (project, view) = (&feed.view.project, &feed.view.name);
+    tracing::info!(project, view, partition, at, others, "it is behind the topic's other views: it catches up alone");
 }
 
 /// How many messages of a partition are not read yet.

@@ -3,7 +3,7 @@
 //! Knows no Kafka client: it is given messages and a store. A batch is prepared from values alone;
 //! writing its rows twice leaves what writing them once leaves, so a write may be tried until it succeeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -64,6 +64,8 @@ pub struct Batch {
     pub progress: BTreeMap<i32, Progress>,
     /// How many of the events were older than their partition's watermark.
     pub late: usize,
+    /// How many messages it is made of.
+    pub messages: usize,
 }
 
 /// What a write did.
@@ -103,41 +105,67 @@ impl Failure {
     }
 }
 
-/// Decodes messages. `writers` are the schemas that [`Decoder::wanted`] named, `progress` is where the
-/// partitions stand before the messages, `skew_us` how far after `now` an event may lie.
+/// Who takes messages: a feed, and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Taker<'a> {
+    /// What it takes of them.
+    pub feed: &'a Feed,
+    /// Where its partitions stand: messages before that are not for it. Of a partition that is not here it takes all.
+    pub progress: &'a BTreeMap<i32, Progress>,
+    /// The partitions of which it takes nothing.
+    pub elsewhere: &'a BTreeSet<i32>,
+}
+
+/// Decodes messages, each once, for feeds that share their topic ([`Feed::share`]); gives a batch for each of them.
+/// `writers` are the schemas that [`Decoder::wanted`] named, `skew_us` is how far after `now` an event may lie.
 pub fn prepare(
-    feed: &Feed,
+    takers: &[Taker<'_>],
     writers: &Writers,
-    messages: Vec<Message>,
-    progress: &BTreeMap<i32, Progress>,
+    messages: &[Message],
     now: Timestamp,
     skew_us: i64,
-) -> Batch {
-    let decoder = Decoder::new(feed, writers);
-    let mut batch = Batch { events: Vec::with_capacity(messages.len()), ..Batch::default() };
+) -> Vec<Batch> {
+    let feeds: Vec<&Feed> = takers.iter().map(|taker| taker.feed).collect();
+    let decoder = Decoder::new(&feeds, writers);
+    let mut batches: Vec<Batch> = takers.iter().map(|_| Batch::default()).collect();
     for message in messages {
-        let before = progress.get(&message.partition).map_or(Timestamp::MIN, |p| p.max_event);
-        let behind = batch.progress.entry(message.partition).or_insert(Progress { next: 0, max_event: before });
+        let mut reading = None;
+        for (at, (taker, batch)) in takers.iter().zip(&mut batches).enumerate() {
+            let before = taker.progress.get(&message.partition);
+            if taker.elsewhere.contains(&message.partition) || before.is_some_and(|p| message.offset < p.next) {
+                continue;
+            }
+            let reading = reading.get_or_insert_with(|| decoder.read(message, now, skew_us));
+            batch.take(taker.feed, message, reading.event(at), before.map_or(Timestamp::MIN, |p| p.max_event));
+        }
+    }
+    batches
+}
+
+impl Batch {
+    /// Takes a message; `before` is the latest event time of its partition before the batch.
+    fn take(&mut self, feed: &Feed, message: &Message, event: Result<Event, Reason>, before: Timestamp) {
+        self.messages += 1;
+        let behind = self.progress.entry(message.partition).or_insert(Progress { next: 0, max_event: before });
         behind.next = message.offset + 1;
-        match decoder.event(&message, now, skew_us) {
+        match event {
             Ok(event) => {
                 let time = event.version.event;
                 let watermark = behind.max_event.micros().saturating_sub(feed.watermark_delay_us);
-                batch.late += usize::from(time.micros() < watermark);
+                self.late += usize::from(time.micros() < watermark);
                 behind.max_event = behind.max_event.max(time);
-                batch.events.push(event);
+                self.events.push(event);
             }
-            Err(reason) => batch.dead.push(DeadLetter { message, reason }),
+            Err(reason) => self.dead.push(DeadLetter { message: message.clone(), reason }),
         }
     }
-    batch
 }
 
 /// Writes the rows of a batch with its positions: all of it, or nothing.
 pub(crate) async fn write_rows(feed: &Feed, store: &dyn OnlineStore, batch: &Batch) -> Result<Applied, Failure> {
     let Content::Rows(features) = &feed.content else { return Ok(Applied::default()) };
     let rows = batch.events.iter().map(|event| {
-        let columns = features.iter().zip(&event.values).map(|(feature, value)| Column {
+        let columns = features.iter().zip(&*event.values).map(|(feature, value)| Column {
             id: feature.id,
             value: if is_null(value) { Bytes::new() } else { value.encode_to_vec().into() },
             version: event.version,

@@ -1,5 +1,5 @@
-//! Keeps one consumer per streaming view, as the registry changes. Knows no Kafka client: it starts
-//! and stops threads that do.
+//! Has every streaming view read, as the registry changes: one actor per view, which joins the reader of its topic.
+//! Knows no Kafka client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,20 +8,16 @@ use std::time::Duration;
 use model::ports::{Clock, OnlineStore};
 use model::registry::{Registry, View};
 use service::windows::live::Live;
-use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer;
 use crate::error::{Error, Stop};
 use crate::feed::{Content, Feed};
 use crate::gate::Gate;
 use crate::metrics;
+use crate::readers::{self, Readers};
 use crate::settings::Settings;
-
-/// How long a consumer may take to leave its group: longer, and it is left to do so by itself.
-const CLOSING: Duration = Duration::from_secs(5);
 
 /// What ingestion is given.
 pub struct Deps {
@@ -81,11 +77,11 @@ type Name = (String, String);
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
     let formats = deps.settings.check()?;
     let Deps { mut registry, store, clock, settings, gate, live } = deps;
-    let deps = consumer::Deps { store, clock, settings: Arc::new(settings), formats, live };
+    let readers = Readers::new(readers::Deps { store, clock, settings: Arc::new(settings), formats, live });
     let mut actors: BTreeMap<Name, Actor> = BTreeMap::new();
     loop {
         let snapshot = registry.borrow_and_update().clone();
-        reconcile(&snapshot, &mut actors, &deps, &gate, &shutdown);
+        reconcile(&snapshot, &mut actors, &readers, &gate, &shutdown);
         tokio::select! {
             () = shutdown.cancelled() => break,
             changed = registry.changed() => if changed.is_err() {
@@ -100,6 +96,7 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
             tracing::error!(project, view, %error, "the view's ingestion ended in a panic");
         }
     }
+    readers.closed().await;
     Ok(())
 }
 
@@ -107,10 +104,11 @@ pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
 fn reconcile(
     registry: &Registry,
     actors: &mut BTreeMap<Name, Actor>,
-    deps: &consumer::Deps,
+    readers: &Readers,
     gate: &Gate,
     shutdown: &CancellationToken,
 ) {
+    let deps = readers.deps();
     let only = &deps.settings.projects;
     let served = |project: &String| only.as_ref().is_none_or(|only| only.contains(project));
     let views = registry.projects.iter().filter(|(name, _)| served(name)).flat_map(|(_, p)| p.views.values());
@@ -137,7 +135,7 @@ fn reconcile(
             None if matches!(want, Want::Rest(None)) => {}
             None => {
                 let (sender, receiver) = watch::channel(want);
-                let task = tokio::spawn(drive(name(view), receiver, deps.clone(), gate.clone(), shutdown.clone()));
+                let task = tokio::spawn(drive(name(view), receiver, readers.clone(), gate.clone(), shutdown.clone()));
                 actors.insert(name(view), Actor { want: sender, task });
             }
         }
@@ -160,7 +158,7 @@ fn unknown_entity(registry: &Registry, view: &View) -> Option<String> {
 async fn drive(
     (project, view): Name,
     mut want: watch::Receiver<Want>,
-    deps: consumer::Deps,
+    readers: Readers,
     gate: Gate,
     shutdown: CancellationToken,
 ) {
@@ -178,7 +176,7 @@ async fn drive(
                     }
                     () = shutdown.cancelled() => return,
                 };
-                let ended = consume(&feed, &deps, &mut want, &shutdown).await;
+                let ended = read(&feed, &readers, &mut want, &shutdown).await;
                 drop(running);
                 match ended {
                     Ok(()) => {
@@ -187,7 +185,7 @@ async fn drive(
                         continue;
                     }
                     Err(Stop::Restart(error)) => {
-                        pause = (pause * 2).clamp(Duration::from_millis(200), deps.settings.max_backoff);
+                        pause = (pause * 2).clamp(Duration::from_millis(200), readers.deps().settings.max_backoff);
                         metrics::retrying(&feed, &error, pause);
                         pause
                     }
@@ -225,39 +223,23 @@ async fn drive(
     }
 }
 
-/// Runs the consumer's thread until it ends, `shutdown`, or something else is wanted.
-async fn consume(
+/// Reads the view's stream until that ends, `shutdown`, or something else is wanted.
+async fn read(
     feed: &Arc<Feed>,
-    deps: &consumer::Deps,
+    readers: &Readers,
     want: &mut watch::Receiver<Want>,
     shutdown: &CancellationToken,
 ) -> Result<(), Stop> {
     let stop = shutdown.child_token();
-    let name = (feed.view.project.clone(), feed.view.name.clone());
-    let (done, mut ended) = oneshot::channel();
-    let (close, closed) = oneshot::channel::<()>();
-    let thread = std::thread::Builder::new().name(format!("ingest-{}", feed.view.name));
-    let (feed, deps, runtime, told) = (Arc::clone(feed), deps.clone(), Handle::current(), stop.clone());
-    thread
-        .spawn(move || {
-            consumer::consume(&feed, &deps, &runtime, &told, |outcome| {
-                let _ = done.send(outcome);
-            });
-            drop(close);
-        })
-        .map_err(|e| Stop::Restart(format!("no thread for the consumer: {e}")))?;
-    let outcome = tokio::select! {
-        outcome = &mut ended => outcome,
+    let mut reading = std::pin::pin!(readers.read(feed, stop.clone()));
+    tokio::select! {
+        outcome = &mut reading => outcome,
         _ = want.changed() => {
             want.mark_changed();
             stop.cancel();
-            ended.await
+            reading.await
         }
-    };
-    if tokio::time::timeout(CLOSING, closed).await.is_err() {
-        metrics::closing_late(&name.0, &name.1, CLOSING);
     }
-    outcome.unwrap_or_else(|_| Err(Stop::Restart("the consumer's thread panicked; see the log above".to_owned())))
 }
 
 /// Says which features nothing fills.

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use model::Timestamp;
 use model::ports::{OnlineStore, WriteBatch};
 use service::windows::live::{Live, Owner};
-use service::windows::{self, FoldError, FoldEvent};
-use window::Scalar;
+use service::windows::{FoldError, FoldEvent};
 
+use crate::decode::Event;
 use crate::feed::{Content, Feed};
 use crate::metrics;
 use crate::pipeline::{self, Applied, Batch, Failure, Progress};
@@ -36,6 +36,8 @@ pub struct Writer {
     /// The positions behind what was applied and is in no checkpoint yet, and since when.
     pending: BTreeMap<i32, Progress>,
     since: Option<Instant>,
+    /// Whether a batch was left half applied, by a failure or a panic: what the states hold then has no positions.
+    torn: bool,
 }
 
 impl Writer {
@@ -45,7 +47,7 @@ impl Writer {
             Content::Windows { spec, .. } => Some(live.own(&feed.view, (**spec).clone())),
             Content::Rows(_) => None,
         };
-        Self { feed: Arc::clone(feed), store, checkpoints, owner, pending: BTreeMap::new(), since: None }
+        Self { feed: Arc::clone(feed), store, checkpoints, owner, pending: BTreeMap::new(), since: None, torn: false }
     }
 
     /// Applies a batch, all of it or nothing: rows are in the store then, states can be read.
@@ -53,22 +55,23 @@ impl Writer {
     /// Errors: after [`Failure::State`] the writer must be given up.
     pub async fn apply(&mut self, batch: &Batch, now: Timestamp) -> Result<Applied, Failure> {
         let Some(owner) = &mut self.owner else { return pipeline::write_rows(&self.feed, &*self.store, batch).await };
-        let columns: Vec<Vec<Scalar>> =
-            batch.events.iter().map(|event| event.values.iter().map(windows::to_scalar).collect()).collect();
-        let events: Vec<_> = batch
-            .events
-            .iter()
-            .zip(&columns)
-            .map(|(event, columns)| FoldEvent { key: &event.key, time: event.version.event, columns })
-            .collect();
+        let events: Vec<_> = batch.events.iter().map(taken).collect();
+        self.torn = true;
         // decoding gave every column the schema's type, so a refused event is a defect of ours
-        let done = owner.apply(&*self.store, &events, now).await.map_err(|e| match e {
+        let done = owner.apply(&*self.store, &events, now).await;
+        self.torn = matches!(done, Err(FoldError::State(_)));
+        let done = done.map_err(|e| match e {
             FoldError::Store(e) => Failure::of_store(e),
             FoldError::State(e) => Failure::State(e),
         })?;
         self.pending.extend(batch.progress.iter().map(|(partition, progress)| (*partition, *progress)));
         self.since.get_or_insert_with(Instant::now);
         Ok(Applied { applied: done.applied, dropped: done.late_dropped })
+    }
+
+    /// Whether anything waits for a checkpoint.
+    pub fn is_pending(&self) -> bool {
+        self.since.is_some()
     }
 
     /// Whether what is pending should be written now.
@@ -79,6 +82,12 @@ impl Writer {
 
     /// Writes what is pending, states and positions together; gives the positions, none where nothing was pending.
     pub async fn checkpoint(&mut self, now: Timestamp) -> Result<BTreeMap<i32, Progress>, Failure> {
+        if self.torn {
+            return Err(Failure::Other(model::Error::new(
+                model::Kind::Internal,
+                "a batch was left half applied: its states are given up and come again from the stored positions",
+            )));
+        }
         let Some(owner) = self.owner.as_mut().filter(|_| self.since.is_some()) else { return Ok(BTreeMap::new()) };
         let (start, states) = (Instant::now(), owner.checkpoint(now));
         let written = states.len();
@@ -99,5 +108,10 @@ impl Writer {
         }
         self.pending.clear();
         self.since = None;
+        self.torn = false;
     }
+}
+
+fn taken(event: &Event) -> FoldEvent<'_> {
+    FoldEvent { key: &event.key, time: event.version.event, columns: &event.columns }
 }

@@ -239,10 +239,12 @@ impl Retriever {
         let of_group = || group.views.iter().zip(&group.tables).zip(group.views.iter().map(|at| &planned.windows[*at]));
         let mut found = Vec::with_capacity(group.views.len());
         let (mut reads, mut missing) = (Vec::new(), Vec::new());
-        for ((_, table), spec) in of_group() {
-            let live = spec.as_ref().and_then(|spec| self.live.get(table, spec));
-            let answers: Vec<_> =
-                keys.iter().map(|key| live.as_ref()?.answer(key, now)).map(Option::transpose).collect::<Result<_>>()?;
+        for ((at, table), spec) in of_group() {
+            let view = &planned.plan.views[*at].view;
+            let live = spec.as_ref().and_then(|spec| Some((self.live.get(table, spec)?, spec)));
+            let answer =
+                |key: &model::EntityKey| live.as_ref().and_then(|(live, spec)| live.answer(key, spec, view, now));
+            let answers: Vec<_> = keys.iter().map(|key| answer(key).transpose()).collect::<Result<_>>()?;
             let absent: Vec<usize> = (0..keys.len()).filter(|i| answers[*i].is_none()).collect();
             reads.push(Read { table: table.clone(), keys: absent.iter().map(|i| keys[*i].clone()).collect() });
             missing.push(absent);

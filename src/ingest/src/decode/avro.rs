@@ -149,8 +149,8 @@ struct Inner<'a> {
 }
 
 impl<'a> Readers<'a> {
-    pub(super) fn new(feed: &'a Feed, writers: &'a Writers) -> Self {
-        let Format::Avro { schema: reader, framed } = &feed.format else { return Self(None) };
+    pub(super) fn new(feed: Option<&'a Feed>, writers: &'a Writers) -> Self {
+        let Some(Format::Avro { schema: reader, framed }) = feed.map(|feed| &feed.format) else { return Self(None) };
         let mut readers: BTreeMap<_, _> =
             writers.iter().map(|(id, writer)| (Some(*id), writer.reader(reader))).collect();
         if !framed {

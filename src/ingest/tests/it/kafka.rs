@@ -12,12 +12,14 @@ use ingest::writer::Checkpoints;
 use ingest::{Deps, OffsetReset, Settings};
 use model::Timestamp;
 use model::registry::Registry;
+use proptest::prelude::*;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{DefaultProducerContext, FutureProducer, FutureRecord};
 use service::clear::Streams as _;
+use service::windows::live::Live;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +87,7 @@ struct Ingest {
     stop: CancellationToken,
     task: JoinHandle<Result<(), ingest::Error>>,
     leftovers: Leftovers,
+    live: Arc<Live>,
 }
 
 impl Ingest {
@@ -94,20 +97,28 @@ impl Ingest {
         let gate = Gate::default();
         let leftovers =
             Leftovers { gate: gate.clone(), store: store.clone(), group_prefix: settings.group_prefix.clone() };
+        let live = Arc::<Live>::default();
         let deps = Deps {
             registry: receiver,
             store: store.clone(),
             clock: FakeClock::at(T0),
             settings,
             gate,
-            live: Arc::default(),
+            live: live.clone(),
         };
         let task = tokio::spawn(ingest::run(deps, stop.clone()));
-        Self { registry: sender, stop, task, leftovers }
+        Self { registry: sender, stop, task, leftovers, live }
     }
 
     fn apply(&self, streams: &[&Stream]) {
         self.registry.send_replace(registry(2, streams));
+    }
+
+    /// Whether a windowed view's stream is read.
+    fn reads(&self, stream: &Stream) -> bool {
+        let view = stream.view();
+        let spec = service::windows::spec_of(&view).expect("a good definition");
+        self.live.get(&view.table, &spec).is_some()
     }
 
     async fn stop(self) {
@@ -205,14 +216,15 @@ async fn views_come_and_go_with_the_registry() {
 
     let off = Stream { disabled: true, ..Stream::windowed("two", &cluster.servers(), "t") };
     ingest.apply(&[&one, &off]);
-    // once the view's group is left, nothing of it moves on
+    // once the view is no longer read, nothing of it moves on
     tokio::time::timeout(Duration::from_mins(1), async {
-        while consuming("two") {
+        // its states are live as long as it is read
+        while ingest.reads(&two) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await
-    .expect("the switched-off view leaves its group");
+    .expect("the switched-off view is no longer read");
     cluster.event("t", 0, "a", 1).await;
     store.until("one goes on", at("one", 2)).await;
     assert_eq!(store.position("two", "t", 0), Some(1));
@@ -234,13 +246,6 @@ async fn views_come_and_go_with_the_registry() {
     ingest.stop().await;
 }
 
-/// Whether a view's consumer runs: its thread carries the view's name until the group is left.
-fn consuming(view: &str) -> bool {
-    let name = format!("ingest-{view}");
-    let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
-    threads.filter_map(|t| std::fs::read_to_string(t.ok()?.path().join("comm")).ok()).any(|comm| comm.trim() == name)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_loses_and_repeats_nothing() {
     let cluster = Cluster::start(&["t"]);
@@ -258,6 +263,121 @@ async fn a_store_that_is_away_loses_and_repeats_nothing() {
     assert_eq!(total(&store, &stream, "a"), Some(vec![int(18), int(18)]));
     assert_eq!(store.fail_writes.load(Ordering::SeqCst), 0, "the store did fail");
     ingest.stop().await;
+}
+
+/// Where a view's partitions stand together.
+fn stands(view: &'static str) -> impl Fn(&crate::support::Content) -> i64 {
+    move |c| {
+        let of_view = c.positions.iter().filter(|((group, ..), _)| group.ends_with(&format!(".{view}")));
+        of_view.map(|(_, p)| p.offset).sum()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_view_cannot_write_stops_that_view_alone() {
+    let cluster = Cluster::start(&["t"]);
+    let [one, two] = ["one", "two"].map(|name| Stream::windowed(name, &cluster.servers(), "t"));
+    let store = Arc::new(MemoryStore::default());
+    let settings = Settings { max_backoff: Duration::from_millis(200), ..quick() };
+    let ingest = Ingest::start(&store, &[&one, &two], settings);
+    cluster.event("t", 0, "a", 1).await;
+    store.until("both read", |c| stands("one")(c) == 1 && stands("two")(c) == 1).await;
+    *store.refused.lock().expect("no holder panics") = Some("two");
+    for i in 0..10 {
+        cluster.event("t", i % 2, "a", 1).await;
+        store.until("the other goes on", |c| stands("one")(c) == i64::from(i) + 2).await;
+    }
+    assert_eq!(stands("two")(&store.content()), 1);
+    *store.refused.lock().expect("no holder panics") = None;
+    store.until("it goes on where it was", |c| stands("two")(c) == 11).await;
+    ingest.stop().await;
+    for stream in [&one, &two] {
+        assert_eq!(total(&store, stream, "a"), Some(vec![int(11), int(11)]), "{}", stream.name);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    /// So many events into a partition.
+    Produce(i32, u8),
+    /// These of the views are registered.
+    Apply([bool; 3]),
+    /// Until the views that are registered have read all.
+    Settle,
+    /// The process dies with what it holds, or is stopped, and starts again.
+    Restart { dies: bool },
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        4 => (0..2i32, 1..30u8).prop_map(|(partition, n)| Act::Produce(partition, n)),
+        3 => any::<[bool; 3]>().prop_map(Act::Apply),
+        2 => Just(Act::Settle),
+        1 => any::<bool>().prop_map(|dies| Act::Restart { dies }),
+    ];
+    proptest::collection::vec(act, 6..16)
+}
+
+/// Plays acts over one topic; in the end every view must have counted every event once.
+async fn play(acts: Vec<Act>) {
+    let cluster = Cluster::start(&["t"]);
+    let streams = ["one", "two", "three"].map(|name| Stream::windowed(name, &cluster.servers(), "t"));
+    let store = Arc::new(MemoryStore::default());
+    let settings = || Settings { batch_size: 7, max_backoff: Duration::from_millis(200), ..quick() };
+    let mut registered = vec![&streams[0]];
+    let mut ingest = Ingest::start(&store, &registered, settings());
+    let mut events = 0;
+    let read_all = |registered: &[&Stream], events: i64| {
+        let names: Vec<&'static str> = registered.iter().map(|stream| stream.name).collect();
+        move |c: &crate::support::Content| names.iter().all(|name| stands(name)(c) == events)
+    };
+    for act in acts {
+        match act {
+            Act::Produce(partition, n) => {
+                for i in 0..n {
+                    cluster.event("t", partition, ["a", "b"][usize::from(i % 2)], 3).await;
+                    events += 1;
+                }
+            }
+            Act::Apply(which) => {
+                registered = streams.iter().zip(which).filter(|(_, on)| *on).map(|(stream, _)| stream).collect();
+                ingest.apply(&registered);
+            }
+            Act::Settle => store.until("what is registered has read all", read_all(&registered, events)).await,
+            Act::Restart { dies } => {
+                store.fail_writes.store(if dies { u32::MAX } else { 0 }, Ordering::SeqCst);
+                ingest.stop().await;
+                store.fail_writes.store(0, Ordering::SeqCst);
+                ingest = Ingest::start(&store, &registered, settings());
+            }
+        }
+    }
+    let all: Vec<&Stream> = streams.iter().collect();
+    ingest.apply(&all);
+    store.until("all views have read all", read_all(&all, events)).await;
+    ingest.stop().await;
+    for stream in all {
+        let found: i64 = ["a", "b"].iter().filter_map(|user| total(&store, stream, user)).map(|v| count(&v[1])).sum();
+        assert_eq!(found, events, "{}", stream.name);
+    }
+}
+
+fn count(value: &model::Value) -> i64 {
+    match value.val {
+        Some(model::value::proto_value::Val::Int64Val(n)) => n,
+        _ => 0,
+    }
+}
+
+proptest! {
+    // each start of a reader waits some seconds for the mock cluster's group
+    #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 8, ..ProptestConfig::default() })]
+
+    #[test]
+    fn views_that_join_leave_and_crash_count_every_event_once(acts in acts()) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(play(acts));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

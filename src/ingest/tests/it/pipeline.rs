@@ -1,14 +1,14 @@
 //! The pipeline against crashes, late events and a changed definition, held against the naive
 //! oracle of `window`. Knows no Kafka.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ingest::decode::avro::Writers;
 use ingest::feed::{Content, Feed};
-use ingest::pipeline::{self, Failure, Message, Progress};
+use ingest::pipeline::{self, Batch, Failure, Message, Progress, Taker};
 use ingest::writer::{Checkpoints, Writer};
 use model::value::{NULL, ValueType};
 use model::{Timestamp, Value};
@@ -35,6 +35,12 @@ fn writer(feed: &Feed, store: &Arc<MemoryStore>, live: &Arc<Live>, memory: usize
     Writer::new(&Arc::new(feed.clone()), store.clone(), live, checkpoints)
 }
 
+/// What one feed alone makes of messages.
+fn prepared(feed: &Feed, messages: &[Message], progress: &BTreeMap<i32, Progress>, now: i64, skew: i64) -> Batch {
+    let taker = Taker { feed, progress, elsewhere: &BTreeSet::new() };
+    pipeline::prepare(&[taker], &Writers::new(), messages, Timestamp(now), skew).remove(0)
+}
+
 /// Prepares and writes one batch, as the consumer does.
 fn step(
     feed: &Feed,
@@ -44,7 +50,7 @@ fn step(
 ) -> (pipeline::Batch, pipeline::Applied) {
     block_on(async {
         let progress = pipeline::stored_progress(feed, &**store).await.expect("readable");
-        let batch = pipeline::prepare(feed, &Writers::new(), messages, &progress, Timestamp(now), 5 * SECOND);
+        let batch = prepared(feed, &messages, &progress, now, 5 * SECOND);
         let mut writer = writer(feed, store, &Arc::default(), 0);
         let applied = writer.apply(&batch, Timestamp(now)).await.expect("applied");
         writer.checkpoint(Timestamp(now)).await.expect("written");
@@ -126,12 +132,18 @@ fn the_state_of_another_definition_is_never_continued() {
     changed.aggregations.push(("low", "min", "amount"));
     let feed = changed.feed();
     assert_ne!(feed.definition(), stream().feed().definition());
-    let batch =
-        pipeline::prepare(&feed, &Writers::new(), vec![message(0, 1, "a", 1, T0)], &BTreeMap::new(), Timestamp(T0), 0);
+    let batch = prepared(&feed, &[message(0, 1, "a", 1, T0)], &BTreeMap::new(), T0, 0);
     let mut writer = writer(&feed, &store, &Arc::default(), 0);
     let failure = block_on(writer.apply(&batch, Timestamp(T0))).expect_err("refused");
     assert!(matches!(&failure, Failure::State(e) if e.message().contains("'v'")), "{failure:?}");
     assert_eq!(store.position("v", "t", 0), Some(1));
+    // closing a consumer writes a last checkpoint, even while its thread panics
+    assert!(
+        matches!(block_on(writer.checkpoint(Timestamp(T0))), Err(Failure::Other(_))),
+        "some of the batch may be in it"
+    );
+    writer.forget();
+    assert!(block_on(writer.checkpoint(Timestamp(T0))).expect("nothing is left to write").is_empty());
 }
 
 #[derive(Clone, Debug)]
@@ -157,7 +169,7 @@ fn read(live: &Live, store: &MemoryStore, stream: &Stream, user: &str, at: i64) 
     let view = stream.view();
     let Content::Windows { spec, .. } = stream.feed().content else { return None };
     let states = live.get(&view.table, &spec)?;
-    match states.answer(&entity("user", user), Timestamp(at)) {
+    match states.answer(&entity("user", user), &spec, &view, Timestamp(at)) {
         Some(answer) => answer.expect("readable").map(|(_, values)| values),
         None => store.answer(&view, user, at),
     }
@@ -207,7 +219,7 @@ proptest! {
                     .take(size)
                     .cloned()
                     .collect();
-                let batch = pipeline::prepare(&feed, &Writers::new(), messages, &progress, Timestamp(T0), 0);
+                let batch = prepared(&feed, &messages, &progress, T0, 0);
                 owner.apply(&batch, Timestamp(T0)).await.expect("applied");
                 progress.extend(batch.progress.clone());
                 let mut behind: BTreeMap<i32, usize> = BTreeMap::new();

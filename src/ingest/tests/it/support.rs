@@ -42,11 +42,12 @@ pub(crate) struct Content {
     pub(crate) positions: BTreeMap<(String, String, i32), Position>,
 }
 
-/// The store: atomic, in memory; refuses the next `fail_writes` writes.
+/// The store: atomic, in memory; refuses the next `fail_writes` writes, and those of states of the view `refused`.
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     content: Mutex<Content>,
     pub(crate) fail_writes: AtomicU32,
+    pub(crate) refused: Mutex<Option<&'static str>>,
     pub(crate) changed: tokio::sync::Notify,
 }
 
@@ -119,6 +120,10 @@ impl OnlineStore for MemoryStore {
         Box::pin(async move {
             if self.fail_writes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
                 return Err(Error::new(Kind::Unavailable, "the store is away"));
+            }
+            let refused = *self.refused.lock().expect("no holder panics");
+            if refused.is_some_and(|view| batch.states.iter().any(|state| state.table.view == view)) {
+                return Err(Error::new(Kind::Unavailable, "the store takes nothing of this view"));
             }
             let mut written = Written::default();
             {

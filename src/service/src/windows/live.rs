@@ -98,13 +98,14 @@ type Shard = HashMap<EntityKey, Entry, RandomState>;
 
 impl States {
     /// The view's features of an entity at a time, as [`super::answer`] gives them; `None` where the store must be
-    /// asked for its state.
+    /// asked for its state. `view` and `spec` are the reader's: features renamed or in another order may be asked of
+    /// states that still grow under the definition before.
     ///
     /// Errors: a value that its feature's type cannot hold.
-    pub fn answer(&self, key: &EntityKey, at: Timestamp) -> Option<Result<Windowed>> {
+    pub fn answer(&self, key: &EntityKey, spec: &Spec, view: &View, at: Timestamp) -> Option<Result<Windowed>> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(key)?;
-        Some(super::answer_of(&entry.state, &self.spec, &self.view, at))
+        Some(super::answer_of(&entry.state, spec, view, at))
     }
 
     fn shard(&self, key: &EntityKey) -> &RwLock<Shard> {

@@ -1,0 +1,93 @@
+//! The Kafka clients: how they are set up, what they give, and what their errors mean. Knows no store.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::error::Stop;
+use crate::feed::Feed;
+use crate::pipeline::{Message, Progress};
+use crate::settings::Settings;
+
+/// How often a waiting consumer looks whether it should stop.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// The member of a share's group.
+pub(crate) fn of_share(feed: &Feed, settings: &Settings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("statistics.interval.ms", "5000").set("topic.metadata.refresh.interval.ms", "2000");
+    if let Some(id) = &settings.group_instance_id {
+        // A static member that comes back is given its partitions without a look at what it subscribes to.
+        config.set("group.instance.id", format!("{id}.{}", feed.topic));
+    }
+    common(&mut config, feed, settings);
+    config.set("group.id", &feed.share);
+    config
+}
+
+/// A view's own client, which joins no group: it reads what it is told to, and tells Kafka how far the view is.
+pub(crate) fn of_view(feed: &Feed, settings: &Settings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    common(&mut config, feed, settings);
+    config.remove("group.instance.id");
+    config.set("group.id", &feed.group);
+    config
+}
+
+fn common(config: &mut ClientConfig, feed: &Feed, settings: &Settings) {
+    config.set("client.id", "larder").set("reconnect.backoff.max.ms", "5000");
+    for (name, value) in settings.properties.iter().chain(&settings.consumer_properties) {
+        config.set(name, value);
+    }
+    config
+        .set("bootstrap.servers", &feed.bootstrap_servers)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "false")
+        .set("auto.offset.reset", settings.auto_offset_reset.as_str());
+}
+
+/// What stands at these positions, to be read from there.
+pub(crate) fn at<'a>(
+    topic: &str,
+    positions: impl Iterator<Item = (i32, &'a Progress)>,
+) -> Result<TopicPartitionList, Stop> {
+    let mut list = TopicPartitionList::new();
+    for (partition, progress) in positions {
+        list.add_partition_offset(topic, partition, offset(progress.next))
+            .map_err(|e| Stop::kafka("a position cannot be read from", &e))?;
+    }
+    Ok(list)
+}
+
+/// The offset behind a position; the oldest that the topic has where none is stored.
+pub(crate) fn offset(next: i64) -> Offset {
+    if next < 0 { Offset::Beginning } else { Offset::Offset(next) }
+}
+
+/// Tells Kafka, for lag tools.
+pub(crate) fn commit(client: &BaseConsumer, feed: &Feed, positions: &BTreeMap<i32, Progress>) {
+    let known = positions.iter().filter(|(_, progress)| progress.next >= 0).map(|(p, progress)| (*p, progress));
+    let committed = at(&feed.topic, known).map(|offsets| client.commit(&offsets, CommitMode::Async));
+    if let Ok(Err(error)) = committed {
+        tracing::debug!(view = feed.view.name, %error, "Kafka did not take the offsets; ours count");
+    }
+}
+
+/// A message that outlives its client's buffer.
+pub(crate) fn own(message: &BorrowedMessage<'_>) -> Message {
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect());
+    Message {
+        timestamp_ms: message.timestamp().to_millis(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        payload: message.payload().map(<[u8]>::to_vec),
+        headers: headers.unwrap_or_default(),
+    }
+}

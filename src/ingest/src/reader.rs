@@ -1,0 +1,483 @@
+//! The reader of a topic for all views that share it: a thread that polls, and writes for each view what it polled before
+//! it polls again. Knows no registry.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use tokio::runtime::Handle;
+
+use crate::client::{self, TICK};
+use crate::context::{self, Client, State, Track};
+use crate::decode::Decoder;
+use crate::error::Stop;
+use crate::feed::{Content, Feed};
+use crate::member::{Member, given_up};
+use crate::pipeline::{self, Batch, Failure, Message, Taker};
+use crate::readers::{Deps, Join, Place};
+use crate::writer::Writer;
+use crate::{dead_letter, marker, metrics};
+
+/// After so many attempts a view whose writes fail is given up, where those of others succeed.
+const PATIENCE: u32 = 5;
+/// A view that is behind reads so many batches for each one of the others, to come nearer.
+const HASTE: usize = 4;
+/// No more than this is polled before it is applied, bytes.
+const LARGEST_BATCH: usize = 16 << 20;
+
+/// Reads until the last view has left. Blocks its thread, which must not be one of the runtime's.
+///
+/// A view's outcome is told before the client is closed: nothing is written after it, and closing waits for a broker
+/// that may be away.
+pub(crate) fn run(first: Join, place: &Place, deps: &Deps, runtime: &Handle) {
+    let consumer = match context::open(&first.feed, deps, runtime) {
+        Ok(consumer) => consumer,
+        Err(stop) => {
+            let _ = first.tell.send(Err(stop));
+            refuse(place, "the Kafka consumer cannot be made");
+            return;
+        }
+    };
+    let mut reader = Reader { deps, runtime, consumer: &consumer, place, joined: 0, producer: None, last_error: None };
+    reader.admit(first);
+    if let Err(stop) = reader.run() {
+        let reason = stop.to_string();
+        for member in std::mem::take(&mut consumer.context().state().members) {
+            member.end(Err(Stop::Restart(reason.clone())));
+        }
+        refuse(place, &reason);
+    }
+}
+
+/// Tells views that joined a reader that cannot go on.
+fn refuse(place: &Place, reason: &str) {
+    while let Some(join) = place.end() {
+        let _ = join.tell.send(Err(Stop::Restart(reason.to_owned())));
+    }
+}
+
+struct Reader<'a> {
+    deps: &'a Deps,
+    runtime: &'a Handle,
+    consumer: &'a Client,
+    place: &'a Place,
+    /// How many views ever joined.
+    joined: u64,
+    producer: Option<dead_letter::Producer>,
+    last_error: Option<KafkaError>,
+}
+
+/// What is to be written for a view.
+struct Work {
+    member: u64,
+    job: Job,
+}
+
+enum Job {
+    Batch { batch: Box<Batch>, started: Instant },
+    Checkpoint,
+}
+
+impl Reader<'_> {
+    fn run(&mut self) -> Result<(), Stop> {
+        loop {
+            while let Some(join) = self.place.next() {
+                self.admit(join);
+            }
+            self.dismiss();
+            if self.state().members.is_empty() {
+                match self.place.end() {
+                    Some(join) => self.admit(join),
+                    None => return Ok(()),
+                }
+                continue;
+            }
+            let busy = self.catch_up()?;
+            let messages = self.poll(if busy { Duration::ZERO } else { TICK })?;
+            if let Some(reason) = self.state().failed.take() {
+                return Err(Stop::Restart(reason));
+            }
+            self.apply(&messages, None)?;
+            self.checkpoint()?;
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.consumer.context().state()
+    }
+
+    /// Takes a view in, if its state may be continued, at its own positions.
+    fn admit(&mut self, join: Join) {
+        let Join { feed, stop, tell } = join;
+        let assigned = self.state().tracks.keys().copied().collect();
+        let stored = self
+            .runtime
+            .block_on(marker::check(&feed, &*self.deps.store))
+            .and_then(|()| self.consumer.context().stored(self.consumer, &feed, &assigned).map_err(Stop::Restart));
+        let progress = match stored {
+            Ok(progress) => progress,
+            Err(stop) => {
+                let _ = tell.send(Err(stop));
+                return;
+            }
+        };
+        let writer = Writer::new(&feed, self.deps.store.clone(), &self.deps.live, self.deps.settings.checkpoints);
+        self.joined += 1;
+        metrics::started(&feed);
+        let mut member = Member::new(self.joined, feed, writer, stop, tell);
+        let mut state = self.state();
+        for (partition, at) in progress {
+            let others = state.tracks.get(&partition).map_or(-1, |track| track.next);
+            if at.next < others {
+                metrics::behind(&member.feed, partition, at.next, others);
+                member.behind.insert(partition);
+            }
+            member.progress.insert(partition, at);
+        }
+        state.members.push(member);
+    }
+
+    /// Lets those go that were told to stop.
+    fn dismiss(&self) {
+        let told = |member: &Member| member.stop.is_cancelled().then_some(member.id);
+        let told: Vec<u64> = self.state().members.iter().filter_map(told).collect();
+        for member in told.into_iter().filter_map(|id| self.remove(id)) {
+            self.runtime.block_on(member.leave(self.deps.clock.now()));
+        }
+    }
+
+    fn remove(&self, id: u64) -> Option<Member> {
+        let mut state = self.state();
+        let at = state.members.iter().position(|member| member.id == id)?;
+        Some(state.members.remove(at))
+    }
+
+    /// Some batches for each view that is behind; says whether there were any.
+    fn catch_up(&mut self) -> Result<bool, Stop> {
+        let ids: Vec<u64> = self.state().members.iter().filter(|m| m.is_behind()).map(|m| m.id).collect();
+        let mut busy = false;
+        for id in ids {
+            for _ in 0..HASTE {
+                let mut state = self.state();
+                let State { members, tracks, .. } = &mut *state;
+                let Some(member) = members.iter_mut().find(|member| member.id == id) else { break };
+                let reached = |partition: i32| tracks.get(&partition).map_or(-1, |track| track.next);
+                let read = member.read(&self.deps.settings, reached, self.deps.settings.batch_size);
+                drop(state);
+                match read {
+                    Ok(messages) if messages.is_empty() => break,
+                    Ok(messages) => {
+                        busy = true;
+                        self.apply(&messages, Some(id))?;
+                    }
+                    Err(stop) => {
+                        self.give_up(id, stop);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(busy)
+    }
+
+    fn give_up(&self, id: u64, stop: Stop) {
+        if let Some(member) = self.remove(id) {
+            member.end(Err(stop));
+        }
+    }
+
+    /// Waits for a message, then takes what comes within the linger time, up to the batch size.
+    fn poll(&mut self, wait: Duration) -> Result<Vec<Message>, Stop> {
+        let settings = &self.deps.settings;
+        let mut messages: Vec<Message> = Vec::new();
+        let mut bytes = 0;
+        let mut until = Instant::now() + wait;
+        let mut epoch = self.consumer.context().epoch();
+        while messages.len() < settings.batch_size && bytes < LARGEST_BATCH {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.consumer.poll(left) {
+                Some(Ok(message)) => {
+                    self.last_error = None;
+                    if messages.is_empty() && !wait.is_zero() {
+                        until = Instant::now() + settings.linger;
+                    }
+                    if self.in_order(&message)? {
+                        bytes += message.payload_len();
+                        messages.push(client::own(&message));
+                    }
+                }
+                Some(Err(error)) => self.tell(error)?,
+                None if left.is_zero() => break,
+                None => {}
+            }
+            let now = self.consumer.context().epoch();
+            if now != epoch {
+                // of partitions that went, and of those that came back: they start from the store
+                let state = self.state();
+                messages.retain(|message| state.has_since(message.partition, epoch));
+                epoch = now;
+            }
+            if left.is_zero() && messages.is_empty() {
+                break;
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Holds a message's offset against what was polled before it; says whether it is of an assigned partition.
+    fn in_order(&self, message: &BorrowedMessage<'_>) -> Result<bool, Stop> {
+        let mut state = self.state();
+        let State { members, tracks, .. } = &mut *state;
+        let (partition, offset) = (message.partition(), message.offset());
+        let Some(Track { next, fresh, .. }) = tracks.get_mut(&partition) else { return Ok(false) };
+        let expected = std::mem::replace(next, offset + 1);
+        if std::mem::take(fresh) {
+            for member in members.iter_mut().filter(|member| !member.behind.contains(&partition)) {
+                let Some(progress) = member.progress.get_mut(&partition) else { continue };
+                let lost = (0..offset).contains(&progress.next) || (expected >= 0 && offset < expected);
+                if lost {
+                    metrics::position_lost(&member.feed, partition, progress.next, offset);
+                    // what a topic made anew has is new
+                    progress.next = progress.next.min(offset);
+                }
+            }
+        } else if offset < expected {
+            // start again from the store: a repeated message is left out, a topic made anew is seen
+            return Err(Stop::Restart(format!("partition {partition} went back from offset {expected} to {offset}")));
+        }
+        Ok(true)
+    }
+
+    fn tell(&mut self, error: KafkaError) -> Result<(), Stop> {
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            return Err(Stop::kafka("the Kafka consumer failed", &error));
+        }
+        let mut repeated = self.last_error.as_ref() == Some(&error);
+        for member in &self.state().members {
+            metrics::broker_error(&member.feed, &error, repeated);
+            repeated = true;
+        }
+        self.last_error = Some(error);
+        Ok(())
+    }
+
+    /// Applies messages for all views, or for one alone that is behind.
+    fn apply(&mut self, messages: &[Message], alone: Option<u64>) -> Result<(), Stop> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let Some(feed) = self.state().members.first().map(|member| member.feed.clone()) else { return Ok(()) };
+        let writers = self.writers(&feed, messages)?;
+        let now = self.deps.clock.now();
+        let skew = i64::try_from(self.deps.settings.future_skew.as_micros()).unwrap_or(i64::MAX);
+        let nowhere = BTreeSet::new();
+        let state = self.state();
+        let members: Vec<&Member> = state.members.iter().filter(|m| alone.is_none_or(|id| m.id == id)).collect();
+        let taker = |member: &&'_ Member| {
+            let elsewhere = if alone.is_some() { &nowhere } else { &member.behind };
+            (member.feed.clone(), elsewhere.clone(), member.progress.clone())
+        };
+        let takers: Vec<_> = members.iter().map(taker).collect();
+        let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+        drop(state);
+        let takers: Vec<_> =
+            takers.iter().map(|(feed, elsewhere, progress)| Taker { feed, progress, elsewhere }).collect();
+        let batches = pipeline::prepare(&takers, &writers, messages, now, skew);
+        let work = ids.into_iter().zip(batches).filter(|(_, batch)| batch.messages > 0);
+        let job = |batch| Job::Batch { batch: Box::new(batch), started };
+        self.persist(work.map(|(member, batch)| Work { member, job: job(batch) }).collect())
+    }
+
+    /// The schemas with which these messages were written.
+    fn writers(&self, feed: &Feed, messages: &[Message]) -> Result<crate::decode::avro::Writers, Stop> {
+        let wanted = Decoder::wanted(feed, messages.iter());
+        let mut waiting = Waiting::new(self);
+        loop {
+            match self.runtime.block_on(self.deps.formats.writers(&wanted)) {
+                Ok(writers) => {
+                    waiting.over()?;
+                    return Ok(writers);
+                }
+                Err(error) => {
+                    for member in &self.state().members {
+                        metrics::write_retry(
+                            &member.feed,
+                            "the schema registry does not answer",
+                            &error,
+                            waiting.attempts + 1,
+                        );
+                    }
+                    waiting.wait()?;
+                    self.dismiss();
+                    if self.state().members.is_empty() {
+                        return Ok(crate::decode::avro::Writers::new());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes for each view what is pending and due, and tells Kafka how far that is.
+    fn checkpoint(&mut self) -> Result<(), Stop> {
+        let due = |member: &Member| member.writer.is_due().then_some(Work { member: member.id, job: Job::Checkpoint });
+        let due: Vec<Work> = self.state().members.iter().filter_map(due).collect();
+        self.persist(due)
+    }
+
+    /// Tries until it succeeds, with growing pauses in which the consumer stays in its group. A view whose writes fail
+    /// while no others do is given up after some attempts, and starts again by itself.
+    fn persist(&mut self, mut todo: Vec<Work>) -> Result<(), Stop> {
+        let mut waiting = Waiting::new(self);
+        while !todo.is_empty() {
+            let mut again = Vec::new();
+            for mut work in todo {
+                match self.attempt(&mut work, waiting.attempts + 1) {
+                    Ok(()) => {}
+                    Err(Failure::Unavailable(error)) => again.push((work, error)),
+                    Err(failure) => self.give_up(work.member, failure.into_stop()),
+                }
+            }
+            let attempts = waiting.attempts + 1;
+            let alone = again.len() < self.state().members.len();
+            todo = Vec::with_capacity(again.len());
+            for (work, error) in again {
+                if alone && attempts >= PATIENCE {
+                    self.give_up(work.member, given_up(&error, attempts));
+                } else {
+                    todo.push(work);
+                }
+            }
+            if !todo.is_empty() {
+                waiting.wait()?;
+                self.dismiss();
+                let state = self.state();
+                todo.retain(|work| state.members.iter().any(|member| member.id == work.member));
+                // whether the others can be written shows whose fault it is
+                let idle = |member: &&Member| !todo.iter().any(|work| work.member == member.id);
+                let others = state.members.iter().filter(idle).filter(|member| member.writer.is_pending());
+                let others: Vec<_> = others.map(|m| Work { member: m.id, job: Job::Checkpoint }).collect();
+                todo.extend(others);
+            }
+        }
+        waiting.over()
+    }
+
+    /// Sends a batch's dead letters, then writes it; or writes a checkpoint.
+    fn attempt(&mut self, work: &mut Work, attempts: u32) -> Result<(), Failure> {
+        let (deps, runtime) = (self.deps, self.runtime);
+        let mut state = self.consumer.context().state();
+        let Some(member) = state.members.iter_mut().find(|member| member.id == work.member) else { return Ok(()) };
+        let what;
+        let outcome = match &mut work.job {
+            Job::Checkpoint => {
+                what = "the online store is not available";
+                let written = runtime.block_on(member.writer.checkpoint(deps.clock.now()));
+                written.map(|positions| member.commit(&deps.settings, &positions))
+            }
+            Job::Batch { batch, started } => {
+                what = "the online store or the dead-letter topic does not take what is written";
+                bury(&mut self.producer, deps, runtime, &member.feed, batch).and_then(|()| {
+                    let applied = runtime.block_on(member.writer.apply(batch, deps.clock.now()))?;
+                    member.progress.extend(batch.progress.iter().map(|(partition, at)| (*partition, *at)));
+                    metrics::written(&member.feed, batch, applied, started.elapsed().as_secs_f64());
+                    if let Content::Rows(_) = member.feed.content {
+                        member.commit(&deps.settings, &batch.progress);
+                    }
+                    Ok(())
+                })
+            }
+        };
+        if let Err(Failure::Unavailable(error)) = &outcome {
+            metrics::write_retry(&member.feed, what, &error.to_string(), attempts);
+        }
+        outcome
+    }
+}
+
+/// Sends a batch's dead letters, once.
+fn bury(
+    producer: &mut Option<dead_letter::Producer>,
+    deps: &Deps,
+    runtime: &Handle,
+    feed: &Feed,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    if batch.dead.is_empty() {
+        return Ok(());
+    }
+    let unavailable = |what: &str, error: KafkaError| {
+        Failure::Unavailable(model::Error::new(model::Kind::Unavailable, what.to_owned()).with_cause(error))
+    };
+    let producer = match producer {
+        Some(producer) => producer,
+        None => {
+            let _guard = runtime.enter();
+            let made = dead_letter::Producer::new(feed, &deps.settings.producer_properties());
+            producer.insert(made.map_err(|e| unavailable("the dead-letter producer cannot be made", e))?)
+        }
+    };
+    let sent = runtime.block_on(producer.send(feed, &batch.dead));
+    sent.map_err(|e| unavailable("the dead-letter topic does not take messages", e))?;
+    metrics::dead_lettered(feed, &batch.dead);
+    batch.dead.clear();
+    Ok(())
+}
+
+/// A pause in reading, while something fails.
+struct Waiting<'a> {
+    consumer: &'a Client,
+    longest: Duration,
+    epoch: u64,
+    pause: Duration,
+    paused: Option<TopicPartitionList>,
+    attempts: u32,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(reader: &Reader<'a>) -> Self {
+        Self {
+            consumer: reader.consumer,
+            longest: reader.deps.settings.max_backoff,
+            epoch: reader.consumer.context().epoch(),
+            pause: TICK,
+            paused: None,
+            attempts: 0,
+        }
+    }
+
+    /// Waits, a little longer each time, or until a view should stop.
+    ///
+    /// Errors: the group was rebalanced meanwhile.
+    fn wait(&mut self) -> Result<(), Stop> {
+        self.attempts += 1;
+        if self.paused.is_none()
+            && let Ok(assigned) = self.consumer.assignment()
+            && self.consumer.pause(&assigned).is_ok()
+        {
+            self.paused = Some(assigned);
+        }
+        let until = Instant::now() + self.pause;
+        let stopped = || self.consumer.context().state().members.iter().any(|member| member.stop.is_cancelled());
+        while Instant::now() < until && !stopped() {
+            if let Some(Ok(_)) = self.consumer.poll(TICK) {
+                return Err(Stop::Restart("a paused partition gave a message".to_owned()));
+            }
+            if self.consumer.context().epoch() != self.epoch {
+                // a new consumer is sure to have nothing paused
+                return Err(Stop::Restart("writes failed, and the group was rebalanced meanwhile".to_owned()));
+            }
+        }
+        self.pause = (self.pause * 2).min(self.longest);
+        Ok(())
+    }
+
+    /// Reading goes on.
+    fn over(self) -> Result<(), Stop> {
+        let Some(paused) = self.paused else { return Ok(()) };
+        self.consumer.resume(&paused).map_err(|e| Stop::kafka("the consumer cannot be resumed", &e))
+    }
+}
