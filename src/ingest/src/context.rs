@@ -14,6 +14,7 @@ use model::ports::WriteBatch;
 use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 use tokio::runtime::Handle;
 
@@ -127,7 +128,7 @@ impl Context {
         if let Some(other) = partitions.elements().iter().find(|e| e.topic() != self.topic) {
             return Err(format!("the group gave a partition of topic {}, which was not asked for", other.topic()));
         }
-        let came: BTreeSet<i32> = partitions.elements().iter().map(|e| e.partition()).collect();
+        let came: BTreeSet<i32> = partitions.elements().iter().map(TopicPartitionListElem::partition).collect();
         let mut state = self.state();
         let State { members, tracks, .. } = &mut *state;
         for member in &mut *members {
@@ -162,7 +163,7 @@ impl Context {
         let mut state = self.state();
         let State { members, tracks, .. } = &mut *state;
         let gone: BTreeSet<i32> = if cooperative {
-            partitions.elements().iter().map(|e| e.partition()).collect()
+            partitions.elements().iter().map(TopicPartitionListElem::partition).collect()
         } else {
             tracks.keys().copied().collect()
         };

@@ -76,7 +76,9 @@ impl Member {
         self.writer.forget();
         self.progress.retain(|partition, _| !partitions.contains(partition));
         self.behind.retain(|partition| !partitions.contains(partition));
-        partitions.iter().for_each(|&partition| metrics::lag(&self.feed, partition, 0));
+        for &partition in partitions {
+            metrics::lag(&self.feed, partition, 0);
+        }
     }
 
     /// Ends: nothing is written any more, and who waits is told.

@@ -412,13 +412,12 @@ fn bury(
     let unavailable = |what: &str, error: KafkaError| {
         Failure::Unavailable(model::Error::new(model::Kind::Unavailable, what.to_owned()).with_cause(error))
     };
-    let producer = match producer {
-        Some(producer) => producer,
-        None => {
-            let _guard = runtime.enter();
-            let made = dead_letter::Producer::new(feed, &deps.settings.producer_properties());
-            producer.insert(made.map_err(|e| unavailable("the dead-letter producer cannot be made", e))?)
-        }
+    let producer = if let Some(producer) = producer {
+        producer
+    } else {
+        let _guard = runtime.enter();
+        let made = dead_letter::Producer::new(feed, &deps.settings.producer_properties());
+        producer.insert(made.map_err(|e| unavailable("the dead-letter producer cannot be made", e))?)
     };
     let sent = runtime.block_on(producer.send(feed, &batch.dead));
     sent.map_err(|e| unavailable("the dead-letter topic does not take messages", e))?;

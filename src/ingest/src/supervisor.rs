@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::entity_key::DUMMY_ENTITY_ID;
 use model::ports::{Clock, OnlineStore};
 use model::registry::{Registry, View};
 use service::windows::live::Live;
@@ -115,11 +116,12 @@ fn reconcile(
     let name = |view: &View| (view.project.clone(), view.name.clone());
     for view in views {
         let want = match Feed::of(view, &deps.settings.group_prefix, &deps.formats) {
-            Ok(Some(feed)) => Want::Run(Arc::new(feed)),
             Ok(None) => Want::Rest(None),
-            Err(error) => match unknown_entity(registry, view) {
-                Some(entity) => Want::Wait(entity),
-                None => Want::Rest(Some(error.message().to_owned())),
+            found => match (unknown_entity(registry, view), found) {
+                // what its key would be read from is not known, though the entity may have the name of a column
+                (Some(entity), _) => Want::Wait(entity),
+                (None, Ok(feed)) => feed.map_or(Want::Rest(None), |feed| Want::Run(Arc::new(feed))),
+                (None, Err(error)) => Want::Rest(Some(error.message().to_owned())),
             },
         };
         match actors.get_mut(&name(view)) {
@@ -151,7 +153,8 @@ fn reconcile(
 /// An entity of the view that is not registered.
 fn unknown_entity(registry: &Registry, view: &View) -> Option<String> {
     let known = &registry.projects.get(&view.project)?.entities;
-    view.join_keys.iter().map(|key| &key.entity).find(|entity| !known.contains_key(*entity)).cloned()
+    let keys = view.join_keys.iter().filter(|key| key.name != DUMMY_ENTITY_ID);
+    keys.map(|key| &key.entity).find(|entity| !known.contains_key(*entity)).cloned()
 }
 
 /// One view's actor: does what is wanted until something else is, or `shutdown`.

@@ -42,15 +42,10 @@ fn prepared(feed: &Feed, messages: &[Message], progress: &BTreeMap<i32, Progress
 }
 
 /// Prepares and writes one batch, as the consumer does.
-fn step(
-    feed: &Feed,
-    store: &Arc<MemoryStore>,
-    messages: Vec<Message>,
-    now: i64,
-) -> (pipeline::Batch, pipeline::Applied) {
+fn step(feed: &Feed, store: &Arc<MemoryStore>, messages: &[Message], now: i64) -> (pipeline::Batch, pipeline::Applied) {
     block_on(async {
         let progress = pipeline::stored_progress(feed, &**store).await.expect("readable");
-        let batch = prepared(feed, &messages, &progress, now, 5 * SECOND);
+        let batch = prepared(feed, messages, &progress, now, 5 * SECOND);
         let mut writer = writer(feed, store, &Arc::default(), 0);
         let applied = writer.apply(&batch, Timestamp(now)).await.expect("applied");
         writer.checkpoint(Timestamp(now)).await.expect("written");
@@ -67,7 +62,7 @@ fn a_batch_writes_states_and_positions_together() {
         Message { partition: 0, offset: 11, payload: Some(b"{".to_vec()), ..Message::default() },
         message(0, 12, "a", 4, T0),
     ];
-    let (batch, applied) = step(&stream.feed(), &store, messages, T0);
+    let (batch, applied) = step(&stream.feed(), &store, &messages, T0);
     assert_eq!((applied.applied, applied.dropped, batch.late), (3, 0, 0));
     assert_eq!(batch.dead.len(), 1);
     assert_eq!(batch.dead[0].message.offset, 11);
@@ -80,28 +75,28 @@ fn a_batch_writes_states_and_positions_together() {
 #[test]
 fn late_events_count_until_no_window_reaches_them() {
     let (stream, store) = (stream(), Arc::<MemoryStore>::default());
-    step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
+    step(&stream.feed(), &store, &[message(0, 0, "a", 1, T0)], T0);
     // the watermark is 10 s behind the latest event of the partition, and survives a restart
     let late = vec![
         message(0, 1, "a", 2, T0 - 10 * SECOND),
         message(0, 2, "a", 4, T0 - 11 * SECOND),
         message(0, 3, "a", 8, T0 - 3600 * SECOND),
     ];
-    let (batch, applied) = step(&stream.feed(), &store, late, T0);
+    let (batch, applied) = step(&stream.feed(), &store, &late, T0);
     assert_eq!((batch.late, applied.applied, applied.dropped), (2, 2, 1));
     assert_eq!(store.answer(&stream.view(), "a", T0), Some(vec![int(7), int(3)]));
     // another partition has its own watermark
-    let (batch, _) = step(&stream.feed(), &store, vec![message(1, 0, "b", 1, T0 - 30 * SECOND)], T0);
+    let (batch, _) = step(&stream.feed(), &store, &[message(1, 0, "b", 1, T0 - 30 * SECOND)], T0);
     assert_eq!(batch.late, 0);
 }
 
 #[test]
 fn an_entity_whose_windows_are_empty_is_forgotten() {
     let (stream, store) = (stream(), Arc::<MemoryStore>::default());
-    step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
+    step(&stream.feed(), &store, &[message(0, 0, "a", 1, T0)], T0);
     assert_eq!(store.content().states.len(), 1);
     let old = message(0, 1, "a", 1, T0);
-    step(&stream.feed(), &store, vec![old], T0 + 3600 * SECOND);
+    step(&stream.feed(), &store, &[old], T0 + 3600 * SECOND);
     assert!(store.content().states.is_empty());
     assert_eq!(store.position("v", "t", 0), Some(2));
 }
@@ -110,14 +105,14 @@ fn an_entity_whose_windows_are_empty_is_forgotten() {
 fn plain_views_keep_the_newest_by_event_time() {
     let stream = Stream::plain("v", "localhost:9092", "t");
     let store = Arc::<MemoryStore>::default();
-    step(&stream.feed(), &store, vec![message(0, 0, "a", 1, T0), message(0, 1, "a", 2, T0 - SECOND)], T0);
+    step(&stream.feed(), &store, &[message(0, 0, "a", 1, T0), message(0, 1, "a", 2, T0 - SECOND)], T0);
     assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(int(1)));
     let null = Message {
         offset: 2,
         payload: Some(format!(r#"{{"user": "a", "ts": {}}}"#, T0 + SECOND).into_bytes()),
         ..Message::default()
     };
-    let (_, applied) = step(&stream.feed(), &store, vec![null], T0);
+    let (_, applied) = step(&stream.feed(), &store, &[null], T0);
     assert_eq!(applied.applied, 1);
     assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(NULL));
     assert!(store.content().rows.keys().all(|(_, key)| *key == entity("user", "a")));
@@ -126,7 +121,7 @@ fn plain_views_keep_the_newest_by_event_time() {
 #[test]
 fn the_state_of_another_definition_is_never_continued() {
     let store = Arc::<MemoryStore>::default();
-    step(&stream().feed(), &store, vec![message(0, 0, "a", 1, T0)], T0);
+    step(&stream().feed(), &store, &[message(0, 0, "a", 1, T0)], T0);
     let mut changed = stream();
     changed.features.push(("low", ValueType::Int64));
     changed.aggregations.push(("low", "min", "amount"));
