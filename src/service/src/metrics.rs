@@ -66,6 +66,12 @@ pub(crate) fn events_pushed(project: &str, view: &str, events: usize, late_dropp
     }
 }
 
+/// An entity's stored window state cannot be read: its bytes are not those that were written.
+pub(crate) fn state_damaged(project: &str, view: &str, entity: &str, error: &window::Error) {
+    counter!("larder_window_states_damaged_total", &of_view(project, view)).increment(1);
+    tracing::error!(project, view, entity, %error, "a stored window state is damaged: the entity cannot be answered");
+}
+
 /// One change of the registry: `verb` is apply or delete, `kind` the object's class.
 pub(crate) fn registry_changed(verb: &'static str, kind: &'static str, project: &str, name: &str) {
     counter!("larder_registry_changes_total", "verb" => verb, "kind" => kind).increment(1);

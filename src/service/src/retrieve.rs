@@ -257,8 +257,8 @@ impl Retriever {
             {
                 let Some(spec) = spec else { continue };
                 for (i, state) in absent.into_iter().zip(states) {
-                    let view = &planned.plan.views[*at].view;
-                    let answer = state.map(|bytes| windows::answer(&bytes, spec, view, now)).transpose()?;
+                    let (view, key) = (&planned.plan.views[*at].view, &keys[i]);
+                    let answer = state.map(|bytes| windows::answer(key, &bytes, spec, view, now)).transpose()?;
                     answers[i] = Some(answer.flatten());
                 }
             }

@@ -15,7 +15,9 @@ use model::ports::{EventBatches, StateWrite};
 use model::registry::View;
 use model::value::proto_value::Val;
 use model::{EntityKey, Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
-use window::{AggregationDef, ColumnType, Event, Outcome, Scalar, Spec, State, Tiling};
+use window::{AggregationDef, ColumnType, Event, Outcome, Output, Scalar, Spec, State, Tiling};
+
+use crate::metrics;
 
 pub use fold::{Event as FoldEvent, FoldError, Folded, fold};
 
@@ -114,6 +116,12 @@ pub fn to_value(scalar: Scalar, target: ValueType) -> Result<Value> {
         (Scalar::Text(v), T::Uuid) => Val::UuidVal(v.to_string()),
         (Scalar::Text(v), T::TimeUuid) => Val::TimeUuidVal(v.to_string()),
         (Scalar::Bytes(v), T::Bytes | T::Invalid) => Val::BytesVal(v.to_vec()),
+        (Scalar::List(list), target) => return to_list(&list, target),
+        (Scalar::Counts(counts), T::Map | T::Invalid) => {
+            let count = |n: &i64| Value { val: Some(Val::Int64Val(*n)) };
+            let val = counts.iter().map(|(category, n)| (category.to_string(), count(n))).collect();
+            Val::MapVal(proto::feast::types::Map { val })
+        }
         (scalar, target) => {
             return Err(Error::new(
                 Kind::Internal,
@@ -124,14 +132,63 @@ pub fn to_value(scalar: Scalar, target: ValueType) -> Result<Value> {
     Ok(Value { val: Some(val) })
 }
 
+/// A list as the feature's registered type has it; where none is registered, as its first value is.
+fn to_list(list: &[Scalar], target: ValueType) -> Result<Value> {
+    let element = element_of_list(target).unwrap_or(ValueType::Invalid);
+    let values = list.iter().map(|scalar| to_value(scalar.clone(), element)).collect::<Result<Vec<Value>>>()?;
+    let target = match values.first().map(value::type_of) {
+        Some(ValueType::Bool) if target == ValueType::Invalid => ValueType::BoolList,
+        Some(ValueType::Int64) if target == ValueType::Invalid => ValueType::Int64List,
+        Some(ValueType::Double) if target == ValueType::Invalid => ValueType::DoubleList,
+        Some(ValueType::String) if target == ValueType::Invalid => ValueType::StringList,
+        Some(ValueType::Bytes) if target == ValueType::Invalid => ValueType::BytesList,
+        _ => target,
+    };
+    value::collect(target, values).ok_or_else(|| {
+        Error::new(Kind::Internal, format!("a window gave a list, which is no {}", target.as_str_name()))
+    })
+}
+
 /// The view's features at `at` from an entity's stored state: the time of the latest event in its
 /// windows, and one value per feature in the order of `view.features`. `None` where the entity is
 /// unknown at `at`. A feature that no aggregation makes is null.
 ///
-/// Errors: `Unavailable` where the state was built for another definition of the view, `Internal`
-/// where it is damaged.
-pub fn answer(state: &[u8], spec: &Spec, view: &View, at: Timestamp) -> Result<Windowed> {
-    answer_of(&State::decode(spec, state).map_err(|e| state_error(view, e))?, spec, view, at)
+/// Errors: those of [`decode`].
+pub fn answer(key: &EntityKey, state: &[u8], spec: &Spec, view: &View, at: Timestamp) -> Result<Windowed> {
+    answer_of(&decode(key, state, spec, view)?, spec, view, at)
+}
+
+/// An entity's stored state.
+///
+/// Errors: `Unavailable` where it was built for another definition of the view; `Internal` where it is damaged, which
+/// names view and entity and is counted.
+pub fn decode(key: &EntityKey, state: &[u8], spec: &Spec, view: &View) -> Result<State> {
+    State::decode(spec, state).map_err(|error| match error.kind() {
+        window::Kind::Corrupt => {
+            let entity = entity_name(key);
+            metrics::state_damaged(&view.project, &view.name, &entity, &error);
+            Error::internal(
+                format!(
+                    "the stored window state of entity {entity} of feature view '{}' of project '{}' is damaged",
+                    view.name, view.project
+                ),
+                error,
+            )
+        }
+        _ => state_error(view, error),
+    })
+}
+
+/// An entity as a person reads it: its join keys and values, or the key's bytes where they are none.
+fn entity_name(key: &EntityKey) -> String {
+    let Ok(parts) = key.decode() else { return format!("{:02x?}", key.as_bytes()) };
+    let text = |value: &Value| match &value.val {
+        Some(Val::StringVal(text)) => text.clone(),
+        Some(Val::Int32Val(number)) => number.to_string(),
+        Some(Val::Int64Val(number)) => number.to_string(),
+        other => format!("{other:?}"),
+    };
+    parts.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(", ")
 }
 
 fn answer_of(state: &State, spec: &Spec, view: &View, at: Timestamp) -> Result<Windowed> {
@@ -253,6 +310,10 @@ fn needed(function: &str, feature: Option<ValueType>) -> ColumnType {
         "min" | "max" | "first" | "last" | "min_last_k" | "max_last_k" => {
             feature.map_or(ColumnType::Float, column_type)
         }
+        "first_k" | "last_k" | "top_k" | "bottom_k" => {
+            feature.map_or(ColumnType::Float, |list| element_of_list(list).map_or(ColumnType::Other, column_type))
+        }
+        "histogram" => ColumnType::Text,
         "sum" | "sum_last_k" | "session_sum" if matches!(feature, Some(ValueType::Int32 | ValueType::Int64)) => {
             ColumnType::Int
         }
@@ -283,9 +344,24 @@ fn column_type(value_type: ValueType) -> ColumnType {
     }
 }
 
-fn holds(target: ValueType, output: ColumnType) -> bool {
+fn holds(target: ValueType, output: Output) -> bool {
+    let column = match output {
+        Output::One(column) => Some((target, column)),
+        Output::List(column) => element_of_list(target).map(|element| (element, column)),
+        Output::Counts => return target == ValueType::Map,
+    };
+    column.is_some_and(|(target, column)| holds_one(target, column))
+}
+
+/// What the elements of a list type are; sets would drop what came twice.
+fn element_of_list(target: ValueType) -> Option<ValueType> {
+    let is_list = target.as_str_name().ends_with("_LIST");
+    value::element_type(target).filter(|_| is_list)
+}
+
+fn holds_one(target: ValueType, column: ColumnType) -> bool {
     use ValueType as T;
-    match output {
+    match column {
         ColumnType::Int => matches!(target, T::Int32 | T::Int64 | T::Float | T::Double),
         ColumnType::Float => matches!(target, T::Float | T::Double),
         ColumnType::Timestamp => target == T::UnixTimestamp,
@@ -296,14 +372,22 @@ fn holds(target: ValueType, output: ColumnType) -> bool {
     }
 }
 
-fn natural(output: ColumnType) -> ValueType {
+fn natural(output: Output) -> ValueType {
+    use ValueType as T;
     match output {
-        ColumnType::Int => ValueType::Int64,
-        ColumnType::Float | ColumnType::Other => ValueType::Double,
-        ColumnType::Timestamp => ValueType::UnixTimestamp,
-        ColumnType::Bool => ValueType::Bool,
-        ColumnType::Text => ValueType::String,
-        ColumnType::Bytes => ValueType::Bytes,
+        Output::One(ColumnType::Int) => T::Int64,
+        Output::One(ColumnType::Float | ColumnType::Other) => T::Double,
+        Output::One(ColumnType::Timestamp) => T::UnixTimestamp,
+        Output::One(ColumnType::Bool) => T::Bool,
+        Output::One(ColumnType::Text) => T::String,
+        Output::One(ColumnType::Bytes) => T::Bytes,
+        Output::List(ColumnType::Int) => T::Int64List,
+        Output::List(ColumnType::Float | ColumnType::Other) => T::DoubleList,
+        Output::List(ColumnType::Timestamp) => T::UnixTimestampList,
+        Output::List(ColumnType::Bool) => T::BoolList,
+        Output::List(ColumnType::Text) => T::StringList,
+        Output::List(ColumnType::Bytes) => T::BytesList,
+        Output::Counts => T::Map,
     }
 }
 

@@ -1,33 +1,46 @@
-//! The bytes of a [`State`], for a store to keep: version, fingerprint, tiles, pending events.
-//! Decoding takes any bytes and never panics. Knows no store; checksums are the store's.
+//! The bytes of a [`State`], for a store to keep: version, checksum, fingerprint, tiles, pending events.
+//! Decoding takes any bytes and never panics; damaged bytes are refused, never read as something else. Knows no store.
 //!
 //! All fixed-width numbers are little-endian. A varint is LEB128; a signed one is zigzag first.
 //!
 //! ```text
-//! state   = version u8, fingerprint u64, now i64, latest (u8 0 | u8 1, i64), tiles per set, pending
-//! tiles   = count varint, per tile: index (first signed varint, then gap to the previous varint), partials
-//! pending = count varint, per event: ts i64, scalars
+//! state    = version u8 (2), checksum u32, fingerprint u64, now i64, latest (u8 0 | u8 1, i64), tiles per set, pending
+//! tiles    = count varint, per tile: index (first signed varint, then gap to the previous varint), partials;
+//!            per slot of distinct values: count varint, per value: scalar, place of its last tile varint
+//! pending  = count varint, per event: ts i64, scalars
+//! checksum = CRC-32 (IEEE) of the fingerprint and all behind it
 //! ```
+//!
+//! Version 1, of Larder 0.2, had no checksum, and the distinct values of each tile where the tile's partials stand; it
+//! is read, and written as version 2.
+
+mod reader;
 
 use std::collections::VecDeque;
 
+use reader::Reader;
+
 use crate::compensated::Compensated;
 use crate::error::Error;
-use crate::moments::Moments;
 use crate::partial::Partial;
-use crate::scalar::{ColumnType, Scalar};
-use crate::sketch::is_bucket;
-use crate::spec::{Slot, Spec};
-use crate::state::{Pending, State, Tile};
-use crate::timed::{Decay, Recent, Session, Sessions};
+use crate::scalar::Scalar;
+use crate::spec::Spec;
+use crate::state::{Pending, State};
+use crate::tiles::{Tile, Tiles, distinct_slots};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without a checksum, and with the distinct values of each tile in it.
+const FIRST_VERSION: u8 = 1;
+/// Version and checksum.
+const FRAME: usize = 5;
 
 impl State {
     /// Appends the state's bytes to `out`.
     pub fn encode(&self, spec: &Spec, out: &mut Vec<u8>) {
         debug_assert_eq!(self.fingerprint, spec.fingerprint(), "state of another definition");
+        let begin = out.len();
         out.push(VERSION);
+        out.extend([0; FRAME - 1]);
         out.extend(self.fingerprint.to_le_bytes());
         out.extend(self.now_us.to_le_bytes());
         match self.latest_us {
@@ -38,9 +51,9 @@ impl State {
             }
         }
         for tiles in &self.sets {
-            varint(out, tiles.len() as u128);
+            varint(out, tiles.fine().len() as u128);
             let mut previous = None;
-            for tile in tiles {
+            for tile in tiles.fine() {
                 match previous {
                     None => signed(out, i128::from(tile.index)),
                     Some(index) => varint(out, tile.index.abs_diff(index).into()),
@@ -48,12 +61,23 @@ impl State {
                 previous = Some(tile.index);
                 tile.partials.iter().for_each(|partial| partial_out(out, partial));
             }
+            for latest in tiles.latest() {
+                let place = |index: &i64| tiles.fine().binary_search_by_key(index, |tile| tile.index).ok();
+                let kept = latest.iter().filter_map(|(value, index)| Some((value, place(index)?)));
+                varint(out, kept.clone().count() as u128);
+                for (value, place) in kept {
+                    scalar_out(out, &value.0);
+                    varint(out, place as u128);
+                }
+            }
         }
         varint(out, self.pending.len() as u128);
         for event in &self.pending {
             out.extend(event.ts_us.to_le_bytes());
             event.columns.iter().for_each(|value| scalar_out(out, value));
         }
+        let checksum = crc32fast::hash(&out[begin + FRAME..]);
+        out[begin + 1..begin + FRAME].copy_from_slice(&checksum.to_le_bytes());
     }
 
     /// Reads a state that [`Self::encode`] wrote.
@@ -63,10 +87,17 @@ impl State {
     /// another definition, [`Error::Corrupt`] if the bytes are no state.
     pub fn decode(spec: &Spec, bytes: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader { bytes, offset: 0 };
-        let version = reader.byte()?;
-        if version != VERSION {
-            return Err(Error::Version { expected: VERSION, found: version });
+        match reader.byte()? {
+            FIRST_VERSION => {}
+            VERSION => {
+                let checksum = u32::from_le_bytes(reader.array()?);
+                if crc32fast::hash(&bytes[reader.offset..]) != checksum {
+                    return reader.corrupt("bytes of the checksum that stands before them");
+                }
+            }
+            found => return Err(Error::Version { expected: VERSION, found }),
         }
+        let first_version = bytes[0] == FIRST_VERSION;
         let fingerprint = u64::from_le_bytes(reader.array()?);
         if fingerprint != spec.fingerprint() {
             return Err(Error::Fingerprint { expected: spec.fingerprint(), found: fingerprint });
@@ -83,9 +114,9 @@ impl State {
         let mut sets = Vec::with_capacity(spec.sets().len());
         for set in spec.sets() {
             let latest_index = set.index(now_us);
-            let mut tiles: VecDeque<Tile> = VecDeque::new();
+            let mut tiles = Tiles::new(set);
             for _ in 0..reader.varint()? {
-                let index = match tiles.back() {
+                let index = match tiles.fine().back() {
                     None => i64::try_from(reader.signed()?).ok(),
                     Some(last) => {
                         let gap = u64::try_from(reader.varint()?).ok().filter(|gap| *gap > 0);
@@ -95,8 +126,28 @@ impl State {
                 let Some(index) = index.filter(|index| *index <= latest_index) else {
                     return reader.corrupt("ascending tiles, none after the state's time");
                 };
-                let partials = set.slots.iter().zip(&set.empty).map(|(slot, empty)| reader.partial(spec, *slot, empty));
-                tiles.push_back(Tile { index, partials: partials.collect::<Result<_, _>>()? });
+                let mut seen: Vec<Vec<Scalar>> = Vec::new();
+                let partials = set.slots.iter().zip(&set.empty).map(|(slot, empty)| match empty {
+                    Partial::Distinct(_) => {
+                        if first_version {
+                            seen.push(reader.distinct(spec, *slot)?);
+                        }
+                        Ok(empty.clone())
+                    }
+                    _ => reader.partial(spec, *slot, empty),
+                });
+                let partials = partials.collect::<Result<_, _>>()?;
+                tiles.push(Tile { index, partials });
+                for (nth, ((place, _), values)) in distinct_slots(set).zip(&seen).enumerate() {
+                    for value in values {
+                        tiles.see(place, nth, value, index);
+                    }
+                }
+            }
+            if !first_version {
+                for (nth, (place, slot)) in distinct_slots(set).enumerate() {
+                    reader.latest(spec, *slot, &mut tiles, place, nth)?;
+                }
             }
             sets.push(tiles);
         }
@@ -167,19 +218,26 @@ fn partial_out(out: &mut Vec<u8>, partial: &Partial) {
                 partial_out(out, &session.sum);
             }
         }
-        Partial::Recent(recent) => {
+        Partial::Recent(recent) | Partial::Firsts(recent) => {
             varint(out, recent.values.len() as u128);
             for (ts_us, value) in &recent.values {
                 out.extend(ts_us.to_le_bytes());
                 scalar_out(out, value);
             }
         }
-        Partial::Distinct(set) => {
-            varint(out, set.len() as u128);
-            for value in set {
-                scalar_out(out, value);
+        Partial::Ranked(ranked) => {
+            varint(out, ranked.values.len() as u128);
+            ranked.values.iter().for_each(|value| scalar_out(out, value));
+        }
+        Partial::Histogram(counts) => {
+            varint(out, counts.len() as u128);
+            for (category, n) in counts {
+                scalar_out(out, category);
+                varint(out, (*n).into());
             }
         }
+        // stands with the values, behind the tiles
+        Partial::Distinct(_) => {}
         Partial::Registers(registers) => {
             varint(out, registers.len() as u128);
             for (index, rank) in registers {
@@ -206,7 +264,8 @@ fn compensated_out(out: &mut Vec<u8>, sum: Compensated) {
 
 fn scalar_out(out: &mut Vec<u8>, value: &Scalar) {
     match value {
-        Scalar::Null => out.push(0),
+        // no event carries what a function answers
+        Scalar::Null | Scalar::List(_) | Scalar::Counts(_) => out.push(0),
         Scalar::Bool(value) => out.push(if *value { 2 } else { 1 }),
         Scalar::Int(value) => {
             out.push(3);
@@ -225,223 +284,6 @@ fn scalar_out(out: &mut Vec<u8>, value: &Scalar) {
             out.push(6);
             varint(out, value.len() as u128);
             out.extend(value.iter());
-        }
-    }
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    offset: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn corrupt<T>(&self, reason: &'static str) -> Result<T, Error> {
-        Err(Error::Corrupt { offset: self.offset, reason })
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
-        match self.bytes[self.offset..].get(..count) {
-            Some(taken) => {
-                self.offset += count;
-                Ok(taken)
-            }
-            None => self.corrupt("more bytes"),
-        }
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let taken = self.take(N)?;
-        taken.try_into().or_else(|_| self.corrupt("more bytes"))
-    }
-
-    fn byte(&mut self) -> Result<u8, Error> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    fn long(&mut self) -> Result<i64, Error> {
-        Ok(i64::from_le_bytes(self.array()?))
-    }
-
-    fn double(&mut self) -> Result<f64, Error> {
-        Ok(f64::from_le_bytes(self.array()?))
-    }
-
-    fn varint(&mut self) -> Result<u128, Error> {
-        let mut value = 0u128;
-        for shift in (0..128).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u128::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                break;
-            }
-            value |= bits << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        self.corrupt("a number of at most 128 bits")
-    }
-
-    fn signed(&mut self) -> Result<i128, Error> {
-        let value = self.varint()?;
-        Ok((value >> 1) as i128 ^ -((value & 1) as i128))
-    }
-
-    fn sized(&mut self) -> Result<&'a [u8], Error> {
-        let count = self.varint()?;
-        // a length beyond usize is beyond the bytes, too
-        self.take(usize::try_from(count).unwrap_or(usize::MAX))
-    }
-
-    /// A value that a column of the type admits.
-    fn scalar(&mut self, ty: ColumnType) -> Result<Scalar, Error> {
-        let value = match self.byte()? {
-            0 => Scalar::Null,
-            tag @ 1..=2 => Scalar::Bool(tag == 2),
-            3 => match i64::try_from(self.signed()?) {
-                Ok(value) => Scalar::Int(value),
-                Err(_) => return self.corrupt("an integer of at most 64 bits"),
-            },
-            4 => Scalar::Float(self.double()?),
-            5 => match std::str::from_utf8(self.sized()?) {
-                Ok(text) => Scalar::Text(text.into()),
-                Err(_) => return self.corrupt("text in UTF-8"),
-            },
-            6 => Scalar::Bytes(self.sized()?.into()),
-            _ => return self.corrupt("the tag of a value"),
-        };
-        if !ty.admits(&value) {
-            return self.corrupt("a value of the column's type");
-        }
-        Ok(value)
-    }
-
-    fn compensated(&mut self) -> Result<Compensated, Error> {
-        let special = self.byte()?;
-        let (hi, lo) = (self.double()?, self.double()?);
-        Compensated::from_parts(hi, lo, special).map_or_else(|| self.corrupt("a sum"), Ok)
-    }
-
-    /// A partial result of the same kind as `like`.
-    fn partial(&mut self, spec: &Spec, slot: Slot, like: &Partial) -> Result<Partial, Error> {
-        let ty = slot.column.map_or(ColumnType::Other, |i| spec.types()[i]);
-        Ok(match like {
-            Partial::Count(_) => Partial::Count(self.count()?),
-            Partial::SumInt(_) => Partial::SumInt(self.signed()?),
-            Partial::SumFloat(_) => Partial::SumFloat(self.compensated()?),
-            Partial::Squares(_) => Partial::Squares(self.compensated()?),
-            Partial::Min(_) => Partial::Min(self.scalar(ty)?),
-            Partial::Max(_) => Partial::Max(self.scalar(ty)?),
-            Partial::First(_) => Partial::First(self.timed(ty)?),
-            Partial::Last(_) => Partial::Last(self.timed(ty)?),
-            Partial::Earliest(_) => Partial::Earliest(self.optional(Self::long)?),
-            Partial::Latest(_) => Partial::Latest(self.optional(Self::long)?),
-            Partial::Moments(_) => {
-                let n = self.count()?;
-                let mut sums = [Compensated::default(); 4];
-                if n > 0 {
-                    for sum in &mut sums {
-                        *sum = self.compensated()?;
-                    }
-                }
-                Partial::Moments(Box::new(Moments { n, sums }))
-            }
-            Partial::DecayedSum(like) => Partial::DecayedSum(self.decay(like)?),
-            Partial::DecayedCount(like) => Partial::DecayedCount(self.decay(like)?),
-            Partial::Sessions(like) => {
-                let mut list: Vec<Session> = Vec::new();
-                for _ in 0..self.varint()? {
-                    let start_us = self.long()?;
-                    let end_us = start_us.checked_add_unsigned(self.count()?);
-                    let (count, sum) = (self.count()?, self.partial(spec, slot, &like.zero)?);
-                    let apart = |last: &Session| i128::from(start_us) - i128::from(last.end_us) > like.gap_us.into();
-                    match end_us.filter(|_| list.last().is_none_or(apart)) {
-                        Some(end_us) => list.push(Session { start_us, end_us, count, sum }),
-                        None => return self.corrupt("ascending sessions, apart by their gap"),
-                    }
-                }
-                Partial::Sessions(Sessions { list, ..like.clone() })
-            }
-            Partial::Recent(like) => {
-                let mut values: Vec<(i64, Scalar)> = Vec::new();
-                for _ in 0..self.varint()? {
-                    let (ts_us, value) = (self.long()?, self.scalar(ty)?);
-                    if values.len() == like.k || values.last().is_some_and(|(last, _)| *last > ts_us) {
-                        return self.corrupt("ascending values, no more than are kept");
-                    }
-                    values.push((ts_us, value));
-                }
-                Partial::Recent(Recent { k: like.k, values })
-            }
-            Partial::Distinct(_) => {
-                let mut set: Vec<Scalar> = Vec::new();
-                for _ in 0..self.varint()? {
-                    let value = self.scalar(ty)?;
-                    if value.is_null() || set.last().is_some_and(|last| !last.order(&value).is_lt()) {
-                        return self.corrupt("ascending values, none twice");
-                    }
-                    set.push(value);
-                }
-                Partial::Distinct(set)
-            }
-            Partial::Registers(_) => {
-                let mut registers: Vec<(u32, u64)> = Vec::new();
-                for _ in 0..self.varint()? {
-                    let (index, rank) = (self.varint()?, self.count()?);
-                    let known = registers.last().map_or(-1, |(last, _)| i128::from(*last));
-                    match u32::try_from(index) {
-                        Ok(index) if index < 4096 && i128::from(index) > known && (1..=53).contains(&rank) => {
-                            registers.push((index, rank));
-                        }
-                        _ => return self.corrupt("ascending registers"),
-                    }
-                }
-                Partial::Registers(registers)
-            }
-            Partial::Buckets(_) => {
-                let mut buckets: Vec<(i32, u64)> = Vec::new();
-                for _ in 0..self.varint()? {
-                    let (bucket, n) = (i32::try_from(self.signed()?), self.count()?);
-                    match bucket {
-                        Ok(bucket)
-                            if is_bucket(bucket) && n > 0 && buckets.last().is_none_or(|(last, _)| *last < bucket) =>
-                        {
-                            buckets.push((bucket, n));
-                        }
-                        _ => return self.corrupt("ascending buckets"),
-                    }
-                }
-                Partial::Buckets(buckets)
-            }
-        })
-    }
-
-    fn count(&mut self) -> Result<u64, Error> {
-        let n = self.varint()?;
-        u64::try_from(n).or_else(|_| self.corrupt("a count of at most 64 bits"))
-    }
-
-    fn optional<T>(&mut self, read: impl Fn(&mut Self) -> Result<T, Error>) -> Result<Option<T>, Error> {
-        match self.byte()? {
-            0 => Ok(None),
-            1 => read(self).map(Some),
-            _ => self.corrupt("a flag of 0 or 1"),
-        }
-    }
-
-    fn decay(&mut self, like: &Decay) -> Result<Decay, Error> {
-        let read = |reader: &mut Self| Ok((reader.signed()?, reader.compensated()?));
-        let Some((block, sum)) = self.optional(read)? else { return Ok(like.clone()) };
-        match i64::try_from(block) {
-            Ok(block) => Ok(Decay { half_life_us: like.half_life_us, block: Some(block), sum }),
-            Err(_) => self.corrupt("a time of at most 64 bits"),
-        }
-    }
-
-    fn timed(&mut self, ty: ColumnType) -> Result<Option<(i64, Scalar)>, Error> {
-        match self.scalar(ty)? {
-            Scalar::Null => Ok(None),
-            value => Ok(Some((self.long()?, value))),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The aggregation functions: their names, what they take and give, and how a result is made of
 //! what a window's tiles hold. Knows no time and no storage.
 
+use std::sync::Arc;
+
 use crate::compensated::Compensated;
 use crate::error::Error;
 use crate::partial::{Partial, PartialKind};
-use crate::scalar::{ColumnType, Scalar};
+use crate::scalar::{ColumnType, Output, Scalar};
 use crate::sketch;
 use crate::timed::Recent;
 
@@ -56,6 +58,16 @@ pub enum Function {
     MinLastK(i64),
     /// The greatest of the last so many values.
     MaxLastK(i64),
+    /// The first so many values.
+    FirstK(i64),
+    /// The last so many values.
+    LastK(i64),
+    /// The greatest so many values.
+    TopK(i64),
+    /// The least so many values.
+    BottomK(i64),
+    /// How often each category was seen.
+    Histogram,
     /// How many different values, exactly.
     CountDistinct,
     /// How many different values, about.
@@ -74,7 +86,7 @@ enum Takes {
 }
 
 /// Every name that a definition may use.
-const NAMES: [(&str, Takes); 27] = {
+const NAMES: [(&str, Takes); 32] = {
     use Takes::{Fraction, Nothing, Number, Seconds};
     [
         ("count", Nothing(Function::Count)),
@@ -100,6 +112,11 @@ const NAMES: [(&str, Takes); 27] = {
         ("mean_last_k", Number(Function::MeanLastK)),
         ("min_last_k", Number(Function::MinLastK)),
         ("max_last_k", Number(Function::MaxLastK)),
+        ("first_k", Number(Function::FirstK)),
+        ("last_k", Number(Function::LastK)),
+        ("top_k", Number(Function::TopK)),
+        ("bottom_k", Number(Function::BottomK)),
+        ("histogram", Nothing(Function::Histogram)),
         ("count_distinct", Nothing(Function::CountDistinct)),
         ("approx_count_distinct", Nothing(Function::ApproxCountDistinct)),
         ("approx_percentile", Fraction(Function::ApproxPercentile)),
@@ -107,7 +124,7 @@ const NAMES: [(&str, Takes); 27] = {
     ]
 };
 
-/// How many values `…_last_k` may keep per tile.
+/// How many values `…_k` may keep per tile.
 const MOST_KEPT: i64 = 10_000;
 
 impl Function {
@@ -155,8 +172,16 @@ impl Function {
     }
 
     /// The type of the result over a column (`None`: over events), or why there is none.
-    pub(crate) fn output(self, column: Option<ColumnType>) -> Result<ColumnType, &'static str> {
-        use ColumnType::{Float, Int, Other};
+    pub(crate) fn output(self, column: Option<ColumnType>) -> Result<Output, &'static str> {
+        use ColumnType::{Bool, Float, Int, Other, Text};
+        match (self, column) {
+            (Self::FirstK(_) | Self::LastK(_) | Self::TopK(_) | Self::BottomK(_), Some(ty)) if ty != Other => {
+                return Ok(Output::List(ty));
+            }
+            (Self::Histogram, Some(Text | Int | Bool)) => return Ok(Output::Counts),
+            (Self::Histogram, _) => return Err("Text, Int or Bool"),
+            _ => {}
+        }
         match (self, column) {
             (Self::Count | Self::SessionCount(_), _) => Ok(Int),
             (Self::Sum | Self::SumLastK(_) | Self::SessionSum(_), Some(ty @ (Int | Float))) => Ok(ty),
@@ -188,12 +213,17 @@ impl Function {
                 | Self::Last
                 | Self::MinLastK(_)
                 | Self::MaxLastK(_)
+                | Self::FirstK(_)
+                | Self::LastK(_)
+                | Self::TopK(_)
+                | Self::BottomK(_)
                 | Self::CountDistinct
                 | Self::ApproxCountDistinct,
                 _,
             ) => Err("any type but lists, maps and structs"),
             _ => Err("Int or Float"),
         }
+        .map(Output::One)
     }
 
     /// What the tiles must hold for it, with parameters, in the order in which [`Self::finish`]
@@ -215,7 +245,13 @@ impl Function {
             Self::DecayedSum(us) => vec![(K::DecayedSum, us)],
             Self::DecayedCount(us) => vec![(K::DecayedCount, us)],
             Self::SessionCount(us) | Self::SessionSum(us) | Self::SessionDuration(us) => vec![(K::Sessions, us)],
-            Self::SumLastK(k) | Self::MeanLastK(k) | Self::MinLastK(k) | Self::MaxLastK(k) => vec![(K::Recent, k)],
+            Self::SumLastK(k) | Self::MeanLastK(k) | Self::MinLastK(k) | Self::MaxLastK(k) | Self::LastK(k) => {
+                vec![(K::Recent, k)]
+            }
+            Self::FirstK(k) => vec![(K::Firsts, k)],
+            Self::TopK(k) => vec![(K::Top, k)],
+            Self::BottomK(k) => vec![(K::Bottom, k)],
+            Self::Histogram => plain(&[K::Histogram]),
             Self::CountDistinct => plain(&[K::Distinct]),
             Self::ApproxCountDistinct => plain(&[K::Registers]),
             Self::ApproxPercentile(_) => plain(&[K::Buckets]),
@@ -226,7 +262,9 @@ impl Function {
     pub(crate) fn finish(self, parts: &[&Partial], t_us: i64) -> (Scalar, bool) {
         let float = |x: Option<f64>| x.map_or(Scalar::Null, Scalar::Float);
         let value = match (self, parts) {
-            (Self::Count, [Partial::Count(n)]) => return clamp(i128::from(*n)),
+            (Self::Count, [Partial::Count(n)]) | (Self::CountDistinct, [Partial::Distinct(n)]) => {
+                return clamp(i128::from(*n));
+            }
             (Self::Sum | Self::Mean, [Partial::Count(0), _])
             | (Self::Var | Self::Stddev, [Partial::Count(0 | 1), ..]) => Scalar::Null,
             (Self::Sum, [_, sum]) => return summed(sum),
@@ -256,8 +294,17 @@ impl Function {
             (Self::SessionDuration(_), [Partial::Sessions(all)]) => {
                 float(all.open(t_us).map(|session| seconds(session.start_us, session.end_us)))
             }
+            (Self::FirstK(_), [Partial::Firsts(kept)]) | (Self::LastK(_), [Partial::Recent(kept)]) => {
+                list(kept.values.iter().map(|(_, value)| value))
+            }
+            (Self::TopK(_) | Self::BottomK(_), [Partial::Ranked(ranked)]) => list(ranked.values.iter()),
+            (Self::Histogram, [Partial::Histogram(counts)]) if counts.is_empty() => Scalar::Null,
+            (Self::Histogram, [Partial::Histogram(counts)]) => {
+                let named =
+                    counts.iter().map(|(category, n)| (name_of(category), i64::try_from(*n).unwrap_or(i64::MAX)));
+                Scalar::Counts(named.collect())
+            }
             (_, [Partial::Recent(recent)]) => return self.of_recent(recent),
-            (Self::CountDistinct, [Partial::Distinct(set)]) => return clamp(set.len() as i128),
             (Self::ApproxCountDistinct, [Partial::Registers(registers)]) => Scalar::Int(sketch::estimate(registers)),
             (Self::ApproxPercentile(p), [Partial::Buckets(buckets)]) => {
                 float(sketch::percentile(buckets, f64::from_bits(p)))
@@ -288,6 +335,22 @@ impl Function {
             })
             .collect();
         whole.finish(&parts.iter().collect::<Vec<_>>(), 0)
+    }
+}
+
+/// A list; null where nothing is in it.
+fn list<'a>(values: impl ExactSizeIterator<Item = &'a Scalar>) -> Scalar {
+    if values.len() == 0 { Scalar::Null } else { Scalar::List(values.cloned().collect()) }
+}
+
+/// A category's text.
+fn name_of(category: &Scalar) -> Arc<str> {
+    match category {
+        Scalar::Text(text) => Arc::clone(text),
+        Scalar::Int(number) => number.to_string().into(),
+        Scalar::Bool(flag) => flag.to_string().into(),
+        // no other type is taken
+        _ => "".into(),
     }
 }
 

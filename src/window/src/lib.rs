@@ -63,7 +63,10 @@
 //! - A session's events are those of the window; `session_duration` is from its first to its last, in
 //!   seconds. All sessions in the widest window are kept, since a late event may join any two.
 //! - `*_last_k(n)` take the last n values that are not null.
-//! - `count_distinct` is exact and keeps every value once per tile. All NaN are one value, and so
+//! - `first_k(n)` and `last_k(n)` are lists in the order of time, oldest first; `top_k(n)` is a list of the greatest
+//!   values, greatest first, `bottom_k(n)` of the least, least first; a value that came twice is in them twice.
+//! - `histogram` counts texts, integers and booleans by their text, and keeps every category that its window holds.
+//! - `count_distinct` is exact and keeps every value once. All NaN are one value, and so
 //!   are both zeros. `approx_count_distinct` has a standard error of 1.6 %.
 //! - `approx_percentile(p)`, p from 0 to 1, is within 1 % of the value at rank floor(p (n - 1));
 //!   `median` is that of 0.5. NaN is the greatest value.
@@ -76,16 +79,19 @@ mod hop;
 mod moments;
 pub mod oracle;
 mod partial;
+mod ranked;
+mod read;
 mod scalar;
 mod sketch;
 mod spec;
 mod state;
 mod sweep;
+mod tiles;
 mod timed;
 
 pub use error::{Error, Kind};
 pub use function::Function;
-pub use scalar::{ColumnType, Scalar};
+pub use scalar::{ColumnType, Output, Scalar};
 pub use spec::{AggregationDef, Feature, Spec, Tiling};
 pub use state::{Answer, Event, Outcome, State};
 pub use sweep::sweep;

@@ -98,6 +98,41 @@ fn evaluate_one(function: &str, timed: &[(i64, Scalar)], t_us: i64) -> (Scalar, 
         ("session_count", _) => Scalar::Int(session.len() as i64),
         ("session_sum", _) => return aggregate("sum", &all[open..]),
         ("session_duration", _) => session.last().map_or(Scalar::Null, |last| seconds(session[0].0, last.0)),
+        ("first_k", _) => list(all[..all.len().min(parameter as usize)].to_vec()),
+        ("last_k", _) => list(all[all.len().saturating_sub(parameter as usize)..].to_vec()),
+        ("top_k" | "bottom_k", _) => {
+            // the extreme of what is left, one after the other
+            let (mut left, mut picked) = (all, Vec::new());
+            while !left.is_empty() && picked.len() < parameter as usize {
+                let wanted = if name == "top_k" { Ordering::Greater } else { Ordering::Less };
+                let best = extreme(&left, wanted);
+                left.remove(left.iter().position(|x| same(x, &best) && bits(x) == bits(&best)).unwrap_or(0));
+                picked.push(best);
+            }
+            list(picked)
+        }
+        ("histogram", [_, ..]) => {
+            let mut categories: Vec<Scalar> = Vec::new();
+            for value in &all {
+                if !categories.contains(value) {
+                    categories.push(value.clone());
+                }
+            }
+            categories.sort_by(|a, b| match (a, b) {
+                (Scalar::Int(a), Scalar::Int(b)) => a.cmp(b),
+                (Scalar::Bool(a), Scalar::Bool(b)) => a.cmp(b),
+                (Scalar::Text(a), Scalar::Text(b)) => a.cmp(b),
+                _ => Ordering::Equal,
+            });
+            let text = |value: &Scalar| match value {
+                Scalar::Int(x) => format!("{x}"),
+                Scalar::Bool(x) => format!("{x}"),
+                Scalar::Text(x) => x.to_string(),
+                other => format!("{other:?}"),
+            };
+            let count = |value: &Scalar| all.iter().filter(|other| *other == value).count() as i64;
+            Scalar::Counts(categories.iter().map(|value| (text(value).into(), count(value))).collect())
+        }
         (_, timed) if name.ends_with("_last_k") => {
             let from = timed.len().saturating_sub(parameter as usize);
             return aggregate(name.trim_end_matches("_last_k"), &all[from..]);
@@ -120,11 +155,22 @@ fn number(value: &Scalar) -> Option<f64> {
     }
 }
 
-/// How many values differ: NaN is like NaN, and zeros of both signs are alike.
+fn list(values: Vec<Scalar>) -> Scalar {
+    if values.is_empty() { Scalar::Null } else { Scalar::List(values.into()) }
+}
+
+/// NaN is like NaN, and zeros of both signs are alike.
+fn same(a: &Scalar, b: &Scalar) -> bool {
+    a == b || matches!((a, b), (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() && b.is_nan())
+}
+
+/// Tells zeros apart, but not one NaN from another.
+fn bits(value: &Scalar) -> Option<bool> {
+    if let Scalar::Float(x) = value { Some(x.is_sign_negative() && !x.is_nan()) } else { None }
+}
+
+/// How many values differ.
 fn distinct(values: &[Scalar]) -> usize {
-    let same = |a: &Scalar, b: &Scalar| {
-        a == b || matches!((a, b), (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() && b.is_nan())
-    };
     (0..values.len()).filter(|&i| !values[..i].iter().any(|known| same(known, &values[i]))).count()
 }
 

@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 
 use crate::compensated::Compensated;
 use crate::moments::Moments;
+use crate::ranked::{self, Ranked};
 use crate::scalar::{ColumnType, Scalar};
-use crate::sketch;
+use crate::sketch::{self, Register};
 use crate::timed::{Decay, Recent, Sessions};
 
 /// What a partial result is of. The discriminants are part of the fingerprint: never reuse one.
@@ -29,6 +30,33 @@ pub(crate) enum PartialKind {
     Distinct = 14,
     Registers = 15,
     Buckets = 16,
+    Firsts = 17,
+    Top = 18,
+    Bottom = 19,
+    Histogram = 20,
+}
+
+impl PartialKind {
+    /// Whether blocks of tiles have it: not where a read looks at the ends of its window alone, or at every tile.
+    pub(crate) fn in_blocks(self) -> bool {
+        use PartialKind as K;
+        !matches!(
+            self,
+            K::First | K::Last | K::Earliest | K::Latest | K::Recent | K::Firsts | K::Distinct | K::Registers
+        )
+    }
+
+    /// Several of this kind, ascending in time, as one; `empty` is one of no value.
+    pub(crate) fn merged(self, empty: &Partial, parts: &[&Partial]) -> Partial {
+        if self == Self::Buckets {
+            return Partial::Buckets(sketch::totals(parts.iter().map(|part| part.buckets())));
+        }
+        let mut merged = empty.clone();
+        for part in parts {
+            merged.merge(part);
+        }
+        merged
+    }
 }
 
 /// A partial result. `min` and `max` of no value are `Null`; `first` and `last` carry their time.
@@ -49,12 +77,18 @@ pub(crate) enum Partial {
     DecayedCount(Decay),
     Sessions(Sessions),
     Recent(Recent),
-    /// Sorted.
-    Distinct(Vec<Scalar>),
+    /// How many values were seen in this tile and in no later one: [`crate::tiles::Tiles`] knows which.
+    Distinct(u64),
     /// Register and rank, sorted.
-    Registers(Vec<(u32, u64)>),
+    Registers(Vec<Register>),
     /// Bucket and count, sorted.
     Buckets(Vec<(i32, u64)>),
+    /// The first values.
+    Firsts(Recent),
+    /// The greatest values, or the least.
+    Ranked(Ranked),
+    /// Category and count, sorted.
+    Histogram(Vec<(Scalar, u64)>),
 }
 
 impl Partial {
@@ -79,12 +113,32 @@ impl Partial {
                 zero: Box::new(Self::empty(PartialKind::Sum, 0, column)),
                 list: Vec::new(),
             }),
-            (PartialKind::Recent, _) => {
-                Self::Recent(Recent { k: usize::try_from(parameter).unwrap_or(usize::MAX), values: Vec::new() })
-            }
-            (PartialKind::Distinct, _) => Self::Distinct(Vec::new()),
+            (PartialKind::Recent, _) => Self::Recent(Recent { k: many(parameter), values: Vec::new() }),
+            (PartialKind::Firsts, _) => Self::Firsts(Recent { k: many(parameter), values: Vec::new() }),
+            (PartialKind::Top, _) => Self::Ranked(Ranked::new(many(parameter), Ordering::Greater)),
+            (PartialKind::Bottom, _) => Self::Ranked(Ranked::new(many(parameter), Ordering::Less)),
+            (PartialKind::Histogram, _) => Self::Histogram(Vec::new()),
+            (PartialKind::Distinct, _) => Self::Distinct(0),
             (PartialKind::Registers, _) => Self::Registers(Vec::new()),
             (PartialKind::Buckets, _) => Self::Buckets(Vec::new()),
+        }
+    }
+
+    /// The values that it keeps with their times.
+    pub(crate) fn kept(&self) -> &[(i64, Scalar)] {
+        if let Self::Recent(kept) | Self::Firsts(kept) = self { &kept.values } else { &[] }
+    }
+
+    fn buckets(&self) -> &[(i32, u64)] {
+        if let Self::Buckets(buckets) = self { buckets } else { &[] }
+    }
+
+    /// Whether it has a value, for the kinds that keep one with its time.
+    pub(crate) fn found(&self) -> bool {
+        match self {
+            Self::First(found) | Self::Last(found) => found.is_some(),
+            Self::Earliest(found) | Self::Latest(found) => found.is_some(),
+            _ => true,
         }
     }
 
@@ -136,7 +190,11 @@ impl Partial {
             Self::DecayedCount(sum) => sum.add(ts_us, 1.0),
             Self::Sessions(sessions) => sessions.add(ts_us, value),
             Self::Recent(recent) => recent.add(ts_us, value),
-            Self::Distinct(set) => sketch::insert(set, value),
+            Self::Firsts(firsts) => firsts.add_first(ts_us, value),
+            Self::Ranked(ranked) => ranked.add(value),
+            Self::Histogram(counts) => ranked::count(counts, value, 1),
+            // whoever has the tiles counts them
+            Self::Distinct(_) => {}
             Self::Registers(registers) => sketch::raise(registers, sketch::register(value)),
             Self::Buckets(buckets) => {
                 if let Some(x) = value.number() {
@@ -169,12 +227,24 @@ impl Partial {
             }
             (Self::Sessions(sessions), Self::Sessions(x)) => sessions.merge(x),
             (Self::Recent(recent), Self::Recent(x)) => x.values.iter().for_each(|(ts_us, x)| recent.add(*ts_us, x)),
-            (Self::Distinct(set), Self::Distinct(x)) => sketch::union(set, x),
+            (Self::Firsts(firsts), Self::Firsts(x)) => {
+                x.values.iter().for_each(|(ts_us, x)| firsts.add_first(*ts_us, x));
+            }
+            (Self::Ranked(ranked), Self::Ranked(x)) => ranked.merge(x),
+            (Self::Histogram(counts), Self::Histogram(x)) => {
+                for (category, n) in x {
+                    ranked::count(counts, category, *n);
+                }
+            }
             (Self::Registers(registers), Self::Registers(x)) => x.iter().for_each(|x| sketch::raise(registers, *x)),
             (Self::Buckets(buckets), Self::Buckets(x)) => x.iter().for_each(|(b, n)| sketch::count(buckets, *b, *n)),
             _ => {}
         }
     }
+}
+
+fn many(parameter: i64) -> usize {
+    usize::try_from(parameter).unwrap_or(usize::MAX)
 }
 
 fn replace(best: &mut Scalar, value: &Scalar, when: Ordering) {

@@ -20,6 +20,10 @@ pub enum Scalar {
     Text(Arc<str>),
     /// Bytes.
     Bytes(Arc<[u8]>),
+    /// What a function of several values answers; no event carries one.
+    List(Arc<[Scalar]>),
+    /// How often each category was seen, ascending by the category's value; no event carries one.
+    Counts(Arc<[(Arc<str>, i64)]>),
 }
 
 impl Scalar {
@@ -46,6 +50,8 @@ impl Scalar {
             Self::Float(_) => "Float",
             Self::Text(_) => "Text",
             Self::Bytes(_) => "Bytes",
+            Self::List(_) => "List",
+            Self::Counts(_) => "Counts",
         }
     }
 
@@ -85,6 +91,27 @@ pub enum ColumnType {
     Other,
 }
 
+/// What a feature's values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// One value of a type.
+    One(ColumnType),
+    /// Lists of values of a type: [`Scalar::List`].
+    List(ColumnType),
+    /// Counts per category: [`Scalar::Counts`].
+    Counts,
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(ty) => ty.fmt(f),
+            Self::List(ty) => write!(f, "a list of {ty}"),
+            Self::Counts => f.write_str("a map of counts"),
+        }
+    }
+}
+
 impl ColumnType {
     /// Whether a column of this type may hold the value.
     pub(crate) fn admits(self, value: &Scalar) -> bool {
@@ -95,6 +122,7 @@ impl ColumnType {
             Scalar::Float(_) => matches!(self, Self::Float | Self::Other),
             Scalar::Text(_) => matches!(self, Self::Text | Self::Other),
             Scalar::Bytes(_) => matches!(self, Self::Bytes | Self::Other),
+            Scalar::List(_) | Scalar::Counts(_) => false,
         }
     }
 }

@@ -24,28 +24,8 @@ pub(crate) fn insert(set: &mut Vec<Scalar>, value: &Scalar) {
     }
 }
 
-/// The union of two sorted sets.
-pub(crate) fn union(set: &mut Vec<Scalar>, other: &[Scalar]) {
-    if other.len() * 8 < set.len() {
-        for value in other {
-            insert(set, value);
-        }
-        return;
-    }
-    let known = std::mem::take(set);
-    let mut mine = known.into_iter().peekable();
-    for value in other {
-        while let Some(less) = mine.next_if(|mine| mine.order(value).is_lt()) {
-            set.push(less);
-        }
-        mine.next_if(|mine| mine.order(value).is_eq());
-        set.push(value.clone());
-    }
-    set.extend(mine);
-}
-
 /// Zeros of both signs are one value, as in SQL; so are all NaN.
-fn canonical(value: &Scalar) -> Scalar {
+pub(crate) fn canonical(value: &Scalar) -> Scalar {
     match value {
         Scalar::Float(x) if x.is_nan() => Scalar::Float(f64::NAN),
         Scalar::Float(x) => Scalar::Float(x + 0.0),
@@ -53,11 +33,14 @@ fn canonical(value: &Scalar) -> Scalar {
     }
 }
 
+/// A register and its rank.
+pub(crate) type Register = (u16, u8);
+
 /// Register and rank of a value in a `HyperLogLog`.
-pub(crate) fn register(value: &Scalar) -> (u32, u64) {
+pub(crate) fn register(value: &Scalar) -> Register {
     let hash = hash(&canonical(value));
     let rank = (hash << BITS | 1 << (BITS - 1)).leading_zeros() + 1;
-    ((hash >> (64 - BITS)) as u32, u64::from(rank))
+    ((hash >> (64 - BITS)) as u16, rank as u8)
 }
 
 /// FNV-1a with the finalizer of `MurmurHash3`; part of the stored form: never change it.
@@ -66,7 +49,8 @@ fn hash(value: &Scalar) -> u64 {
         bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
     };
     let mut h = match value {
-        Scalar::Null => 0,
+        // no column has what a function answers
+        Scalar::Null | Scalar::List(_) | Scalar::Counts(_) => 0,
         Scalar::Bool(x) => fnv(&[u8::from(*x)]),
         Scalar::Int(x) => fnv(&x.to_le_bytes()),
         Scalar::Float(x) => fnv(&x.to_le_bytes()),
@@ -79,18 +63,43 @@ fn hash(value: &Scalar) -> u64 {
 }
 
 /// Sets a register to the greater rank.
-pub(crate) fn raise(registers: &mut Vec<(u32, u64)>, (index, rank): (u32, u64)) {
+pub(crate) fn raise(registers: &mut Vec<Register>, (index, rank): Register) {
     match registers.binary_search_by_key(&index, |(known, _)| *known) {
         Ok(at) => registers[at].1 = registers[at].1.max(rank),
         Err(at) => registers.insert(at, (index, rank)),
     }
 }
 
+/// The ranks of all registers, 0 where nothing was seen.
+pub(crate) struct Ranks(Box<[u8; 1 << BITS]>);
+
+impl Ranks {
+    pub(crate) fn new() -> Self {
+        Self(Box::new([0; 1 << BITS]))
+    }
+
+    /// Sets a register to the greater rank; whether the new one was.
+    pub(crate) fn raise(&mut self, (index, rank): Register) -> bool {
+        let known = &mut self.0[usize::from(index) & ((1 << BITS) - 1)];
+        let greater = rank > *known;
+        *known = rank.max(*known);
+        greater
+    }
+
+    /// The registers that are set, ascending.
+    pub(crate) fn sorted(&self) -> Vec<Register> {
+        let all = self.0.iter().zip(0u16..);
+        all.filter(|(rank, _)| **rank > 0).map(|(rank, index)| (index, *rank)).collect()
+    }
+}
+
 /// How many distinct values were seen, about.
-pub(crate) fn estimate(registers: &[(u32, u64)]) -> i64 {
+pub(crate) fn estimate(registers: &[Register]) -> i64 {
     let m = f64::from(1u32 << BITS);
     let empty = m - registers.len() as f64;
-    let sum: f64 = empty + registers.iter().map(|(_, rank)| 2f64.powi(-(*rank as i32))).sum::<f64>();
+    // 2^-rank, by its bits: a rank is at most 53
+    let part = |(_, rank): &Register| f64::from_bits((1023 - u64::from(*rank)) << 52);
+    let sum: f64 = empty + registers.iter().map(part).sum::<f64>();
     let raw = 0.7213 / (1.0 + 1.079 / m) * m * m / sum;
     let linear = m * (m / empty).ln();
     (if raw <= 2.5 * m && empty > 0.0 { linear } else { raw }).round() as i64
@@ -122,6 +131,43 @@ pub(crate) fn count(buckets: &mut Vec<(i32, u64)>, bucket: i32, n: u64) {
         Ok(at) => buckets[at].1 = buckets[at].1.saturating_add(n),
         Err(at) => buckets.insert(at, (bucket, n)),
     }
+}
+
+/// How wide a range of buckets is counted by their place: beyond it, one by one.
+const DENSE: i32 = 1 << 14;
+
+/// The counts of several sketches together.
+pub(crate) fn totals<'a>(parts: impl Iterator<Item = &'a [(i32, u64)]> + Clone) -> Vec<(i32, u64)> {
+    let mut out: Vec<(i32, u64)> = Vec::new();
+    // negative and positive numbers lie far apart, zero and what is infinite between and beyond
+    for (from, to) in [(-INFINITE + 1, 0), (1, INFINITE)] {
+        let inside = |part: &'a [(i32, u64)]| {
+            let begin = part.partition_point(|(bucket, _)| *bucket < from);
+            &part[begin..begin + part[begin..].partition_point(|(bucket, _)| *bucket < to)]
+        };
+        let parts = parts.clone().map(inside);
+        let lowest = parts.clone().filter_map(|part| part.first()).map(|(bucket, _)| *bucket).min();
+        let highest = parts.clone().filter_map(|part| part.last()).map(|(bucket, _)| *bucket).max();
+        let (Some(lowest), Some(highest)) = (lowest, highest) else { continue };
+        if highest - lowest >= DENSE {
+            parts.flatten().for_each(|(bucket, n)| count(&mut out, *bucket, *n));
+            continue;
+        }
+        let mut counts = vec![0u64; (highest - lowest + 1) as usize];
+        for (bucket, n) in parts.flatten() {
+            let known = &mut counts[(bucket - lowest) as usize];
+            *known = known.saturating_add(*n);
+        }
+        out.extend((lowest..).zip(counts).filter(|(_, n)| *n > 0));
+    }
+    out.sort_unstable_by_key(|(bucket, _)| *bucket);
+    for part in parts {
+        let zero = part.binary_search_by_key(&0, |(bucket, _)| *bucket).ok().map(|at| &part[at]);
+        let outside = part.iter().rev().take_while(|(bucket, _)| *bucket >= INFINITE);
+        let infinite = part.first().filter(|(bucket, _)| *bucket == -INFINITE);
+        outside.chain(infinite).chain(zero).for_each(|(bucket, n)| count(&mut out, *bucket, *n));
+    }
+    out
 }
 
 /// The value at rank `floor(p * (n - 1))` of the sorted values, within 1 %; `None` if there is none.

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::function::Function;
 use crate::hop;
 use crate::partial::{Partial, PartialKind};
-use crate::scalar::{ColumnType, Scalar};
+use crate::scalar::{ColumnType, Output, Scalar};
 
 /// One aggregation as the user registered it (Feast's `Aggregation`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Tiling {
 pub struct Feature {
     name: String,
     function: Function,
-    output: ColumnType,
+    output: Output,
     reads: Vec<usize>,
 }
 
@@ -54,7 +54,7 @@ impl Feature {
     }
 
     /// The type of its values; each may also be null, except those of `count`.
-    pub fn output(&self) -> ColumnType {
+    pub fn output(&self) -> Output {
         self.output
     }
 
@@ -117,7 +117,7 @@ pub struct Spec {
 /// An aggregation between check and layout.
 struct Checked {
     function: Function,
-    output: ColumnType,
+    output: Output,
     hop_us: i64,
 }
 

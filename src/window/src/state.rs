@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 
 use crate::error::Error;
 use crate::partial::Partial;
-use crate::scalar::{ColumnType, Scalar};
-use crate::spec::{Read, Spec, TileSet};
+use crate::read;
+use crate::scalar::Scalar;
+use crate::spec::Spec;
+use crate::tiles::Tiles;
 
 /// One event of one entity.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +39,6 @@ pub struct Answer {
     pub saturated: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Tile {
-    pub(crate) index: i64,
-    pub(crate) partials: Box<[Partial]>,
-}
-
 /// An event that lies after `now_us`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pending {
@@ -62,8 +58,8 @@ pub struct State {
     pub(crate) now_us: i64,
     /// The latest timestamp that entered a tile and may still be in a window.
     pub(crate) latest_us: Option<i64>,
-    /// One deque of tiles per tile set of the spec, ascending by index, without gaps filled.
-    pub(crate) sets: Vec<VecDeque<Tile>>,
+    /// The tiles of each tile set of the spec.
+    pub(crate) sets: Vec<Tiles>,
     /// Ascending by timestamp, then by arrival; all after `now_us`.
     pub(crate) pending: VecDeque<Pending>,
 }
@@ -75,7 +71,7 @@ impl State {
             fingerprint: spec.fingerprint(),
             now_us: i64::MIN,
             latest_us: None,
-            sets: vec![VecDeque::new(); spec.sets().len()],
+            sets: spec.sets().iter().map(Tiles::new).collect(),
             pending: VecDeque::new(),
         }
     }
@@ -118,7 +114,11 @@ impl State {
         if latest_us < spec.window_start(t_us) {
             return None;
         }
-        let parts: Vec<Partial> = spec.reads().iter().map(|read| self.read(spec, *read, t_us, due)).collect();
+        let parts: Vec<Partial> = spec
+            .reads()
+            .iter()
+            .map(|read| read::read(spec, *read, &self.sets[read.set], t_us, self.pending.range(..due)))
+            .collect();
         let mut saturated = false;
         let mut wanted: Vec<&Partial> = Vec::with_capacity(4);
         let mut values = Vec::with_capacity(spec.features().len());
@@ -139,12 +139,7 @@ impl State {
         }
         self.advance(spec, now_us);
         for (set, tiles) in spec.sets().iter().zip(&mut self.sets) {
-            let first = set.first_index(self.now_us);
-            let expired = tiles.partition_point(|tile| tile.index < first);
-            tiles.drain(..expired);
-            if tiles.capacity() > 2 * tiles.len() + 8 {
-                tiles.shrink_to_fit();
-            }
+            tiles.evict(set.first_index(self.now_us));
         }
         let start_us = spec.window_start(self.now_us);
         self.latest_us = self.latest_us.filter(|&ts_us| ts_us >= start_us);
@@ -152,7 +147,7 @@ impl State {
 
     /// Whether nothing is kept: after [`Self::evict`], the entity can be forgotten.
     pub fn is_empty(&self) -> bool {
-        self.latest_us.is_none() && self.pending.is_empty() && self.sets.iter().all(VecDeque::is_empty)
+        self.latest_us.is_none() && self.pending.is_empty() && self.sets.iter().all(Tiles::is_empty)
     }
 
     /// [`Self::apply`] and [`Self::decode`] refuse the state of another definition; what cannot
@@ -181,58 +176,7 @@ impl State {
             if index < first || !has_value {
                 continue;
             }
-            let tile = tile_at(set, tiles, index, first);
-            for (slot, partial) in set.slots.iter().zip(&mut tile.partials) {
-                add_to(partial, slot.column, spec.types(), ts_us, columns);
-            }
+            tiles.add(set, spec.types(), ts_us, columns, [index, first]);
         }
-    }
-
-    /// Merges one slot over one window at `t_us`, with the first `due` pending events.
-    fn read(&self, spec: &Spec, read: Read, t_us: i64, due: usize) -> Partial {
-        let set = &spec.sets()[read.set];
-        let (tiles, slot) = (&self.sets[read.set], set.slots[read.slot]);
-        let first = crate::hop::first_index(t_us, read.window_us, set.hop_us);
-        let mut merged = set.empty[read.slot].clone();
-        let from = tiles.partition_point(|tile| tile.index < first);
-        for tile in tiles.range(from..) {
-            merged.merge(&tile.partials[read.slot]);
-        }
-        for event in self.pending.range(..due) {
-            if set.index(event.ts_us) >= first {
-                add_to(&mut merged, slot.column, spec.types(), event.ts_us, &event.columns);
-            }
-        }
-        merged
-    }
-}
-
-/// The tile of an index, made if it is not there. Almost always it is the last one.
-fn tile_at<'a>(set: &TileSet, tiles: &'a mut VecDeque<Tile>, index: i64, first: i64) -> &'a mut Tile {
-    let at = if tiles.back().is_none_or(|last| last.index < index) {
-        while tiles.pop_front_if(|tile| tile.index < first).is_some() {}
-        tiles.push_back(Tile { index, partials: set.empty.clone() });
-        tiles.len() - 1
-    } else if tiles.back().is_some_and(|last| last.index == index) {
-        tiles.len() - 1
-    } else {
-        let at = tiles.partition_point(|tile| tile.index < index);
-        if tiles[at].index != index {
-            tiles.insert(at, Tile { index, partials: set.empty.clone() });
-        }
-        at
-    };
-    &mut tiles[at]
-}
-
-/// Adds the event's value, or the event itself where there is no column.
-fn add_to(partial: &mut Partial, column: Option<usize>, types: &[ColumnType], ts_us: i64, columns: &[Scalar]) {
-    let Some(column) = column else {
-        return partial.add(ts_us, &Scalar::Null);
-    };
-    match (&columns[column], types[column]) {
-        (Scalar::Null, _) => {}
-        (Scalar::Int(x), ColumnType::Float) => partial.add(ts_us, &Scalar::Float(*x as f64)),
-        (value, _) => partial.add(ts_us, value),
     }
 }

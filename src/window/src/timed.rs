@@ -97,6 +97,17 @@ impl Sessions {
         self.list.splice(from..to, [session]);
     }
 
+    /// Puts a session before the first one, if that is joined to it or there is none yet; else `false`.
+    pub(crate) fn extend_back(&mut self, earlier: &Session) -> bool {
+        match self.list.first() {
+            Some(first) if i128::from(first.start_us) - i128::from(earlier.end_us) > i128::from(self.gap_us) => false,
+            _ => {
+                self.insert(earlier.clone());
+                true
+            }
+        }
+    }
+
     /// The session that is open at `t_us`.
     pub(crate) fn open(&self, t_us: i64) -> Option<&Session> {
         let last = self.list.last()?;
@@ -104,7 +115,7 @@ impl Sessions {
     }
 }
 
-/// The last `k` values with their times, oldest first; arrival order among equal times.
+/// The last `k` values (or the first) with their times, oldest first; arrival order among equal times.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Recent {
     pub(crate) k: usize,
@@ -120,6 +131,15 @@ impl Recent {
             // the oldest makes room
             self.values[..at].rotate_left(1);
             self.values[at - 1] = (ts_us, value.clone());
+        }
+    }
+
+    /// The same for the first `k` values.
+    pub(crate) fn add_first(&mut self, ts_us: i64, value: &Scalar) {
+        let at = self.values.partition_point(|(known, _)| *known <= ts_us);
+        if at < self.k {
+            self.values.truncate(self.k - 1);
+            self.values.insert(at, (ts_us, value.clone()));
         }
     }
 }

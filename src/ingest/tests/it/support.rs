@@ -82,8 +82,9 @@ impl MemoryStore {
     /// The features of a windowed view's entity at a time.
     pub(crate) fn answer(&self, view: &View, key: &str, at: i64) -> Option<Vec<Value>> {
         let spec = service::windows::spec_of(view).expect("a good definition");
-        let state = self.content().states.get(&((*view.table).clone(), entity("user", key))).cloned()?;
-        let answer = service::windows::answer(&state, &spec, view, Timestamp(at)).expect("readable");
+        let key = entity("user", key);
+        let state = self.content().states.get(&((*view.table).clone(), key.clone())).cloned()?;
+        let answer = service::windows::answer(&key, &state, &spec, view, Timestamp(at)).expect("readable");
         answer.map(|(_, values)| values)
     }
 

@@ -64,9 +64,9 @@ pub async fn fold(
     let read = Read { table: Arc::clone(&view.table), keys };
     let stored = store.read_states(std::slice::from_ref(&read)).await.map_err(FoldError::Store)?;
     let mut states = Vec::with_capacity(read.keys.len());
-    for bytes in stored.into_iter().next().unwrap_or_default() {
+    for (key, bytes) in read.keys.iter().zip(stored.into_iter().next().unwrap_or_default()) {
         states.push(match bytes {
-            Some(bytes) => State::decode(spec, &bytes).map_err(|e| FoldError::State(super::state_error(view, e)))?,
+            Some(bytes) => super::decode(key, &bytes, spec, view).map_err(FoldError::State)?,
             None => State::new(spec),
         });
     }

@@ -174,8 +174,7 @@ impl Owner {
         let mut fetched = Vec::new();
         for (key, bytes) in read.keys.into_iter().zip(found) {
             let Some(bytes) = bytes else { continue };
-            let state = State::decode(&states.spec, &bytes)
-                .map_err(|e| FoldError::State(super::state_error(&states.view, e)))?;
+            let state = super::decode(&key, &bytes, &states.spec, &states.view).map_err(FoldError::State)?;
             fetched.push((key, Entry::new(state, bytes.len())));
         }
         for (key, entry) in fetched {

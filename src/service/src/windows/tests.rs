@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use model::ports::{BoxFuture, RawEvent};
 use proptest::prelude::*;
-use proto::feast::core;
+use proto::feast::{core, types as t};
 
 use super::*;
 
@@ -52,6 +52,10 @@ fn view(schema: Option<&str>, features: &[(&str, ValueType)], aggregations: &[Ag
     View::of_stream("demo", core::StreamFeatureView { spec: Some(spec), meta: None }, &BTreeMap::new())
 }
 
+fn key() -> EntityKey {
+    EntityKey::encode(&[("card", &of(Val::StringVal("c-7".to_owned())))]).expect("a key")
+}
+
 fn of(val: Val) -> Value {
     Value { val: Some(val) }
 }
@@ -94,7 +98,7 @@ fn an_answer_has_the_features_order_and_types() {
         state.apply(&spec, Event { ts_us: T0, columns: &columns }, T0).expect("fits");
     }
     let bytes = encode(&state, &spec).expect("not empty");
-    let (time, values) = answer(&bytes, &spec, &view, Timestamp(T0)).expect("readable").expect("known");
+    let (time, values) = answer(&key(), &bytes, &spec, &view, Timestamp(T0)).expect("readable").expect("known");
     assert_eq!(time, Timestamp(T0));
     let want = [
         value::NULL,
@@ -105,7 +109,7 @@ fn an_answer_has_the_features_order_and_types() {
         of(Val::DoubleVal(2.0)),
     ];
     assert_eq!(values, want);
-    assert_eq!(answer(&bytes, &spec, &view, Timestamp(T0 + 120 * SECOND)).expect("readable"), None);
+    assert_eq!(answer(&key(), &bytes, &spec, &view, Timestamp(T0 + 120 * SECOND)).expect("readable"), None);
     assert_eq!(encode(&State::new(&spec), &spec), None);
 }
 
@@ -139,12 +143,70 @@ fn without_a_schema_the_types_follow_from_the_features() {
     };
     let aggregations = [("n", "count", "a"), ("s", "sum", "a"), ("m", "mean", "a"), ("l", "last", "b")];
     let features = [("s", ValueType::Double), ("l", ValueType::String)];
-    let outputs: Vec<ColumnType> = typed(&features, &aggregations).expect("good");
-    assert_eq!(outputs, [ColumnType::Int, ColumnType::Float, ColumnType::Float, ColumnType::Text]);
-    let outputs: Vec<ColumnType> = typed(&[("s", ValueType::Int64)], &[("s", "sum", "a")]).expect("good");
-    assert_eq!(outputs, [ColumnType::Int]);
+    let outputs: Vec<Output> = typed(&features, &aggregations).expect("good");
+    assert_eq!(outputs, [ColumnType::Int, ColumnType::Float, ColumnType::Float, ColumnType::Text].map(Output::One));
+    let outputs: Vec<Output> = typed(&[("s", ValueType::Int64)], &[("s", "sum", "a")]).expect("good");
+    assert_eq!(outputs, [Output::One(ColumnType::Int)]);
     // the mean needs a float column, whose sum an integer feature cannot hold
     assert!(typed(&[("s", ValueType::Int64)], &aggregations).is_err());
+}
+
+#[test]
+fn lists_and_counts_come_in_the_registered_types_and_no_other() {
+    let features = [
+        ("wide", ValueType::Int64List),
+        ("narrow", ValueType::Int32List),
+        ("as_floats", ValueType::FloatList),
+        ("times", ValueType::UnixTimestampList),
+        ("names", ValueType::StringList),
+        ("who", ValueType::Map),
+    ];
+    let aggregations = [
+        ("wide", "last_k(2)", "n"),
+        ("narrow", "top_k(2)", "n"),
+        ("as_floats", "bottom_k(2)", "n"),
+        ("times", "first_k(2)", "at"),
+        ("names", "last_k(3)", "who"),
+        ("who", "histogram", "who"),
+        ("plain", "last_k(2)", "amount"),
+    ];
+    let mut all = features.to_vec();
+    all.push(("plain", ValueType::Invalid));
+    let view = view(Some(SCHEMA), &all, &aggregations);
+    let refused = spec_of(&view).expect_err("no type for a list");
+    assert!(refused.message().contains("register DOUBLE_LIST"), "{refused}");
+    let view = self::view(Some(SCHEMA), &features, &aggregations[..6]);
+    let spec = spec_of(&view).expect("good");
+    let mut state = State::new(&spec);
+    for (n, who) in [(7, "a"), (i64::from(i32::MAX) + 1, "b"), (-1, "a")] {
+        let values = [of(Val::UnixTimestampVal(n)), of(Val::Int64Val(n)), of(Val::StringVal(who.to_owned()))];
+        let columns: Vec<Scalar> = values.iter().map(to_scalar).collect();
+        state.apply(&spec, Event { ts_us: T0, columns: &columns }, T0).expect("fits");
+    }
+    let bytes = encode(&state, &spec).expect("not empty");
+    let (_, values) = answer(&key(), &bytes, &spec, &view, Timestamp(T0)).expect("readable").expect("known");
+    let big = i64::from(i32::MAX) + 1;
+    let count = |n| of(Val::Int64Val(n));
+    let want = [
+        of(Val::Int64ListVal(t::Int64List { val: vec![big, -1] })),
+        of(Val::Int32ListVal(t::Int32List { val: vec![i32::MAX, 7] })),
+        of(Val::FloatListVal(t::FloatList { val: vec![-1.0, 7.0] })),
+        of(Val::UnixTimestampListVal(t::Int64List { val: vec![7, big] })),
+        of(Val::StringListVal(t::StringList { val: ["a", "b", "a"].map(str::to_owned).to_vec() })),
+        of(Val::MapVal(t::Map { val: [("a".to_owned(), count(2)), ("b".to_owned(), count(1))].into() })),
+    ];
+    assert_eq!(values, want);
+    for (target, aggregation, names) in [
+        (ValueType::Int64, ("x", "last_k(2)", "n"), "register INT64_LIST"),
+        (ValueType::Int64Set, ("x", "last_k(2)", "n"), "register INT64_LIST"),
+        (ValueType::StringList, ("x", "top_k(2)", "amount"), "register DOUBLE_LIST"),
+        (ValueType::Int64List, ("x", "histogram", "who"), "register MAP"),
+        (ValueType::Map, ("x", "histogram", "amount"), "Text, Int or Bool"),
+        (ValueType::StringList, ("x", "first_k(2)", "tags"), "any type but lists"),
+    ] {
+        let refused = spec_of(&self::view(Some(SCHEMA), &[("x", target)], &[aggregation])).expect_err("refused");
+        assert!(refused.message().contains(names), "{names} in: {refused}");
+    }
 }
 
 #[test]
@@ -155,10 +217,11 @@ fn state_of_another_definition_is_told_from_damage() {
     let mut state = State::new(&spec);
     state.apply(&spec, Event { ts_us: T0, columns: &[Scalar::Float(1.0)] }, T0).expect("fits");
     let bytes = encode(&state, &spec).expect("not empty");
-    let changed = answer(&bytes, &other, &two, Timestamp(T0)).expect_err("another definition");
+    let changed = answer(&key(), &bytes, &other, &two, Timestamp(T0)).expect_err("another definition");
     assert_eq!(changed.kind(), Kind::Unavailable);
-    let damaged = answer(&bytes[..bytes.len() - 1], &spec, &one, Timestamp(T0)).expect_err("damaged");
+    let damaged = answer(&key(), &bytes[..bytes.len() - 1], &spec, &one, Timestamp(T0)).expect_err("damaged");
     assert_eq!(damaged.kind(), Kind::Internal);
+    assert!(damaged.message().contains("card=c-7") && damaged.message().contains("'activity'"), "{damaged}");
 }
 
 struct Batches(Vec<Vec<RawEvent>>);
@@ -195,7 +258,7 @@ proptest! {
                 .filter(|e| e.key == key(k) && e.time < end && e.time.micros() >= start)
                 .map(|e| match e.values[0].val { Some(Val::Int64Val(n)) => n, _ => 0 }).collect();
             let state = rebuilt.iter().find(|w| w.key == key(k)).and_then(|w| w.state.clone());
-            let found = state.and_then(|s| answer(&s, &spec, &view, Timestamp(T0)).expect("readable"));
+            let found = state.and_then(|s| answer(&key(k), &s, &spec, &view, Timestamp(T0)).expect("readable"));
             let want = (!inside.is_empty()).then(|| vec![of(Val::Int64Val(inside.iter().sum()))]);
             prop_assert_eq!(found.map(|(_, values)| values), want);
         }

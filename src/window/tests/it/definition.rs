@@ -1,6 +1,6 @@
 //! The rules of the definition, one by one, with numbers that can be checked by hand.
 
-use window::{AggregationDef, ColumnType, Error, Event, Kind, Outcome, Scalar, Spec, State, Tiling};
+use window::{AggregationDef, ColumnType, Error, Event, Kind, Outcome, Output, Scalar, Spec, State, Tiling};
 
 use crate::support::{S, column_type, def, spec};
 
@@ -184,7 +184,7 @@ fn the_layout_shares_tiles_and_tells_columns_and_types() {
         ("e", ColumnType::Text),
         ("f", ColumnType::Int),
     ];
-    assert_eq!(outputs, want);
+    assert_eq!(outputs, want.map(|(name, ty)| (name, Output::One(ty))));
     let lifetime = crate::support::spec(&[defs[0].clone(), def("all", "count", "", 0, 0)], Tiling::default());
     assert_eq!((lifetime.widest_window(), lifetime.window_start(0)), (0, i64::MIN));
 }

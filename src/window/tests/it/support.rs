@@ -76,6 +76,9 @@ fn same_scalar(got: &Scalar, want: &Scalar, picked: bool) -> bool {
         (Scalar::Float(a), Scalar::Float(b)) if a.is_nan() || b.is_nan() => a.is_nan() && b.is_nan(),
         (Scalar::Float(a), Scalar::Float(b)) if picked => a.to_bits() == b.to_bits(),
         (Scalar::Float(a), Scalar::Float(b)) => a.total_cmp(b).is_eq() || (a - b).abs() <= 1e-12 * b.abs(),
+        (Scalar::List(a), Scalar::List(b)) => {
+            a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same_scalar(a, b, true))
+        }
         (a, b) => a == b,
     }
 }
@@ -130,6 +133,18 @@ pub(crate) fn definitions() -> impl Strategy<Value = (Vec<AggregationDef>, Tilin
         ("min_last_k(3)", "merchant"),
         ("max_last_k(2)", "wild"),
         ("max_last_k(5)", "seen"),
+        ("first_k(3)", "merchant"),
+        ("first_k(2)", "wild"),
+        ("last_k(3)", "clicks"),
+        ("last_k(40)", "merchant"),
+        ("top_k(3)", "clicks"),
+        ("top_k(4)", "wild"),
+        ("top_k(2)", "merchant"),
+        ("bottom_k(3)", "amount"),
+        ("bottom_k(5)", "seen"),
+        ("bottom_k(4)", "wild"),
+        ("histogram", "merchant"),
+        ("histogram", "clicks"),
         ("count_distinct", "merchant"),
         ("count_distinct", "wild"),
         ("count_distinct", "clicks"),

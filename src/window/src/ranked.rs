@@ -1,0 +1,62 @@
+//! The greatest or least values, and counts by value, both as sorted lists that merge. Knows no time.
+
+use std::cmp::Ordering;
+
+use crate::scalar::Scalar;
+use crate::sketch::canonical;
+
+/// The `k` values that come first in an order, each as often as it was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ranked {
+    pub(crate) k: usize,
+    /// How a value compares with those behind it: `Greater` for the greatest first.
+    pub(crate) first: Ordering,
+    pub(crate) values: Vec<Scalar>,
+}
+
+impl Ranked {
+    pub(crate) fn new(k: usize, first: Ordering) -> Self {
+        Self { k, first, values: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, value: &Scalar) {
+        let at = self.values.partition_point(|known| known.order(value) != self.first.reverse());
+        if at < self.k {
+            self.values.truncate(self.k - 1);
+            self.values.insert(at, one_nan(value));
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for value in &other.values {
+            // the other's values only become worse
+            if self.values.len() == self.k
+                && self.values.last().is_some_and(|last| last.order(value) != self.first.reverse())
+            {
+                return;
+            }
+            self.add(value);
+        }
+    }
+
+    /// Whether the values stand in order, and are no more than `k`.
+    pub(crate) fn holds(&self) -> bool {
+        self.values.len() <= self.k && self.values.windows(2).all(|two| two[0].order(&two[1]) != self.first.reverse())
+    }
+}
+
+/// All NaN are one value, so that the order of events does not show.
+fn one_nan(value: &Scalar) -> Scalar {
+    match value {
+        Scalar::Float(x) if x.is_nan() => Scalar::Float(f64::NAN),
+        other => other.clone(),
+    }
+}
+
+/// Adds to the count of a value.
+pub(crate) fn count(counts: &mut Vec<(Scalar, u64)>, value: &Scalar, n: u64) {
+    match counts.binary_search_by(|(known, _)| known.order(value)) {
+        Ok(at) => counts[at].1 = counts[at].1.saturating_add(n),
+        Err(at) => counts.insert(at, (canonical(value), n)),
+    }
+}
