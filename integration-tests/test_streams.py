@@ -572,6 +572,37 @@ def test_sigkill_in_mid_stream_loses_nothing_and_counts_nothing_twice(
     }
 
 
+def test_views_that_join_a_running_stream_count_every_event_once(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+) -> None:
+    """Each reads alone what the others have read before it, then goes on with them; kills included."""
+    repo = make_repo(tmp_path / "repo")
+    world = World(larder(repo), store(repo), kafka)
+    topic = Topic(kafka, partitions=3)
+    cards = [f"card-{number}" for number in range(20)]
+    views = [f"joined_{number}" for number in range(4)]
+
+    def counted(view: str) -> int:
+        found = world.rows(view, cards, ["count_1d"]).values()
+        return sum(int(str(value)) for value in found if value != "NOT_FOUND")
+
+    world.features.apply([CARD, windowed_view(views[0], topic, TOTALS)])
+    producing = Producing(topic, len(cards))
+    producing.start()
+    for number in range(1, len(views)):
+        enough = counted(views[0]) + 300
+        wait_until(lambda: counted(views[0]) > enough, "the stream to go on", 60)  # noqa: B023 - called before the next round
+        world.features.apply([CARD, *(windowed_view(view, topic, TOTALS) for view in views[: number + 1])])
+        if number > 1:
+            world.larder.kill()
+            world.larder.start()
+    producing.finish()
+    world.drain(topic, views, "count_1d")
+    for view in views:
+        assert world.rows(view, cards, ["count_1d"]) == producing.counts, view
+        assert world.rows(view, cards, ["sum_1d"]) == producing.sums, view
+
+
 # --- views and topics that come and go ----------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
 use ingest::formats::Formats;
 use ingest::pipeline::{self, Message, Progress, Taker};
-use ingest::writer::{Checkpoints, Writer};
+use ingest::writer::{Checkpoints, Pace, Writer};
 use model::ports::{Object, ObjectKind, OnlineStore};
 use model::registry::Registry;
 use model::value::{ValueType, proto_value::Val};
@@ -177,6 +177,7 @@ fn store(work: &Path) -> Result<online::sled::Store> {
 /// The reader of views that share a topic, without its client.
 struct Reader {
     views: Vec<Reads>,
+    pace: Pace,
 }
 
 struct Reads {
@@ -192,7 +193,7 @@ impl Reader {
             let writer = Writer::new(&feed, Arc::clone(store), live, checkpoints);
             Reads { feed, writer, progress: BTreeMap::new() }
         };
-        Self { views: feeds.into_iter().map(reads).collect() }
+        Self { views: feeds.into_iter().map(reads).collect(), pace: Pace::new(checkpoints) }
     }
 
     /// One batch, as a reader applies it.
@@ -212,14 +213,18 @@ impl Reader {
             applied.map_err(|failure| Error::Answer(format!("a batch was not applied: {failure:?}")))?;
             view.progress.extend(batch.progress);
         }
-        self.checkpoint(now, Writer::is_due).await
+        let due: Vec<bool> = self.views.iter().map(|view| self.pace.is_due(&view.writer)).collect();
+        if due.contains(&true) { self.checkpoint(now, &due).await } else { Ok(()) }
     }
 
-    async fn checkpoint(&mut self, now: Timestamp, which: impl Fn(&Writer) -> bool) -> Result<()> {
-        for view in self.views.iter_mut().filter(|view| which(&view.writer)) {
+    /// A checkpoint of some views.
+    async fn checkpoint(&mut self, now: Timestamp, which: &[bool]) -> Result<()> {
+        let began = Instant::now();
+        for (view, _) in self.views.iter_mut().zip(which).filter(|(_, due)| **due) {
             let written = view.writer.checkpoint(now).await;
             written.map_err(|failure| Error::Answer(format!("a checkpoint was not written: {failure:?}")))?;
         }
+        self.pace.done(began);
         Ok(())
     }
 }
@@ -303,7 +308,7 @@ async fn timed(messages: &[Message], views: usize, windows: usize, options: &cli
         now = chunk.iter().map(time_of).max().unwrap_or(0).max(now);
         reader.step(chunk, Timestamp(now)).await?;
     }
-    reader.checkpoint(Timestamp(now), |_| true).await?;
+    reader.checkpoint(Timestamp(now), &vec![true; views]).await?;
     let wall = start.elapsed().as_secs_f64();
     store.close().await?;
     Ok(Run { cpu: machine::cpu_seconds(std::process::id()) - cpu, wall })

@@ -31,6 +31,8 @@ pub(crate) fn of_share(feed: &Feed, settings: &Settings) -> ClientConfig {
 /// A view's own client, which joins no group: it reads what it is told to, and tells Kafka how far the view is.
 pub(crate) fn of_view(feed: &Feed, settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
+    // many views may catch up at once: each holds little of what it is ahead
+    config.set("queued.max.messages.kbytes", "8192");
     common(&mut config, feed, settings);
     config.remove("group.instance.id");
     config.set("group.id", &feed.group);

@@ -18,7 +18,7 @@ use crate::feed::{Content, Feed};
 use crate::member::{Member, given_up};
 use crate::pipeline::{self, Batch, Failure, Message, Taker};
 use crate::readers::{Deps, Join, Place};
-use crate::writer::Writer;
+use crate::writer::{Pace, Writer};
 use crate::{dead_letter, marker, metrics};
 
 /// After so many attempts a view whose writes fail is given up, where those of others succeed.
@@ -41,7 +41,9 @@ pub(crate) fn run(first: Join, place: &Place, deps: &Deps, runtime: &Handle) {
             return;
         }
     };
-    let mut reader = Reader { deps, runtime, consumer: &consumer, place, joined: 0, producer: None, last_error: None };
+    let pace = Pace::new(deps.settings.checkpoints);
+    let mut reader =
+        Reader { deps, runtime, consumer: &consumer, place, joined: 0, producer: None, pace, last_error: None };
     reader.admit(first);
     if let Err(stop) = reader.run() {
         let reason = stop.to_string();
@@ -67,6 +69,7 @@ struct Reader<'a> {
     /// How many views ever joined.
     joined: u64,
     producer: Option<dead_letter::Producer>,
+    pace: Pace,
     last_error: Option<KafkaError>,
 }
 
@@ -323,9 +326,15 @@ impl Reader<'_> {
 
     /// Writes for each view what is pending and due, and tells Kafka how far that is.
     fn checkpoint(&mut self) -> Result<(), Stop> {
-        let due = |member: &Member| member.writer.is_due().then_some(Work { member: member.id, job: Job::Checkpoint });
+        let due = |m: &Member| self.pace.is_due(&m.writer).then_some(Work { member: m.id, job: Job::Checkpoint });
         let due: Vec<Work> = self.state().members.iter().filter_map(due).collect();
-        self.persist(due)
+        if due.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.persist(due)?;
+        self.pace.done(began);
+        Ok(())
     }
 
     /// Tries until it succeeds, with growing pauses in which the consumer stays in its group. A view whose writes fail

@@ -26,6 +26,36 @@ pub struct Checkpoints {
     pub memory: usize,
 }
 
+/// Keeps the checkpoints of writers that share a thread to about a tenth of its time: where they take long, they come
+/// less often. (What was applied can be read all the same; a restart has more to read again.)
+#[derive(Debug)]
+pub struct Pace {
+    next: Instant,
+    longest: Duration,
+}
+
+/// The rest after checkpoints, as a multiple of their time.
+const REST: u32 = 9;
+/// The longest rest, as a multiple of the interval.
+const LONGEST_REST: u32 = 10;
+
+impl Pace {
+    /// Of writers with these settings.
+    pub fn new(checkpoints: Checkpoints) -> Self {
+        Self { next: Instant::now(), longest: checkpoints.interval.saturating_mul(LONGEST_REST) }
+    }
+
+    /// Whether what a writer has pending should be written now.
+    pub fn is_due(&self, writer: &Writer) -> bool {
+        writer.is_full() || (writer.is_due() && Instant::now() >= self.next)
+    }
+
+    /// Checkpoints that began then are done.
+    pub fn done(&mut self, began: Instant) {
+        self.next = Instant::now() + began.elapsed().saturating_mul(REST).min(self.longest);
+    }
+}
+
 /// Writes the batches of one feed, in order.
 pub struct Writer {
     feed: Arc<Feed>,
@@ -74,10 +104,14 @@ impl Writer {
         self.since.is_some()
     }
 
-    /// Whether what is pending should be written now.
-    pub fn is_due(&self) -> bool {
-        let full = self.owner.as_ref().is_some_and(|owner| owner.changes() >= self.checkpoints.entities);
-        full || self.since.is_some_and(|since| since.elapsed() >= self.checkpoints.interval)
+    /// Whether so much changed that it should be written whatever that costs.
+    fn is_full(&self) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.changes() >= self.checkpoints.entities)
+    }
+
+    /// Whether what is pending should be written, if there is time for it.
+    fn is_due(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= self.checkpoints.interval)
     }
 
     /// Writes what is pending, states and positions together; gives the positions, none where nothing was pending.

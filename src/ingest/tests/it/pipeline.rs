@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ingest::decode::avro::Writers;
 use ingest::feed::{Content, Feed};
 use ingest::pipeline::{self, Batch, Failure, Message, Progress, Taker};
-use ingest::writer::{Checkpoints, Writer};
+use ingest::writer::{Checkpoints, Pace, Writer};
 use model::value::{NULL, ValueType};
 use model::{Timestamp, Value};
 use proptest::prelude::*;
@@ -139,6 +139,28 @@ fn the_state_of_another_definition_is_never_continued() {
     );
     writer.forget();
     assert!(block_on(writer.checkpoint(Timestamp(T0))).expect("nothing is left to write").is_empty());
+}
+
+#[test]
+fn checkpoints_that_take_long_come_less_often() {
+    let (stream, store, live) = (stream(), Arc::<MemoryStore>::default(), Arc::<Live>::default());
+    let feed = Arc::new(stream.feed());
+    let checkpoints = Checkpoints { interval: Duration::from_millis(100), entities: 2, memory: usize::MAX };
+    let mut writer = Writer::new(&feed, store.clone(), &live, checkpoints);
+    let pace = Pace::new(checkpoints);
+    let mut apply = |offset, user| {
+        let batch = prepared(&feed, &[message(0, offset, user, 1, T0)], &BTreeMap::new(), T0, 0);
+        block_on(writer.apply(&batch, Timestamp(T0))).expect("applied");
+        pace.is_due(&writer)
+    };
+    let due = (0..).find(|offset| apply(*offset, "a")).expect("when the interval is over");
+    let mut rested = Pace::new(checkpoints);
+    // it took a second: ten intervals of rest
+    rested.done(Instant::now().checked_sub(Duration::from_secs(1)).expect("this machine is up for a second"));
+    assert!(!rested.is_due(&writer));
+    let batch = prepared(&feed, &[message(0, due + 1, "b", 1, T0)], &BTreeMap::new(), T0, 0);
+    block_on(writer.apply(&batch, Timestamp(T0))).expect("applied");
+    assert!(rested.is_due(&writer), "as many changed as one checkpoint should write");
 }
 
 #[derive(Clone, Debug)]

@@ -143,7 +143,10 @@ impl Owner {
         let mut done = Applied::default();
         for event in events {
             let mut shard = states.write(event.key);
-            let entry = shard.entry(event.key.clone()).or_insert_with(|| Entry::new(State::new(&states.spec), 0));
+            let entry = match shard.get_mut(event.key) {
+                Some(entry) => entry,
+                None => shard.entry(event.key.clone()).or_insert_with(|| Entry::new(State::new(&states.spec), 0)),
+            };
             let taken = window::Event { ts_us: event.time.micros(), columns: event.columns };
             let outcome = entry.state.apply(&states.spec, taken, now.micros());
             match outcome.map_err(|e| FoldError::State(super::state_error(&states.view, e)))? {
