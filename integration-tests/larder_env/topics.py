@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -48,8 +48,12 @@ class Topic:
         messages: Iterable[Mapping[str, object] | bytes | None],
         key: str | None = None,
         partition: int = 0,
+        stamp: Callable[[Mapping[str, object] | bytes | None], int] = lambda _: 0,
     ) -> None:
-        """Produce to one partition, in order (a mapping as JSON), and wait until the broker has all of it."""
+        """Produce to one partition, in order (a mapping as JSON), and wait until the broker has all of it.
+
+        `stamp` gives a message's time as Kafka has it, ms since 1970; 0 is now.
+        """
         failed: list[object] = []
 
         def delivered(error: object, _message: Message) -> None:
@@ -59,7 +63,12 @@ class Topic:
         for message in messages:
             value = json.dumps(message).encode() if isinstance(message, Mapping) else message
             self._producer.produce(
-                self.name, value=value, key=key and key.encode(), partition=partition, on_delivery=delivered
+                self.name,
+                value=value,
+                key=key and key.encode(),
+                partition=partition,
+                on_delivery=delivered,
+                timestamp=stamp(message),
             )
             self._producer.poll(0)
         left = self._producer.flush(30)

@@ -20,6 +20,77 @@ pub(crate) enum Command {
     /// Write a training set to Parquet
     #[cfg(feature = "offline")]
     Export(Export),
+    /// Build a windowed view's state from its batch source, in a running server
+    #[cfg(feature = "offline")]
+    Backfill(Backfill),
+    /// The streams of a running server: how far they are read; pause, resume or seek one
+    #[cfg(feature = "offline")]
+    Streams(Streams),
+}
+
+/// Which running server is asked.
+#[cfg(feature = "offline")]
+#[derive(Debug, Args)]
+pub(crate) struct Server {
+    /// The directory with larder.yaml or a Feast feature_store.yaml
+    #[arg(short = 'c', long = "config", value_name = "DIR", default_value = ".", global = true)]
+    pub(crate) dir: PathBuf,
+    /// The online port of the server (http://host:port) [default: the configuration's]
+    #[arg(long = "server", value_name = "URL", global = true)]
+    pub(crate) address: Option<String>,
+    /// The project [default: the configuration's]
+    #[arg(long, global = true)]
+    pub(crate) project: Option<String>,
+}
+
+/// Flags of `backfill`.
+#[cfg(feature = "offline")]
+#[derive(Debug, Args)]
+pub(crate) struct Backfill {
+    /// The view
+    pub(crate) view: String,
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// The first event (RFC 3339): as far back as the widest window reaches, or further
+    #[arg(long, value_name = "TIME", default_value = "1970-01-01T00:00:00Z")]
+    pub(crate) from: String,
+    /// Events before this time come from the batch source, which must have all of them; all others from the stream
+    #[arg(long, value_name = "TIME")]
+    pub(crate) cutover: String,
+}
+
+/// Flags of `streams`.
+#[cfg(feature = "offline")]
+#[derive(Debug, Args)]
+pub(crate) struct Streams {
+    #[command(flatten)]
+    pub(crate) server: Server,
+    #[command(subcommand)]
+    pub(crate) verb: Option<Steer>,
+}
+
+/// What to do with a stream.
+#[cfg(feature = "offline")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum Steer {
+    /// Read it no more, also after a restart
+    Pause {
+        /// The view
+        view: String,
+    },
+    /// Read it again from where it was
+    Resume {
+        /// The view
+        view: String,
+    },
+    /// Read it from another place; a windowed view's state is built anew from there
+    Seek {
+        /// The view
+        view: String,
+        /// earliest, latest or a time (RFC 3339)
+        #[arg(long, value_name = "PLACE")]
+        to: String,
+    },
 }
 
 /// Flags of `export`.

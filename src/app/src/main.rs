@@ -1,5 +1,7 @@
 //! The binary `larder`: reads the command line and the configuration, picks concrete types, runs.
 
+#[cfg(feature = "offline")]
+mod admin;
 mod cli;
 mod config;
 #[cfg(feature = "offline")]
@@ -25,6 +27,14 @@ fn main() -> ExitCode {
         cli::Command::Serve(options) => run(config::load(&options), run::serve),
         #[cfg(feature = "offline")]
         cli::Command::Export(options) => run(config::read(&options.dir), |config| export::run(config, options)),
+        #[cfg(feature = "offline")]
+        cli::Command::Backfill(options) => {
+            run(config::read(&options.server.dir), |config| admin::backfill(config, options))
+        }
+        #[cfg(feature = "offline")]
+        cli::Command::Streams(options) => {
+            run(config::read(&options.server.dir), |config| admin::streams(config, options))
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use service::datasets::Datasets;
 use service::materialize::{self, Materializer};
 use service::push::Pusher;
 use service::retrieve::Retriever;
+use service::streams::Streams;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -71,6 +72,7 @@ struct Shared {
     materializer: Option<Arc<Materializer>>,
     runner: Option<materialize::Runner>,
     live: Arc<service::windows::live::Live>,
+    board: Arc<service::streams::Board>,
     #[cfg(feature = "offline")]
     offline: Option<offline::Offline>,
 }
@@ -140,6 +142,7 @@ fn streams(
             settings: ingest_settings(config),
             gate: gate.clone(),
             live: shared.live.clone(),
+            board: shared.board.clone(),
         };
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
@@ -199,6 +202,7 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         materializer,
         runner,
         live: Arc::default(),
+        board: Arc::default(),
         catalog,
         store,
         clock,
@@ -367,6 +371,13 @@ fn online_face(config: &Config, shared: &Shared) -> server::Online {
         ),
         materializer: shared.materializer.clone(),
         datasets: shared.log.as_ref().map(|_| shared.datasets.clone()),
+        streams: cfg!(feature = "kafka").then(|| Streams {
+            catalog: catalog(),
+            store: store(),
+            board: shared.board.clone(),
+            group_prefix: config.ingest.group_prefix.clone(),
+            project: project(),
+        }),
         limits: config.limits.of_port(),
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use model::Timestamp;
 use model::ports::WriteBatch;
@@ -22,12 +21,10 @@ use crate::client;
 use crate::error::Stop;
 use crate::feed::Feed;
 use crate::member::Member;
-use crate::metrics;
 use crate::pipeline::{self, Progress};
 use crate::readers::Deps;
-use crate::settings::OffsetReset;
+use crate::{metrics, start};
 
-const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A view at most so many messages behind another one goes on with it; one further behind would keep it waiting.
 const NEAR: i64 = 20_000;
 
@@ -98,10 +95,9 @@ impl Context {
             .map_err(|e| format!("the stored positions cannot be read: {e}"))?;
         let mut progress = BTreeMap::new();
         for &partition in partitions {
-            let at = match (stored.get(&partition), self.deps.settings.auto_offset_reset) {
-                (Some(progress), _) => *progress,
-                (None, OffsetReset::Earliest) => Progress { next: -1, max_event: Timestamp::MIN },
-                (None, OffsetReset::Latest) => self.start_at_end(consumer, feed, partition)?,
+            let at = match stored.get(&partition) {
+                Some(progress) => *progress,
+                None => self.start(consumer, feed, partition)?,
             };
             metrics::assigned(feed, partition, (at.next >= 0).then_some(at.next));
             progress.insert(partition, at);
@@ -109,16 +105,16 @@ impl Context {
         Ok(progress)
     }
 
-    /// The partition's end, stored at once: a restart must not find a later end and leave out what
-    /// came between.
-    fn start_at_end(&self, consumer: &BaseConsumer<Self>, feed: &Feed, partition: i32) -> Result<Progress, String> {
-        let (_, end) = consumer
-            .fetch_watermarks(&self.topic, partition, BROKER_TIMEOUT)
-            .map_err(|e| format!("the end of partition {partition} cannot be read: {e}"))?;
-        let progress = Progress { next: end, max_event: Timestamp::MIN };
-        let positions = pipeline::positions(feed, &BTreeMap::from([(partition, progress)]));
-        let write = WriteBatch { positions, ..WriteBatch::default() };
-        self.runtime.block_on(self.deps.store.write(write)).map_err(|e| e.to_string())?;
+    /// Where a partition begins of which no position is stored. A place that may move is stored at once: a restart must
+    /// not find a later one and leave out what came between.
+    fn start(&self, consumer: &BaseConsumer<Self>, feed: &Feed, partition: i32) -> Result<Progress, String> {
+        let next = start::offset(consumer, feed, partition, &self.deps.settings)?;
+        let progress = Progress { next, max_event: Timestamp::MIN };
+        if next >= 0 {
+            let positions = pipeline::positions(feed, &BTreeMap::from([(partition, progress)]));
+            let write = WriteBatch { positions, ..WriteBatch::default() };
+            self.runtime.block_on(self.deps.store.write(write)).map_err(|e| e.to_string())?;
+        }
         Ok(progress)
     }
 
@@ -190,7 +186,9 @@ impl ClientContext for Context {
                 let end = if known.ls_offset >= 0 { known.ls_offset } else { known.hi_offset };
                 let start = if progress.next >= 0 { progress.next } else { known.lo_offset.max(0) };
                 if end >= 0 {
-                    metrics::lag(&member.feed, partition, (end - start).max(0));
+                    let (view, lag) = (&member.feed.view, (end - start).max(0));
+                    metrics::lag(&member.feed, partition, lag);
+                    self.deps.board.lag(&view.project, &view.name, partition, lag);
                 }
             }
         }

@@ -131,7 +131,7 @@ impl Feed {
         };
         let mut feed = Self {
             view: Arc::clone(view),
-            group: group(group_prefix, &view.project, &view.table.view),
+            group: group(group_prefix, &view.project, &view.reading.group(&view.table)),
             time: columns.time(&[&view.timestamp_field, &source.timestamp_field, view.event_time_column()])?,
             created: columns.find(&source.created_timestamp_column).cloned(),
             keys: view.join_keys.iter().map(|k| columns.key(k)).collect::<Result<_>>()?,

@@ -37,6 +37,7 @@ mod reader;
 mod readers;
 pub mod schema_registry;
 mod settings;
+mod start;
 mod supervisor;
 pub mod writer;
 

@@ -40,7 +40,9 @@ pub(crate) async fn check(feed: &Feed, store: &dyn OnlineStore) -> Result<(), St
             String::from_utf8_lossy(&bytes)
         ))),
         None => {
-            if stored_progress(feed, store).await.map_err(failed)?.is_empty() {
+            // a backfill's state is there before its stream
+            let backfilled = view.reading.cut_over_us.is_some();
+            if !backfilled && stored_progress(feed, store).await.map_err(failed)?.is_empty() {
                 store.clear(&view.table).await.map_err(failed)?;
             }
             let state = Some(Bytes::from(definition));

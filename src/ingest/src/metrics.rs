@@ -184,6 +184,9 @@ pub(crate) fn written(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64
     counter!("larder_ingest_messages_total", of(feed)).increment(messages as u64);
     counter!("larder_ingest_applied_total", of(feed)).increment(applied.applied as u64);
     counter!("larder_ingest_late_total", of(feed)).increment(batch.late as u64);
+    if feed.view.reading.cut_over_us.is_some() {
+        counter!("larder_ingest_before_cut_over_total", of(feed)).increment(batch.before_cut_over as u64);
+    }
     let dropped =
         if feed.view.is_windowed() { "larder_ingest_late_dropped_total" } else { "larder_ingest_stale_total" };
     counter!(dropped, of(feed)).increment(applied.dropped as u64);

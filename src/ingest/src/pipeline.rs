@@ -66,6 +66,8 @@ pub struct Batch {
     pub late: usize,
     /// How many messages it is made of.
     pub messages: usize,
+    /// Events from before the cut-over: a backfill had them, or should have.
+    pub before_cut_over: usize,
 }
 
 /// What a write did.
@@ -154,7 +156,11 @@ impl Batch {
                 let watermark = behind.max_event.micros().saturating_sub(feed.watermark_delay_us);
                 self.late += usize::from(time.micros() < watermark);
                 behind.max_event = behind.max_event.max(time);
-                self.events.push(event);
+                if feed.view.reading.cut_over().is_some_and(|cut_over| time < cut_over) {
+                    self.before_cut_over += 1;
+                } else {
+                    self.events.push(event);
+                }
             }
             Err(reason) => self.dead.push(DeadLetter { message: message.clone(), reason }),
         }

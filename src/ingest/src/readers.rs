@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use model::ports::{Clock, OnlineStore};
+use service::streams::Board;
 use service::windows::live::Live;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -30,6 +31,7 @@ pub(crate) struct Deps {
     pub(crate) settings: Arc<Settings>,
     pub(crate) formats: Formats,
     pub(crate) live: Arc<Live>,
+    pub(crate) board: Arc<Board>,
 }
 
 /// A view that wants to be read.

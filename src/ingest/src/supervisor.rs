@@ -8,6 +8,7 @@ use std::time::Duration;
 use model::entity_key::DUMMY_ENTITY_ID;
 use model::ports::{Clock, OnlineStore};
 use model::registry::{Registry, View};
+use service::streams::{Board, State};
 use service::windows::live::Live;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -34,6 +35,8 @@ pub struct Deps {
     pub gate: Gate,
     /// Where the window states of running consumers are read.
     pub live: Arc<Live>,
+    /// Where consumers say what they do.
+    pub board: Arc<Board>,
 }
 
 /// What should become of a view's stream.
@@ -77,8 +80,9 @@ type Name = (String, String);
 /// Must run on a multi-threaded tokio runtime. Errors: a setting that cannot be.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
     let formats = deps.settings.check()?;
-    let Deps { mut registry, store, clock, settings, gate, live } = deps;
-    let readers = Readers::new(readers::Deps { store, clock, settings: Arc::new(settings), formats, live });
+    let Deps { mut registry, store, clock, settings, gate, live, board } = deps;
+    let settings = Arc::new(settings);
+    let readers = Readers::new(readers::Deps { store, clock, settings, formats, live, board });
     let mut actors: BTreeMap<Name, Actor> = BTreeMap::new();
     loop {
         let snapshot = registry.borrow_and_update().clone();
@@ -116,6 +120,7 @@ fn reconcile(
     let name = |view: &View| (view.project.clone(), view.name.clone());
     for view in views {
         let want = match Feed::of(view, &deps.settings.group_prefix, &deps.formats) {
+            Ok(Some(_)) if view.reading.paused => Want::Rest(None),
             Ok(None) => Want::Rest(None),
             found => match (unknown_entity(registry, view), found) {
                 // what its key would be read from is not known, though the entity may have the name of a column
@@ -171,6 +176,7 @@ async fn drive(
         let wait = match wanted {
             Want::Run(feed) => {
                 report_unfilled(&feed);
+                readers.deps().board.state(&project, &view, State::Running);
                 let running = tokio::select! {
                     running = gate.enter(&feed.view.table) => running,
                     _ = want.changed() => {
@@ -190,10 +196,12 @@ async fn drive(
                     Err(Stop::Restart(error)) => {
                         pause = (pause * 2).clamp(Duration::from_millis(200), readers.deps().settings.max_backoff);
                         metrics::retrying(&feed, &error, pause);
+                        readers.deps().board.state(&project, &view, State::Retrying(error));
                         pause
                     }
                     Err(Stop::Blocked(reason)) => {
                         metrics::blocked(&feed, &reason);
+                        readers.deps().board.state(&project, &view, State::Blocked(reason));
                         Duration::MAX
                     }
                 }
@@ -201,11 +209,14 @@ async fn drive(
             Want::Rest(reason) => {
                 if let Some(reason) = reason {
                     metrics::refused(&project, &view, &reason);
+                    readers.deps().board.state(&project, &view, State::Blocked(reason));
                 }
                 Duration::MAX
             }
             Want::Wait(entity) => {
                 metrics::waiting(&project, &view, &entity);
+                let reason = format!("its entity '{entity}' is not registered");
+                readers.deps().board.state(&project, &view, State::Blocked(reason));
                 Duration::MAX
             }
             Want::Nothing => {

@@ -298,6 +298,8 @@ pub enum ObjectKind {
     ClearedTable,
     /// Larder's own: a dataset job, named by its id.
     DatasetJob,
+    /// Larder's own: how a view's stream is read ([`crate::registry::Reading`]), named as the view is.
+    StreamReading,
 }
 
 /// A registered object: its bytes are kept as they came, unknown fields included.
@@ -374,10 +376,14 @@ pub struct RawEvent {
     pub values: Vec<Value>,
 }
 
-/// Raw events, batch by batch, in the source's order.
+/// Raw events, batch by batch: those of an entity together, in the order of their times, those of one time in the
+/// source's.
 pub trait EventBatches: Send {
-    /// The next batch; `None` at the end.
+    /// The next batch; `None` at the end. Dropping the iterator stops the work.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<RawEvent>>>>;
+
+    /// Rows of the source that were left out by now, since they have no key or no time. Final at the end.
+    fn skipped(&self) -> u64;
 }
 
 /// The history behind the views.
@@ -389,12 +395,12 @@ pub trait OfflineLog: Send + Sync {
     /// The latest row per entity key in `[start, end)` by (event, created) timestamp.
     fn latest<'a>(&'a self, view: &'a View, range: Range<Timestamp>) -> BoxFuture<'a, Result<Box<dyn RowBatches>>>;
 
-    /// The raw events of a windowed view's batch source with a time before `end`, with these columns.
+    /// The raw events of a windowed view's batch source with a time in `[start, end)`, with these columns.
     fn events<'a>(
         &'a self,
         view: &'a View,
         columns: &'a [String],
-        end: Timestamp,
+        range: Range<Timestamp>,
     ) -> BoxFuture<'a, Result<Box<dyn EventBatches>>>;
 }
 

@@ -3,6 +3,7 @@
 
 pub mod object;
 mod on_demand;
+mod reading;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use prost::Message;
 use proto::feast::core;
 
 pub use on_demand::{Function, OnDemand, SourceView};
+pub use reading::{From, Reading};
 pub use view::{Aggregation, Field, JoinKey, Projection, View, ViewKind};
 
 use crate::error::{Error, Result};
@@ -154,7 +156,7 @@ impl Project {
                 ObjectKind::FeatureViewVersion if online_versions => {
                     versions.insert(name);
                 }
-                kind if kind.is_view() => {
+                kind if kind.is_view() || kind == ObjectKind::StreamReading => {
                     views.insert(name);
                 }
                 _ => {}
@@ -169,6 +171,9 @@ impl Project {
             let mut view = resolve_view(project, object, &self.entities)?;
             if online_versions {
                 view = view.in_table_of_version();
+            }
+            if let Some(reading) = self.objects.get(&(ObjectKind::StreamReading, name.clone())) {
+                view = view.read_as(Reading::read(reading)?);
             }
             self.views.insert(name, Arc::new(view));
         }

@@ -65,14 +65,15 @@ impl OfflineLog for Offline {
         &'a self,
         view: &'a View,
         columns: &'a [String],
-        end: Timestamp,
+        range: Range<Timestamp>,
     ) -> BoxFuture<'a, Result<Box<dyn EventBatches>>> {
         Box::pin(async move {
             let (table, mut cut) = open(&self.engine, view).await?;
             cut.created = None;
             cut.values = columns.iter().map(|c| column(&table.source, &table.schema, c)).collect::<Result<_>>()?;
-            cut.to = Some(end.micros().saturating_sub(1));
-            let chunks = self.engine.read(&table, &cut, Order::File).await?;
+            cut.from = Some(range.start.micros());
+            cut.to = Some(range.end.micros().saturating_sub(1));
+            let chunks = self.engine.read(&table, &cut, Order::KeyTime).await?;
             Ok(Box::new(Events { chunks, cut, keys: keys_of(view), view: view.name.clone(), skipped: 0 })
                 as Box<dyn EventBatches>)
         })
@@ -242,7 +243,7 @@ impl EventBatches for Events {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<RawEvent>>>> {
         Box::pin(async move {
             let Some(chunk) = self.chunks.next().await else {
-                metrics::skipped(&self.view, std::mem::take(&mut self.skipped));
+                metrics::skipped(&self.view, self.skipped);
                 return Ok(None);
             };
             let chunk = chunk.map_err(engine_error)?;
@@ -265,6 +266,10 @@ impl EventBatches for Events {
             });
             Ok(Some(events.collect()))
         })
+    }
+
+    fn skipped(&self) -> u64 {
+        self.skipped
     }
 }
 

@@ -32,18 +32,10 @@ impl<'a> Windows<'a> {
     pub(crate) fn new(view: &'a View, spec: &'a Spec, features: &[Field], rows: usize) -> Self {
         let place = |f: &Field| view.features.iter().position(|have| have.name == f.name);
         let wanted: Vec<usize> = features.iter().filter_map(place).collect();
-        let width = spec.columns().len();
-        let whole = (0..width)
-            .map(|i| {
-                let mut probe = vec![Scalar::Null; width];
-                probe[i] = Scalar::Float(0.5);
-                spec.check(&probe).is_err()
-            })
-            .collect();
         Self {
             view,
             spec,
-            whole,
+            whole: service::windows::whole_columns(spec),
             answers: vec![vec![NULL; rows]; wanted.len()],
             wanted,
             chunk: Vec::new(),
@@ -65,7 +57,7 @@ impl<'a> Windows<'a> {
                 let name = &self.spec.columns()[i];
                 let values = to_values(column, ValueType::Invalid).map_err(|e| in_column(name, &e))?;
                 let scalars = values.iter().map(service::windows::to_scalar);
-                Ok(if self.whole[i] { scalars.map(whole).collect() } else { scalars.collect() })
+                Ok(if self.whole[i] { scalars.map(service::windows::whole).collect() } else { scalars.collect() })
             })
             .collect::<Result<_>>()?;
         Ok(())
@@ -77,15 +69,6 @@ impl<'a> Windows<'a> {
             Some(error) => Err(error),
             None => Ok((self.answers, self.matched)),
         }
-    }
-}
-
-/// A whole number that came as a float, as an integer; NaN is pandas' null.
-fn whole(scalar: Scalar) -> Scalar {
-    match scalar {
-        Scalar::Float(v) if v.is_nan() => Scalar::Null,
-        Scalar::Float(v) if v.fract() == 0.0 && v.abs() <= 9_007_199_254_740_992.0 => Scalar::Int(v as i64),
-        other => other,
     }
 }
 

@@ -6,6 +6,7 @@ mod frame;
 pub mod json;
 mod materialize;
 mod request;
+mod streams;
 mod write;
 
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -35,6 +36,10 @@ fn routes() -> Router<Projects> {
         .route("/materialize-incremental", post(materialize::materialize_incremental))
         .route("/jobs", get(materialize::jobs))
         .route("/jobs/{id}", delete(materialize::cancel))
+        .route("/streams", get(streams::list))
+        .route("/streams/{view}/pause", post(streams::pause))
+        .route("/streams/{view}/resume", post(streams::resume))
+        .route("/streams/{view}/seek", post(streams::seek))
         .route("/search", post(search))
         .route("/retrieve-online-documents", post(search))
         .route("/health", get(|| async { StatusCode::OK }))

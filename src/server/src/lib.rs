@@ -17,6 +17,7 @@ use service::datasets::Datasets;
 use service::materialize::Materializer;
 use service::push::Pusher;
 use service::retrieve::Retriever;
+use service::streams::Streams;
 
 use limits::{Guard, Limits};
 use past::Reads;
@@ -33,6 +34,8 @@ pub struct Online {
     pub materializer: Option<Arc<Materializer>>,
     /// Dataset jobs, of all projects, which the registry port runs; absent where there is no offline side.
     pub datasets: Option<Arc<Datasets>>,
+    /// The streams of views; absent where the server was built without Kafka.
+    pub streams: Option<Streams>,
     /// What a request may be at most.
     pub limits: Limits,
 }
@@ -45,6 +48,7 @@ impl Online {
             pusher: Arc::new(self.pusher.of_project(project)),
             materializer: self.materializer.as_ref().map(|m| Arc::new(m.of_project(project))),
             datasets: self.datasets.clone(),
+            streams: self.streams.as_ref().map(|s| s.of_project(project)),
             limits: self.limits,
         }
     }

@@ -13,6 +13,7 @@ pub mod gone;
 mod known;
 pub mod lineage;
 pub mod list;
+mod reading;
 mod same;
 pub mod versions;
 pub mod whole;

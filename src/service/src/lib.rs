@@ -8,4 +8,5 @@ pub mod materialize;
 mod metrics;
 pub mod push;
 pub mod retrieve;
+pub mod streams;
 pub mod windows;

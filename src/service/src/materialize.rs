@@ -1,10 +1,12 @@
 //! The verb "materialize": the latest row per key of a view's batch source goes into the online
-//! store, batch by batch; last write wins, so reads go on untouched and a repeat changes nothing.
+//! store, batch by batch; last write wins, so reads go on untouched and a repeat changes nothing. Of a windowed view the
+//! state is built from the raw events, beside the one that is read ([`backfill`]).
 //!
 //! A job is written down before it is accepted, and done by the [`Runner`]: what a stop or a crash interrupts goes on
 //! by itself after the next start. Knows no file format and no protocol. Sources: `materialize`,
 //! `materialize_incremental` and `_get_feature_views_to_materialize` in `feast/feature_store.py`.
 
+mod backfill;
 mod choose;
 mod jobs;
 mod record;
@@ -140,9 +142,12 @@ impl Materializer {
         let now = self.now();
         let mut parts = Vec::new();
         for view in &views {
+            // what the stream brings from now on is not in a file yet
+            let end = if view.is_windowed() { end.min(now) } else { end };
             let Some(start) = choose::start(view, start, end, now)? else { continue };
             let (start_us, end_us) = (start.micros(), end.micros());
-            parts.push(Part { view: view.name.clone(), version, start_us, end_us, ..Part::default() });
+            let generation = if view.is_windowed() { now.micros() } else { 0 };
+            parts.push(Part { view: view.name.clone(), version, start_us, end_us, generation, ..Part::default() });
         }
         let (send, done) = oneshot::channel();
         let id = uuid::Uuid::new_v4().to_string();

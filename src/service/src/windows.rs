@@ -6,20 +6,20 @@
 
 mod fold;
 pub mod live;
+mod rebuild;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use model::ports::{EventBatches, StateWrite};
 use model::registry::View;
 use model::value::proto_value::Val;
-use model::{EntityKey, Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
-use window::{AggregationDef, ColumnType, Event, Outcome, Output, Scalar, Spec, State, Tiling};
+use model::{Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
+use window::{AggregationDef, ColumnType, Output, Scalar, Spec, State, Tiling};
 
 use crate::metrics;
 
 pub use fold::{Event as FoldEvent, FoldError, Folded, fold};
+pub use rebuild::{Rebuild, whole, whole_columns};
 
 const SECOND: i64 = 1_000_000;
 
@@ -222,8 +222,9 @@ pub fn state_error(view: &View, error: window::Error) -> Error {
         window::Kind::DefinitionChanged => Error::new(
             Kind::Unavailable,
             format!(
-                "the windows of feature view '{}' of project '{}' changed since its state was built: delete the view \
-                 and apply it again to rebuild it from the stream",
+                "the windows of feature view '{0}' of project '{1}' changed since its state was built: rebuild it from \
+                 its batch source (`larder backfill {0}`), or delete the view and apply it again to rebuild it from \
+                 the stream",
                 view.name, view.project
             ),
         )
@@ -233,39 +234,6 @@ pub fn state_error(view: &View, error: window::Error) -> Error {
             error,
         ),
     }
-}
-
-/// Builds the states of all entities from a view's history: what the events before `end` leave at
-/// `now`. For a backfill, whose stream then starts at `end`. Event values must be those of
-/// [`columns`]. Holds all states in memory.
-///
-/// Errors: those of the events' source; an event whose value is of another type than its column.
-pub async fn rebuild(
-    view: &View,
-    spec: &Spec,
-    events: &mut dyn EventBatches,
-    end: Timestamp,
-    now: Timestamp,
-) -> Result<Vec<StateWrite>> {
-    let mut states: HashMap<EntityKey, State> = HashMap::new();
-    while let Some(batch) = events.next().await? {
-        for event in batch.into_iter().filter(|e| e.time < end) {
-            let columns: Vec<Scalar> = event.values.iter().map(to_scalar).collect();
-            let state = states.entry(event.key).or_insert_with(|| State::new(spec));
-            let taken = Event { ts_us: event.time.micros(), columns: &columns };
-            let outcome = state.apply(spec, taken, now.micros()).map_err(|e| {
-                Error::invalid(format!("the history of feature view '{}' at {}: {e}", view.name, event.time))
-            })?;
-            if outcome == Outcome::LateDropped {
-                tracing::trace!(view = view.name, time = %event.time, "older than every window");
-            }
-        }
-    }
-    let writes = states.into_iter().filter_map(|(key, mut state)| {
-        state.evict(spec, now.micros());
-        encode(&state, spec).map(|bytes| StateWrite { table: Arc::clone(&view.table), key, state: Some(bytes) })
-    });
-    Ok(writes.collect())
 }
 
 /// A state's bytes; `None` where nothing is left in it.

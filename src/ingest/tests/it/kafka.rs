@@ -105,6 +105,7 @@ impl Ingest {
             settings,
             gate,
             live: live.clone(),
+            board: Arc::default(),
         };
         let task = tokio::spawn(ingest::run(deps, stop.clone()));
         Self { registry: sender, stop, task, leftovers, live }

@@ -50,7 +50,7 @@ const META: [u32; 3] = [2, 1, 2];
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Project,
         Self::Entity,
         Self::DataSource,
@@ -67,6 +67,7 @@ impl ObjectKind {
         Self::FeatureViewVersion,
         Self::ClearedTable,
         Self::DatasetJob,
+        Self::StreamReading,
     ];
 
     /// The kinds that share one namespace of views, in the order in which Feast looks a name up.
@@ -75,7 +76,7 @@ impl ObjectKind {
 
     /// Whether it is Larder's own: Feast knows no such object, and no client is given one.
     pub fn is_own(self) -> bool {
-        matches!(self, Self::ClearedTable | Self::DatasetJob)
+        matches!(self, Self::ClearedTable | Self::DatasetJob | Self::StreamReading)
     }
 
     /// Whether it is a view.
@@ -102,6 +103,7 @@ impl ObjectKind {
             Self::FeatureViewVersion => "FeatureViewVersion",
             Self::ClearedTable => "ClearedTable",
             Self::DatasetJob => "DatasetJob",
+            Self::StreamReading => "StreamReading",
         }
     }
 
@@ -135,6 +137,7 @@ impl ObjectKind {
             // far above what Feast uses: its own writes keep fields that they do not know
             Self::ClearedTable => layout(20_001, [0, 1, 2, 0, 0, 0], [0; 3]),
             Self::DatasetJob => layout(20_002, [0, 1, 2, 0, 0, 0], [0; 3]),
+            Self::StreamReading => layout(20_003, [0, 1, 2, 0, 0, 0], [0; 3]),
         }
     }
 
@@ -166,6 +169,7 @@ impl ObjectKind {
                 format!("Dataset job '{name}' not found"),
             ),
             Self::ClearedTable => Error::new(Kind::NotFound, format!("table {name} is not being cleared")),
+            Self::StreamReading => Error::feature_view_not_found(name, project),
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proto::feast::core;
 
 use super::object::version_name;
-use super::{OnDemand, Project, SourceView};
+use super::{OnDemand, Project, Reading, SourceView};
 use crate::entity_key::{DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME};
 use crate::error::{Error, Kind, Result};
 use crate::feature_ref::FeatureRef;
@@ -101,6 +101,8 @@ pub struct View {
     pub version: i32,
     /// Where its rows are in the online store.
     pub table: Arc<Table>,
+    /// How its stream is read.
+    pub reading: Arc<Reading>,
     /// The materialization intervals so far, µs, oldest first.
     pub materialized: Vec<(i64, i64)>,
     /// What an on-demand view computes; `None` for every other kind.
@@ -209,6 +211,7 @@ impl View {
             has_transformation: false,
             version: 0,
             table: Arc::new(Table::new(project, name)),
+            reading: Arc::default(),
             materialized: Vec::new(),
             on_demand: None,
         }

@@ -133,6 +133,7 @@ fn code(kind: ObjectKind) -> u8 {
         ObjectKind::FeatureViewVersion => 14,
         ObjectKind::ClearedTable => 15,
         ObjectKind::DatasetJob => 16,
+        ObjectKind::StreamReading => 17,
     }
 }
 

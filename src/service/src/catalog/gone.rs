@@ -33,6 +33,10 @@ pub(super) fn view(registry: &Registry, view: &Object, note: bool) -> Result<Vec
             tables.insert(format!("{name}_v{number}"));
         }
     }
+    let reading = Change::Delete { kind: ObjectKind::StreamReading, project: project.clone(), name: name.clone() };
+    if registry.object(ObjectKind::StreamReading, &project, &name).is_ok() {
+        changes.push(reading);
+    }
     if note {
         changes.extend(tables.into_iter().map(|table| Change::Put(noted(&project, &table))));
     }
@@ -48,8 +52,8 @@ pub(super) fn project(registry: &Registry, project: &str, note: bool) -> Result<
     for ((kind, name), object) in registry.projects.get(project).into_iter().flat_map(|p| &p.objects) {
         match kind {
             kind if kind.is_view() => changes.extend(view(registry, object, note)?),
-            // a note stays until its rows are removed
-            ObjectKind::ClearedTable => {}
+            // a note stays until its rows are removed; a view's reading goes with it
+            ObjectKind::ClearedTable | ObjectKind::StreamReading => {}
             kind => changes.push(Change::Delete { kind: *kind, project: project.to_owned(), name: name.clone() }),
         }
     }
@@ -77,6 +81,7 @@ pub(super) fn is_pending(registry: &Registry, project: &str, view: &str) -> bool
         let rest = table.strip_prefix(view);
         rest.is_some_and(|rest| {
             rest.is_empty()
+                || rest.starts_with('@')
                 || rest.strip_prefix("_v").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
         })
     };
@@ -92,7 +97,7 @@ pub(super) fn still_pending(view: &str) -> Error {
     )
 }
 
-fn noted(project: &str, table: &str) -> Object {
+pub(super) fn noted(project: &str, table: &str) -> Object {
     let mut bytes = Vec::new();
     proto::raw::push(&mut bytes, NAME, table.as_bytes());
     proto::raw::push(&mut bytes, PROJECT, project.as_bytes());

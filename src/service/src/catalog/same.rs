@@ -43,7 +43,7 @@ pub(super) fn check_message(kind: ObjectKind, bytes: &Bytes) -> Result<()> {
         ObjectKind::Infra => of::<core::Infra>(bytes),
         ObjectKind::ProjectMetadata => of::<core::ProjectMetadata>(bytes),
         ObjectKind::FeatureViewVersion => of::<core::FeatureViewVersionRecord>(bytes),
-        ObjectKind::ClearedTable | ObjectKind::DatasetJob => Ok(()),
+        ObjectKind::ClearedTable | ObjectKind::DatasetJob | ObjectKind::StreamReading => Ok(()),
     };
     checked.map_err(|e| Error::invalid(format!("these bytes are no feast.core.{}: {e}", kind.class())).with_cause(e))
 }
@@ -167,7 +167,8 @@ impl Canonical {
             | ObjectKind::ProjectMetadata
             | ObjectKind::FeatureViewVersion
             | ObjectKind::ClearedTable
-            | ObjectKind::DatasetJob => Ok(Self { whole: bytes.to_vec(), schema: Vec::new() }),
+            | ObjectKind::DatasetJob
+            | ObjectKind::StreamReading => Ok(Self { whole: bytes.to_vec(), schema: Vec::new() }),
         }
     }
 

@@ -37,7 +37,8 @@ pub(super) fn views(
         return Ok((vec![view(registry, project, name, Some(number))?], Some(number)));
     }
     let views = match names {
-        None => of_project.views.values().filter(|v| refusal(v).is_none()).cloned().collect(),
+        // to build a view's windows anew is an intent of its own: with the others it is not meant
+        None => of_project.views.values().filter(|v| refusal(v).is_none() && !v.is_windowed()).cloned().collect(),
         Some(names) => names.iter().map(|name| view(registry, project, name, None)).collect::<Result<_>>()?,
     };
     Ok((views, None))
@@ -67,7 +68,9 @@ pub(super) fn same_rows(old: &View, now: &View) -> bool {
             ..source.clone()
         })
     };
+    let made = |view: &View| (view.aggregations.clone(), view.tiling_hop_us);
     (&old.join_keys, &old.features) == (&now.join_keys, &now.features)
+        && made(old) == made(now)
         && source(old) == source(now)
         && refusal(now).is_none()
 }
@@ -78,7 +81,12 @@ pub(super) fn same_rows(old: &View, now: &View) -> bool {
 pub(super) fn start(view: &View, start: Start, end: Timestamp, now: Timestamp) -> Result<Option<Timestamp>> {
     let last = view.materialized.iter().map(|(_, end)| Timestamp(*end)).max();
     let start = match start {
-        Start::At(start) => start,
+        Start::At(start) => {
+            reaches(view, start, end)?;
+            start
+        }
+        // the stream goes on where the last one ended: another one is for the whole
+        Start::Incremental if view.is_windowed() => last.unwrap_or(Timestamp(0)).min(Timestamp(0)),
         Start::Incremental => last.unwrap_or_else(|| {
             let back = if view.ttl_us > 0 { view.ttl_us } else { YEAR_US };
             Timestamp(now.micros() - back)
@@ -91,6 +99,26 @@ pub(super) fn start(view: &View, start: Start, end: Timestamp, now: Timestamp) -
         return Ok(None);
     }
     Err(Error::invalid(format!("start_ts ({start}) must be before end_ts ({end})")))
+}
+
+/// Windows that a backfill would leave without events that they span would be wrong, and nobody would see it.
+///
+/// Errors: a start inside of the widest window at the cut-over.
+fn reaches(view: &View, start: Timestamp, cut_over: Timestamp) -> Result<()> {
+    if !view.is_windowed() {
+        return Ok(());
+    }
+    let spec = crate::windows::spec_of(view)?;
+    let needed = spec.window_start(cut_over.micros());
+    if spec.widest_window() > 0 && start.micros() > needed {
+        return Err(Error::invalid(format!(
+            "feature view {}: its widest window reaches back to {} at {cut_over}, so a backfill from {start} would leave \
+             out events: start there or before",
+            view.name,
+            Timestamp(needed)
+        )));
+    }
+    Ok(())
 }
 
 /// The number of the one view's version that is asked for; `None` is the latest.
@@ -129,14 +157,17 @@ fn refusal(view: &View) -> Option<Error> {
     if view.disabled {
         return Some(Error::invalid(format!("FeatureView {name} is disabled: enable it before materializing it")));
     }
-    if view.is_windowed() {
-        return Some(Error::new(
-            Kind::Unsupported,
-            format!("{name} is computed from its stream: it needs no materialization, and backfill is not built yet"),
-        ));
-    }
     if view.batch_source.is_none() {
         return Some(Error::invalid(format!("FeatureView {name} has no batch source")));
+    }
+    if view.is_windowed() && view.stream_source.as_deref().and_then(model::schema::kafka).is_none() {
+        return Some(Error::new(
+            Kind::Unsupported,
+            format!(
+                "{name} is computed from pushed events, which its batch source would have to be put in front of: only a \
+                 view with a KafkaSource can be backfilled, since its stream can be read again from a cut-over on"
+            ),
+        ));
     }
     None
 }

@@ -53,6 +53,9 @@ pub(super) struct Part {
     pub(super) skipped: u64,
     #[prost(string, optional, tag = "11")]
     pub(super) error: Option<String>,
+    /// For windows: the generation of their state that is being made, beside the one that is read.
+    #[prost(int64, tag = "12")]
+    pub(super) generation: i64,
 }
 
 /// A job.

@@ -29,7 +29,7 @@ pub struct Runner {
 }
 
 /// Why a view's rows are not all written.
-enum Broken {
+pub(super) enum Broken {
     /// It failed.
     Failed(Error),
     /// Somebody wanted the job to end.
@@ -79,7 +79,7 @@ impl Runner {
 
 /// What reads, unless there is no need of it any more. Writes are not left half-way: rows of a deleted view are removed
 /// when all writes that began before have ended.
-async fn unless_stopped<T>(
+pub(super) async fn unless_stopped<T>(
     handle: &Handle,
     shutdown: &CancellationToken,
     read: impl Future<Output = Result<T>>,
@@ -141,7 +141,11 @@ impl Shared {
             (part.rows, part.applied, part.skipped) = (0, 0, 0);
         });
         self.jobs.save(handle).await;
-        let done = self.rows(handle, at, part, shutdown).await;
+        let done = match self.view_of(handle, part).await {
+            Ok(view) if view.is_windowed() => self.states(handle, at, part, &view, shutdown).await,
+            Ok(view) => self.rows(handle, at, part, &view, shutdown).await,
+            Err(error) => Err(error.into()),
+        };
         let now = self.ports.clock.now();
         self.jobs.change(handle, at, |part| match &done {
             Ok(()) => part.finish(State::Done, now, None),
@@ -156,19 +160,29 @@ impl Shared {
         done
     }
 
-    /// A view's rows from the source to the store, and the interval into the registry.
-    async fn rows(&self, handle: &Handle, at: usize, part: &Part, shutdown: &CancellationToken) -> Result<(), Broken> {
-        let (start, end) = (Timestamp(part.start_us), Timestamp(part.end_us));
+    async fn view_of(&self, handle: &Handle, part: &Part) -> Result<Arc<View>> {
         let registry = self.ports.catalog.refreshed().await?;
-        let view = choose::view(&registry, &handle.project, &part.view, part.version)?;
+        choose::view(&registry, &handle.project, &part.view, part.version)
+    }
+
+    /// A view's rows from the source to the store, and the interval into the registry.
+    async fn rows(
+        &self,
+        handle: &Handle,
+        at: usize,
+        part: &Part,
+        view: &View,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Broken> {
+        let (start, end) = (Timestamp(part.start_us), Timestamp(part.end_us));
         let began = self.ports.clock.now();
         let (mut rows, mut applied, mut told) = (0, 0, began.micros());
-        let mut batches = unless_stopped(handle, shutdown, self.ports.log.latest(&view, start..end)).await?;
+        let mut batches = unless_stopped(handle, shutdown, self.ports.log.latest(view, start..end)).await?;
         while let Some(batch) = unless_stopped(handle, shutdown, batches.next()).await? {
             let count = batch.len() as u64;
             let writes = batch.into_iter().map(|(key, row)| RowWrite { table: view.table.clone(), key, row }).collect();
             let _until_written = self.ports.catalog.writing_rows().await;
-            self.check_unchanged(&view)?;
+            self.check_unchanged(view)?;
             let written = self.ports.store.write(WriteBatch { rows: writes, ..WriteBatch::default() }).await?;
             rows += count;
             applied += written.applied as u64;
@@ -194,7 +208,7 @@ impl Shared {
     }
 
     /// A view that was deleted meanwhile gets no more rows, and one that was changed none that are not its own.
-    fn check_unchanged(&self, view: &View) -> Result<()> {
+    pub(super) fn check_unchanged(&self, view: &View) -> Result<()> {
         let registry = self.ports.catalog.snapshot();
         if !gone::in_use(&registry, &view.table) {
             return Err(Error::feature_view_not_found(&view.name, &view.project));

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use model::ports::{BoxFuture, RawEvent};
+use model::EntityKey;
+use model::ports::{BoxFuture, EventBatches, RawEvent, StateWrite, Table};
 use proptest::prelude::*;
 use proto::feast::{core, types as t};
+use std::sync::Arc;
+use window::Event;
 
 use super::*;
 
@@ -230,6 +233,18 @@ impl EventBatches for Batches {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<RawEvent>>>> {
         Box::pin(async { Ok(self.0.pop()) })
     }
+
+    fn skipped(&self) -> u64 {
+        0
+    }
+}
+
+async fn all(mut rebuild: Rebuild<'_>, mut batches: Batches) -> Vec<StateWrite> {
+    let mut out = Vec::new();
+    while let Some(states) = rebuild.next(&mut batches).await.expect("builds") {
+        out.extend(states);
+    }
+    out
 }
 
 proptest! {
@@ -249,9 +264,13 @@ proptest! {
             values: vec![of(Val::Int64Val(n))],
         };
         let end = Timestamp(T0 - cut * SECOND);
-        let mut batches = Batches(events.chunks(size).map(|c| c.iter().map(raw).collect()).collect());
+        let mut sorted: Vec<RawEvent> = events.iter().map(raw).filter(|e| e.time < end).collect();
+        sorted.sort_by(|a, b| (&a.key, a.time).cmp(&(&b.key, b.time)));
+        let mut batches: Vec<_> = sorted.chunks(size).map(<[RawEvent]>::to_vec).collect();
+        batches.reverse();
+        let rebuild = Rebuild::new(&view, &spec, Arc::new(Table::new("demo", "beside")), Timestamp(T0));
         let rebuilt = tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
-            .block_on(rebuild(&view, &spec, &mut batches, end, Timestamp(T0))).expect("builds");
+            .block_on(all(rebuild, Batches(batches)));
         let start = spec.window_start(T0);
         for k in 0..3 {
             let inside: Vec<i64> = events.iter().map(raw)

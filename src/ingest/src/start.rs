@@ -1,0 +1,52 @@
+//! Where the consumer of a view begins in a partition of which no position is stored: as the view's reading says
+//! ([`model::registry::Reading`]), else the configuration. Knows no store.
+
+use std::time::Duration;
+
+use model::registry::From;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::feed::Feed;
+use crate::settings::{OffsetReset, Settings};
+
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The offset; negative is the beginning, whatever that is. Asks the broker. Errors: it does not answer.
+pub(crate) fn offset<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    feed: &Feed,
+    partition: i32,
+    settings: &Settings,
+) -> Result<i64, String> {
+    let reading = &feed.view.reading;
+    let found = match (reading.from(), settings.auto_offset_reset) {
+        (From::Configured, OffsetReset::Earliest) | (From::Earliest, _) => return Ok(-1),
+        (From::Configured, OffsetReset::Latest) | (From::Latest, _) => end(consumer, &feed.topic, partition),
+        (From::Time, _) => {
+            // an event may have come before its time, by so much
+            let skew = i64::try_from(settings.future_skew.as_millis()).unwrap_or(i64::MAX);
+            let skew = if reading.cut_over_us.is_some() { skew } else { 0 };
+            let time = reading.from_us.div_euclid(1000).saturating_sub(skew).max(0);
+            of_time(consumer, &feed.topic, partition, time)
+        }
+    };
+    found.map_err(|e| format!("the start of partition {partition} cannot be found: {e}"))
+}
+
+fn end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32) -> KafkaResult<i64> {
+    Ok(consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT)?.1)
+}
+
+/// The first offset of a time (ms since the epoch) or later, by the broker's index; the end where there is none.
+fn of_time<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32, time: i64) -> KafkaResult<i64> {
+    let mut wanted = TopicPartitionList::with_capacity(1);
+    wanted.add_partition_offset(topic, partition, Offset::Offset(time))?;
+    let found = consumer.offsets_for_times(wanted, BROKER_TIMEOUT)?;
+    let offset = found.find_partition(topic, partition).map(|element| element.error().map(|()| element.offset()));
+    match offset.transpose()?.and_then(Offset::to_raw).filter(|offset| *offset >= 0) {
+        Some(offset) => Ok(offset),
+        None => end(consumer, topic, partition),
+    }
+}

@@ -1,0 +1,95 @@
+//! The backfill of a windowed view: its state is built from the raw events before a cut-over time, in a table beside the
+//! one that is read, and one commit of the registry goes over to it. From then on the stream is read from the cut-over
+//! on, and of it only events of that time and later are applied ([`model::registry::Reading`]): none is missed at the
+//! seam, and none counted twice.
+//!
+//! What a crash, a failure or a cancel leaves of the new table is removed before it is built again, or at once; the old
+//! state is read until the commit. Knows no Kafka and no file.
+
+use std::sync::Arc;
+
+use model::ports::{OnlineStore, Table, WriteBatch};
+use model::registry::View;
+use model::{Result, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::jobs::Handle;
+use super::record::Part;
+use super::runner::{Broken, unless_stopped};
+use crate::metrics;
+use crate::windows::{self, Rebuild};
+
+impl Shared {
+    /// A view's state from its raw events, and the registry over to it.
+    pub(super) async fn states(
+        &self,
+        handle: &Handle,
+        at: usize,
+        part: &Part,
+        view: &View,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Broken> {
+        let table = Arc::new(view.generation_table(part.generation));
+        let registry = self.ports.catalog.snapshot();
+        let now = registry.projects.get(&view.project).and_then(|p| p.views.get(&view.name));
+        if now.is_some_and(|now| now.table == table) {
+            // a crash came between the commit and the note that the job is done
+            return Ok(());
+        }
+        let built = self.build(handle, at, part, view, &table, shutdown).await;
+        if built.is_err() {
+            // a job that waits for the next start removes it then; what fails here is only space
+            remove(&*self.ports.store, &table).await;
+        }
+        built
+    }
+
+    async fn build(
+        &self,
+        handle: &Handle,
+        at: usize,
+        part: &Part,
+        view: &View,
+        table: &Arc<Table>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Broken> {
+        let (start, cut_over) = (Timestamp(part.start_us), Timestamp(part.end_us));
+        let (spec, columns) = (windows::spec_of(view)?, windows::columns(view));
+        let began = self.ports.clock.now();
+        self.ports.store.clear(table).await?;
+        let open = self.ports.log.events(view, &columns, start..cut_over);
+        let mut events = unless_stopped(handle, shutdown, open).await?;
+        let mut rebuild = Rebuild::new(view, &spec, Arc::clone(table), began);
+        let mut entities = 0;
+        while let Some(states) = unless_stopped(handle, shutdown, rebuild.next(&mut *events)).await? {
+            entities += states.len() as u64;
+            if !states.is_empty() {
+                let _until_written = self.ports.catalog.writing_rows().await;
+                self.check_unchanged(view)?;
+                self.ports.store.write(WriteBatch { states, ..WriteBatch::default() }).await?;
+            }
+            let (read, skipped) = (rebuild.applied + rebuild.too_old, events.skipped());
+            self.jobs.change(handle, at, |part| (part.rows, part.applied, part.skipped) = (read, entities, skipped));
+        }
+        let seconds = (self.ports.clock.now().micros() - began.micros()) as f64 / 1e6;
+        metrics::materialized(&view.project, &view.name, rebuild.applied, entities, events.skipped(), seconds);
+        self.ports.catalog.cut_over(view, part.generation, start, cut_over).await?;
+        tracing::info!(
+            project = view.project,
+            view = view.name,
+            events = rebuild.applied,
+            too_old = rebuild.too_old,
+            entities,
+            %cut_over,
+            "backfilled: the stream goes on from the cut-over"
+        );
+        Ok(())
+    }
+}
+
+async fn remove(store: &dyn OnlineStore, table: &Table) {
+    if let Err(error) = store.clear(table).await {
+        tracing::warn!(view = table.view, %error, "what an unfinished backfill left could not be removed");
+    }
+}
