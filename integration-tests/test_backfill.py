@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import requests
+from feast import StreamFeatureView
 
 from conftest import StartLarder
 from larder_env import kafka as broker
@@ -280,3 +281,51 @@ def test_the_command_shows_how_far_it_is_and_fails_with_the_reason(module_repo: 
     assert "paused" in larder("streams", "pause", name).stdout
     assert "paused" not in larder("streams", "resume", name).stdout
     assert "come from" not in larder("streams", "seek", name, "--to", "latest").stdout
+
+
+# --- a changed view -----------------------------------------------------------------------------------------------
+
+
+def changed(view: StreamFeatureView) -> StreamFeatureView:
+    """The view with the tag that lets its windows change."""
+    view.tags = {"larder.windows": "rebuild"}
+    return view
+
+
+def test_a_changed_view_is_refused_or_rebuilt_and_never_served_from_the_old_state(module_repo: Repo) -> None:
+    world, topic, name = module_repo, Topic(module_repo.kafka), "totals_changing"
+    history, now = random_events(21, 5, 200), now_us()
+    write_history(world.path, history)
+    recent = [(f"card-{number}", Event(now_us(), {"amount": 2.0, "quantity": 9})) for number in range(5)]
+    topic.send([message(card, event.ts, **event.values) for card, event in [*history, *recent]])
+    world.features.apply([CARD, windowed_view(name, topic, TOTALS)])
+    world.drained(topic, name)
+    events = by_card([*history, *recent])
+    assert_same(*settled(world, name, TOTALS, events))
+    other_window = [COUNT_DAY, Window("sum_1d", "sum", "quantity", HOUR)]
+    more = [*TOTALS, Window("max_1d", "max", "quantity", DAY)]
+    for new, what in [
+        (windowed_view(name, topic, other_window), "its aggregations"),
+        (windowed_view(name, topic, more), "its aggregations"),
+        (windowed_view(name, Topic(world.kafka), TOTALS), "its topic"),
+    ]:
+        with pytest.raises(Exception, match=f"{name}.*{what}.*changed.*larder.windows=rebuild.*larder backfill {name}"):
+            world.features.apply([CARD, new])
+        assert_same(*settled(world, name, TOTALS, events))
+    # another name for the same windows is served from the state that is there
+    renamed = [Window("n_1d", "count", "", DAY), TOTALS[1]]
+    world.features.apply([CARD, windowed_view(name, topic, renamed)])
+    assert_same(*settled(world, name, renamed, events))
+
+    world.features.apply([CARD, changed(windowed_view(name, topic, more))])
+    body = {"features": [f"{name}:sum_1d"], "entities": {"card_id": ["card-0"]}}
+    refused = world.larder.post("/get-online-features", body)
+    assert refused.status_code == 503
+    assert f"larder backfill {name}" in refused.text
+    world.backfill(name, now)
+    world.drained(topic, name)
+    assert_same(*settled(world, name, more, events))
+    # and back, by history alone: the topic is another one
+    world.features.apply([CARD, changed(windowed_view(name, Topic(world.kafka), TOTALS))])
+    world.backfill(name, now)
+    assert_same(*settled(world, name, TOTALS, by_card(history)))

@@ -34,8 +34,9 @@ pub(crate) async fn check(feed: &Feed, store: &dyn OnlineStore) -> Result<(), St
         Some(bytes) if bytes == definition.as_bytes() => Ok(()),
         Some(bytes) => Err(Stop::Blocked(format!(
             "the definition of its windows changed since its state was built (it was [{}], it is [{definition}]), and \
-             state of one definition cannot be continued under another: apply the old definition again, register the \
-             new one under another name, or delete the view (`feast feature-views delete`, or leave it out and \
+             state of one definition cannot be continued under another: rebuild its state from its batch source \
+             (`larder backfill`), apply the old definition again, register the new one under another name, or delete \
+             the view (`feast feature-views delete`, or leave it out and \
              `feast apply`) and apply it again, which rebuilds its state from the stream",
             String::from_utf8_lossy(&bytes)
         ))),

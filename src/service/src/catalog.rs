@@ -8,6 +8,7 @@
 //! Knows no wire, no sled and no file. Source of the rules: `feast/infra/registry/registry.py`.
 
 mod apply;
+mod changed;
 pub mod features;
 pub mod gone;
 mod known;
@@ -262,6 +263,7 @@ impl Inner {
         }
         let next = current.changed(changes.iter().cloned())?;
         apply::check(&next, &changes)?;
+        changed::check(&current, &next, &changes)?;
         tell(&changes);
         self.set_known(None);
         self.store.commit(changes).await?;
