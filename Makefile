@@ -18,7 +18,7 @@ export LARDER_CACHE
 export PYTHONWARNINGS ?= ignore
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup build demo test test-rust test-integration fuzz bench-online bench-offline bench-streams lint advisories format clean
+.PHONY: help parity soak-parity setup build demo test test-rust test-integration fuzz bench-online bench-offline bench-streams lint advisories format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -64,6 +64,14 @@ bench-streams: ## windows over 1,000,000 events through the consumer's pipeline,
 	test -s $(TARGET)/bench-streams/events.jsonl || python3 ../shared/bench/events.py $(TARGET)/bench-streams/events.jsonl
 	$(TARGET)/release/larder-bench streams --events $(TARGET)/bench-streams/events.jsonl \
 	    --work $(TARGET)/bench-streams $(BENCH_ARGS)
+
+parity: build ## windows online beside training sets at the same moment: zero differences is the only good number
+	LARDER_BIN=$(abspath $(TARGET))/debug/larder \
+	    .venv/bin/python -m pytest -c integration-tests/pytest.ini integration-tests/test_parity.py -q
+
+soak-parity: build ## the same with random histories for SOAK_SECONDS=600
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) LARDER_BIN=$(abspath $(TARGET))/debug/larder \
+	    .venv/bin/python -m pytest -c integration-tests/pytest.ini integration-tests/test_parity.py -q -k random
 
 lint: ## rustfmt, clippy, cargo-deny, typos, ruff, mypy
 	@scripts/setup.sh --lint

@@ -26,6 +26,25 @@ pub(crate) enum Command {
     /// The streams of a running server: how far they are read; pause, resume or seek one
     #[cfg(feature = "offline")]
     Streams(Streams),
+    /// Compare what a running server serves of a windowed view with what a training set has; fails unless all is the same
+    #[cfg(feature = "offline")]
+    Parity(Parity),
+}
+
+/// Flags of `parity`.
+#[cfg(feature = "offline")]
+#[derive(Debug, Args)]
+pub(crate) struct Parity {
+    /// The view
+    pub(crate) view: String,
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// Entities of its history that are compared at a time
+    #[arg(long, default_value_t = 100)]
+    pub(crate) entities: usize,
+    /// Go on at other times and with other entities for so many seconds; 0 is once
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) seconds: u64,
 }
 
 /// Which running server is asked.

@@ -7,6 +7,8 @@ mod config;
 #[cfg(feature = "offline")]
 mod export;
 mod observe;
+#[cfg(feature = "offline")]
+mod parity;
 mod run;
 mod telemetry;
 
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         cli::Command::Streams(options) => {
             run(config::read(&options.server.dir), |config| admin::streams(config, options))
         }
+        #[cfg(feature = "offline")]
+        cli::Command::Parity(options) => run(config::read(&options.server.dir), |config| parity::run(config, options)),
     }
 }
 

@@ -13,6 +13,7 @@ use server::listen::Routed;
 use service::catalog::{Catalog, CatalogSettings};
 use service::datasets::Datasets;
 use service::materialize::{self, Materializer};
+use service::parity::Parity;
 use service::push::Pusher;
 use service::retrieve::Retriever;
 use service::streams::Streams;
@@ -358,12 +359,15 @@ async fn listen(
 fn online_face(config: &Config, shared: &Shared) -> server::Online {
     let project = || config.project.clone();
     let (catalog, store) = (|| shared.catalog.clone(), || shared.store.clone());
+    let retriever = Arc::new(
+        Retriever::new(catalog(), store(), shared.clock.clone(), project(), config.limits.of_reads())
+            .with_transformer(shared.transformer.clone())
+            .with_live(shared.live.clone()),
+    );
+    let compared = |log| Parity { catalog: catalog(), retriever: retriever.clone(), log, clock: shared.clock.clone() };
     server::Online {
-        retriever: Arc::new(
-            Retriever::new(catalog(), store(), shared.clock.clone(), project(), config.limits.of_reads())
-                .with_transformer(shared.transformer.clone())
-                .with_live(shared.live.clone()),
-        ),
+        parity: shared.log.clone().map(compared),
+        retriever: retriever.clone(),
         pusher: Arc::new(
             Pusher::new(catalog(), store(), shared.log.clone(), shared.clock.clone(), project())
                 .with_transformer(shared.transformer.clone())

@@ -402,6 +402,14 @@ pub trait OfflineLog: Send + Sync {
         columns: &'a [String],
         range: Range<Timestamp>,
     ) -> BoxFuture<'a, Result<Box<dyn EventBatches>>>;
+
+    /// What a training set has of a windowed view at one time: per feature of the view one value per key.
+    fn windows_at<'a>(
+        &'a self,
+        view: &'a View,
+        keys: &'a [EntityKey],
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Value>>>>;
 }
 
 /// Rows for [`OfflineLog::append`]: join keys and features by name, with a version per row.

@@ -26,6 +26,7 @@ mod known;
 mod latest;
 mod log;
 mod metrics;
+mod parity;
 mod plan;
 mod pull;
 mod request;

@@ -78,6 +78,17 @@ impl OfflineLog for Offline {
                 as Box<dyn EventBatches>)
         })
     }
+
+    fn windows_at<'a>(
+        &'a self,
+        view: &'a View,
+        keys: &'a [EntityKey],
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Value>>>> {
+        let (offline, view, keys) = (self.clone(), view.clone(), keys.to_vec());
+        let asked = self.background.handle().spawn(async move { offline.windows_of(&view, &keys, at).await });
+        Box::pin(async move { asked.await.map_err(|e| Error::internal("the training set broke off", e))? })
+    }
 }
 
 /// The join keys in the order of the cut's key columns; none without entities.

@@ -5,6 +5,7 @@ pub(crate) mod features;
 mod frame;
 pub mod json;
 mod materialize;
+mod parity;
 mod request;
 mod streams;
 mod write;
@@ -40,6 +41,7 @@ fn routes() -> Router<Projects> {
         .route("/streams/{view}/pause", post(streams::pause))
         .route("/streams/{view}/resume", post(streams::resume))
         .route("/streams/{view}/seek", post(streams::seek))
+        .route("/parity/{view}", post(parity::check))
         .route("/search", post(search))
         .route("/retrieve-online-documents", post(search))
         .route("/health", get(|| async { StatusCode::OK }))

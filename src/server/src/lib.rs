@@ -15,6 +15,7 @@ use std::sync::Arc;
 use service::catalog::Catalog;
 use service::datasets::Datasets;
 use service::materialize::Materializer;
+use service::parity::Parity;
 use service::push::Pusher;
 use service::retrieve::Retriever;
 use service::streams::Streams;
@@ -36,6 +37,8 @@ pub struct Online {
     pub datasets: Option<Arc<Datasets>>,
     /// The streams of views; absent where the server was built without Kafka.
     pub streams: Option<Streams>,
+    /// Online beside offline; absent where there is no offline side.
+    pub parity: Option<Parity>,
     /// What a request may be at most.
     pub limits: Limits,
 }
@@ -43,8 +46,10 @@ pub struct Online {
 impl Online {
     /// The same for another project.
     fn of_project(&self, project: &str) -> Self {
+        let retriever = Arc::new(self.retriever.of_project(project));
         Self {
-            retriever: Arc::new(self.retriever.of_project(project)),
+            parity: self.parity.as_ref().map(|p| Parity { retriever: retriever.clone(), ..p.clone() }),
+            retriever,
             pusher: Arc::new(self.pusher.of_project(project)),
             materializer: self.materializer.as_ref().map(|m| Arc::new(m.of_project(project))),
             datasets: self.datasets.clone(),

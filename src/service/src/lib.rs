@@ -6,6 +6,7 @@ pub mod clear;
 pub mod datasets;
 pub mod materialize;
 mod metrics;
+pub mod parity;
 pub mod push;
 pub mod retrieve;
 pub mod streams;

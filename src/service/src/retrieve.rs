@@ -89,6 +89,12 @@ impl Retriever {
             .with_live(self.live.clone())
     }
 
+    /// The same at another clock's time.
+    #[must_use]
+    pub fn at(&self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self.of_project(&self.project) }
+    }
+
     /// The project whose features are read.
     pub fn project(&self) -> &str {
         &self.project
