@@ -41,12 +41,11 @@ fn end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i
 
 /// The first offset of a time (ms since the epoch) or later, by the broker's index; the end where there is none.
 fn of_time<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32, time: i64) -> KafkaResult<i64> {
+    // before the broker is asked: what comes between the two answers must not be left out
+    let end = end(consumer, topic, partition)?;
     let mut wanted = TopicPartitionList::with_capacity(1);
     wanted.add_partition_offset(topic, partition, Offset::Offset(time))?;
     let found = consumer.offsets_for_times(wanted, BROKER_TIMEOUT)?;
     let offset = found.find_partition(topic, partition).map(|element| element.error().map(|()| element.offset()));
-    match offset.transpose()?.and_then(Offset::to_raw).filter(|offset| *offset >= 0) {
-        Some(offset) => Ok(offset),
-        None => end(consumer, topic, partition),
-    }
+    Ok(offset.transpose()?.and_then(Offset::to_raw).filter(|offset| *offset >= 0).unwrap_or(end))
 }

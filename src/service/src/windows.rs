@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use model::registry::View;
 use model::value::proto_value::Val;
-use model::{Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
+use model::{EntityKey, Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
 use window::{AggregationDef, ColumnType, Output, Scalar, Spec, State, Tiling};
 
 use crate::metrics;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use model::EntityKey;
 use model::ports::{BoxFuture, EventBatches, RawEvent, StateWrite, Table};
 use proptest::prelude::*;
 use proto::feast::{core, types as t};
