@@ -11,8 +11,8 @@
 //! checksum = CRC-32 (IEEE) of the fingerprint and all behind it
 //! ```
 //!
-//! Version 1, of Larder 0.2, had no checksum, and the distinct values of each tile where the tile's partials stand; it
-//! is read, and written as version 2.
+//! Version 1 had no checksum, the distinct values of each tile where the tile's partials stand, and registers and
+//! buckets by their numbers instead of the gaps between them; it is read, and written as version 2.
 
 mod reader;
 
@@ -86,7 +86,7 @@ impl State {
     /// [`Error::Version`] if another format wrote it, [`Error::Fingerprint`] if it belongs to
     /// another definition, [`Error::Corrupt`] if the bytes are no state.
     pub fn decode(spec: &Spec, bytes: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader { bytes, offset: 0 };
+        let mut reader = Reader { bytes, offset: 0, gaps: bytes.first() != Some(&FIRST_VERSION) };
         match reader.byte()? {
             FIRST_VERSION => {}
             VERSION => {
@@ -240,16 +240,23 @@ fn partial_out(out: &mut Vec<u8>, partial: &Partial) {
         Partial::Distinct(_) => {}
         Partial::Registers(registers) => {
             varint(out, registers.len() as u128);
+            let mut next = 0;
             for (index, rank) in registers {
-                varint(out, (*index).into());
+                varint(out, (index - next).into());
                 varint(out, (*rank).into());
+                next = index + 1;
             }
         }
         Partial::Buckets(buckets) => {
             varint(out, buckets.len() as u128);
+            let mut before = None;
             for (bucket, n) in buckets {
-                signed(out, (*bucket).into());
+                match before {
+                    None => signed(out, (*bucket).into()),
+                    Some(before) => varint(out, bucket.abs_diff(before).into()),
+                }
                 varint(out, (*n).into());
+                before = Some(*bucket);
             }
         }
     }

@@ -46,10 +46,20 @@ impl PartialKind {
         )
     }
 
+    /// Whether what is merged can be taken out again, to the last bit.
+    pub(crate) fn is_counted(self) -> bool {
+        matches!(self, Self::Buckets | Self::Histogram)
+    }
+
     /// Several of this kind, ascending in time, as one; `empty` is one of no value.
     pub(crate) fn merged(self, empty: &Partial, parts: &[&Partial]) -> Partial {
         if self == Self::Buckets {
             return Partial::Buckets(sketch::totals(parts.iter().map(|part| part.buckets())));
+        }
+        if let Partial::Ranked(empty) = empty {
+            let lists =
+                parts.iter().filter_map(|part| if let Partial::Ranked(list) = part { Some(list) } else { None });
+            return Partial::Ranked(Ranked::of(empty, lists));
         }
         let mut merged = empty.clone();
         for part in parts {
@@ -121,6 +131,31 @@ impl Partial {
             (PartialKind::Distinct, _) => Self::Distinct(0),
             (PartialKind::Registers, _) => Self::Registers(Vec::new()),
             (PartialKind::Buckets, _) => Self::Buckets(Vec::new()),
+        }
+    }
+
+    /// Gives back the memory that nothing stands in: most tiles get no more events.
+    pub(crate) fn shrink(&mut self) {
+        match self {
+            Self::Recent(kept) | Self::Firsts(kept) => kept.values.shrink_to_fit(),
+            Self::Ranked(ranked) => ranked.values.shrink_to_fit(),
+            Self::Histogram(counts) => counts.shrink_to_fit(),
+            Self::Registers(registers) => registers.shrink_to_fit(),
+            Self::Buckets(buckets) => buckets.shrink_to_fit(),
+            _ => {}
+        }
+    }
+
+    /// Takes out what was merged before; for counts alone.
+    pub(crate) fn remove(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Buckets(buckets), Self::Buckets(x)) => sketch::take_out(buckets, x),
+            (Self::Histogram(counts), Self::Histogram(x)) => {
+                for (category, n) in x {
+                    ranked::discount(counts, category, *n);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -1,6 +1,8 @@
 //! The greatest or least values, and counts by value, both as sorted lists that merge. Knows no time.
 
 use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 use crate::scalar::Scalar;
 use crate::sketch::canonical;
@@ -39,17 +41,73 @@ impl Ranked {
         }
     }
 
+    /// Many merged, by their heads: only values that are kept are looked at twice.
+    pub(crate) fn of<'a>(empty: &Self, parts: impl Iterator<Item = &'a Self>) -> Self {
+        let mut heads: BinaryHeap<Head<'a>> =
+            parts.filter_map(|part| Some(Head { first: empty.first, rest: part.values.split_first()? })).collect();
+        let mut merged = empty.clone();
+        while merged.values.len() < empty.k
+            && let Some(mut head) = heads.peek_mut()
+        {
+            merged.values.push(head.rest.0.clone());
+            match head.rest.1.split_first() {
+                Some(rest) => head.rest = rest,
+                None => {
+                    PeekMut::pop(head);
+                }
+            }
+        }
+        merged
+    }
+
     /// Whether the values stand in order, and are no more than `k`.
     pub(crate) fn holds(&self) -> bool {
         self.values.len() <= self.k && self.values.windows(2).all(|two| two[0].order(&two[1]) != self.first.reverse())
     }
 }
 
+/// What is left of one list; the head that comes first is the greatest.
+struct Head<'a> {
+    first: Ordering,
+    rest: (&'a Scalar, &'a [Scalar]),
+}
+
+impl Ord for Head<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = self.rest.0.order(other.rest.0);
+        if self.first == Ordering::Greater { order } else { order.reverse() }
+    }
+}
+
+impl PartialOrd for Head<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Head<'_> {}
+
 /// All NaN are one value, so that the order of events does not show.
 fn one_nan(value: &Scalar) -> Scalar {
     match value {
         Scalar::Float(x) if x.is_nan() => Scalar::Float(f64::NAN),
         other => other.clone(),
+    }
+}
+
+/// Takes from the count of a value, which was added before.
+pub(crate) fn discount(counts: &mut Vec<(Scalar, u64)>, value: &Scalar, n: u64) {
+    if let Ok(at) = counts.binary_search_by(|(known, _)| known.order(value)) {
+        counts[at].1 = counts[at].1.saturating_sub(n);
+        if counts[at].1 == 0 {
+            counts.remove(at);
+        }
     }
 }
 

@@ -75,6 +75,9 @@ pub(crate) fn read<'a>(
             }
             Partial::Sessions(open)
         }
+        (kind, _) if kind.is_counted() => {
+            tiles.all_but(first, read.slot).unwrap_or_else(|| kind.merged(empty, &tiles.parts(first, read.slot)))
+        }
         (kind, empty) => kind.merged(empty, &tiles.parts(first, read.slot)),
     };
     for event in due {

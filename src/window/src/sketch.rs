@@ -133,6 +133,18 @@ pub(crate) fn count(buckets: &mut Vec<(i32, u64)>, bucket: i32, n: u64) {
     }
 }
 
+/// Takes counts that were added out again. Both are sorted.
+pub(crate) fn take_out(buckets: &mut Vec<(i32, u64)>, other: &[(i32, u64)]) {
+    let mut others = other.iter().peekable();
+    buckets.retain_mut(|(bucket, n)| {
+        while others.next_if(|(known, _)| known < bucket).is_some() {}
+        if let Some((_, out)) = others.next_if(|(known, _)| known == bucket) {
+            *n = n.saturating_sub(*out);
+        }
+        *n > 0
+    });
+}
+
 /// How wide a range of buckets is counted by their place: beyond it, one by one.
 const DENSE: i32 = 1 << 14;
 

@@ -52,6 +52,8 @@ pub(crate) struct Tiles {
     /// Ascending; the tiles of a block's span merged, for those kinds that are worth it. Only spans behind the last
     /// tile's have one, and not each of them.
     blocks: VecDeque<Tile>,
+    /// For each slot of counts, all tiles together, once there are blocks: what a window leaves out is taken out.
+    whole: Vec<(usize, Partial)>,
     /// For each slot of distinct values: the last tile that each was seen in. A window ends with the last tile, so a
     /// value is in it if that tile is, and the tiles need only count.
     latest: Vec<BTreeMap<Member, i64>>,
@@ -115,6 +117,9 @@ impl Tiles {
                 }
             }
         }
+        for (place, whole) in &mut self.whole {
+            add_to(whole, set.slots[*place].column, types, ts_us, columns);
+        }
         if self.blocks.back().is_some_and(|last| last.index >= index.div_euclid(BLOCK)) {
             let block = self.blocks.binary_search_by_key(&index.div_euclid(BLOCK), |block| block.index);
             if let Ok(block) = block {
@@ -148,7 +153,9 @@ impl Tiles {
     /// Drops what lies before the tile `first`.
     pub(crate) fn evict(&mut self, first: i64) {
         let expired = self.finest.partition_point(|tile| tile.index < first);
-        self.finest.drain(..expired);
+        for tile in self.finest.drain(..expired) {
+            take_out(&mut self.whole, &tile);
+        }
         if self.finest.capacity() > 2 * self.finest.len() + 8 {
             self.finest.shrink_to_fit();
         }
@@ -173,6 +180,19 @@ impl Tiles {
         }
         parts.extend(self.finest.range(at..).map(|tile| &tile.partials[slot]));
         parts
+    }
+
+    /// All tiles together without those before `first`, where that is known and is the shorter way.
+    pub(crate) fn all_but(&self, first: i64, slot: usize) -> Option<Partial> {
+        let (_, whole) = self.whole.iter().find(|(place, _)| *place == slot)?;
+        let out = self.finest.partition_point(|tile| tile.index < first);
+        (out < BLOCK as usize).then(|| {
+            let mut rest = whole.clone();
+            for tile in self.finest.range(..out) {
+                rest.remove(&tile.partials[slot]);
+            }
+            rest
+        })
     }
 
     /// The finest partial results of one slot from tile `first` on, ascending in time.
@@ -208,6 +228,9 @@ impl Tiles {
                 if last.is_some_and(|last| last.div_euclid(PRUNE) < index.div_euclid(PRUNE)) {
                     self.prune(set);
                 }
+                if let Some(last) = self.finest.back_mut() {
+                    last.partials.iter_mut().for_each(Partial::shrink);
+                }
                 self.finest.push_back(Tile { index, partials: set.empty.clone() });
                 self.finest.len() - 1
             }
@@ -217,7 +240,9 @@ impl Tiles {
     /// Drops tiles before `first`, and distinct values once most are gone.
     fn make_room(&mut self, first: i64) {
         let before = self.finest.len();
-        while self.finest.pop_front_if(|tile| tile.index < first).is_some() {}
+        while let Some(tile) = self.finest.pop_front_if(|tile| tile.index < first) {
+            take_out(&mut self.whole, &tile);
+        }
         if self.finest.len() < before {
             self.drop_blocks(first);
             if self.latest.is_empty() {
@@ -245,6 +270,15 @@ impl Tiles {
     fn close(&mut self, set: &TileSet) {
         if !set.slots.iter().any(|slot| slot.kind.in_blocks()) {
             return;
+        }
+        if self.whole.is_empty() {
+            let counted = set.slots.iter().enumerate().filter(|(_, slot)| slot.kind.is_counted());
+            self.whole = counted
+                .map(|(place, slot)| {
+                    let parts: Vec<&Partial> = self.finest.iter().map(|tile| &tile.partials[place]).collect();
+                    (place, slot.kind.merged(&set.empty[place], &parts))
+                })
+                .collect();
         }
         let done = self.blocks.back().map(|block| block.index);
         let mut at = done.map_or(0, |done| self.finest.partition_point(|tile| tile.index.div_euclid(BLOCK) <= done));
@@ -275,6 +309,13 @@ impl Tiles {
                 }
             }
         }
+    }
+}
+
+/// Takes a tile that goes out of the counts of all.
+fn take_out(whole: &mut [(usize, Partial)], tile: &Tile) {
+    for (place, whole) in whole {
+        whole.remove(&tile.partials[*place]);
     }
 }
 

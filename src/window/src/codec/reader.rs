@@ -15,6 +15,8 @@ use crate::timed::{Decay, Recent, Session, Sessions};
 pub(super) struct Reader<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) offset: usize,
+    /// Registers and buckets stand by the gaps between them.
+    pub(super) gaps: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -172,8 +174,9 @@ impl<'a> Reader<'a> {
             Partial::Registers(_) => {
                 let mut registers: Vec<Register> = Vec::new();
                 for _ in 0..self.varint()? {
-                    let (index, rank) = (u16::try_from(self.varint()?), u8::try_from(self.varint()?));
-                    match (index, rank) {
+                    let next = registers.last().map_or(0, |(last, _)| u128::from(*last) + 1);
+                    let index = self.varint()?.saturating_add(if self.gaps { next } else { 0 });
+                    match (u16::try_from(index), u8::try_from(self.varint()?)) {
                         (Ok(index), Ok(rank @ 1..=53))
                             if index < 4096 && registers.last().is_none_or(|(last, _)| *last < index) =>
                         {
@@ -187,8 +190,14 @@ impl<'a> Reader<'a> {
             Partial::Buckets(_) => {
                 let mut buckets: Vec<(i32, u64)> = Vec::new();
                 for _ in 0..self.varint()? {
-                    let (bucket, n) = (i32::try_from(self.signed()?), self.count()?);
-                    match bucket {
+                    let bucket = match buckets.last() {
+                        Some((last, _)) if self.gaps => {
+                            i128::from(*last).saturating_add(i128::try_from(self.varint()?).unwrap_or(i128::MAX))
+                        }
+                        _ => self.signed()?,
+                    };
+                    let n = self.count()?;
+                    match i32::try_from(bucket) {
                         Ok(bucket)
                             if is_bucket(bucket) && n > 0 && buckets.last().is_none_or(|(last, _)| *last < bucket) =>
                         {

@@ -242,3 +242,29 @@ fn distinct_values_are_pinned_and_those_of_the_first_version_are_read() {
     assert_eq!(state.evaluate(&spec, 0).unwrap().values, [Scalar::Int(3)]);
     assert_eq!(state.evaluate(&spec, S).unwrap().values, [Scalar::Int(2)]);
 }
+
+#[test]
+fn buckets_and_registers_are_pinned_and_those_of_the_first_version_are_read() {
+    let defs = [def("m", "median", "clicks", S, 0), def("d", "approx_count_distinct", "clicks", S, 0)];
+    let spec = spec(&defs, Tiling::default());
+    let mut state = State::new(&spec);
+    for clicks in [-1, 1] {
+        state.apply(&spec, Event { ts_us: 0, columns: &[Scalar::Int(clicks)] }, 0).unwrap();
+    }
+    let head = [&spec.fingerprint().to_le_bytes()[..], &[0; 8], &[1], &[0; 8], &[1, 0]].concat();
+    let mut bytes = Vec::new();
+    state.encode(&spec, &mut bytes);
+    let Some(body) = bytes[FRAME..].strip_prefix(&head[..]) else { panic!("{bytes:?}") };
+    // two registers: the first by its number, the second by how many lie between them
+    let (registers, buckets) = body.split_at(body.len() - 10);
+    let number = |bytes: &[u8]| u16::from(bytes[0] & 0x7f) | u16::from(bytes[1]) << 7;
+    let (first, gap) = (number(&registers[1..3]), number(&registers[4..6]));
+    assert_eq!((registers.len(), registers[0]), (7, 2), "{registers:?}");
+    // the buckets of -1 and 1, -100,000 and 100,000, once each; nothing pending
+    assert_eq!(buckets, [2, 0xbf, 0x9a, 0x0c, 1, 0xc0, 0x9a, 0x0c, 1, 0]);
+
+    let second = first + gap + 1;
+    let by_number = [&registers[..4], &[second as u8 | 0x80, (second >> 7) as u8, registers[6]]].concat();
+    let old = [&[1], &head[..], &by_number, &[2, 0xbf, 0x9a, 0x0c, 1, 0xc0, 0x9a, 0x0c, 1, 0]].concat();
+    assert_eq!(State::decode(&spec, &old).unwrap(), state);
+}
