@@ -41,6 +41,9 @@ pub(crate) struct Config {
     /// How object stores are reached, besides what the environment says.
     #[cfg_attr(not(feature = "offline"), allow(dead_code))]
     pub(crate) object_store: Hidden,
+    /// Where the events of streams are kept; `None` keeps none.
+    #[cfg_attr(not(feature = "offline"), allow(dead_code))]
+    pub(crate) event_log: Option<PathBuf>,
     pub(crate) ingest: Ingest,
     pub(crate) telemetry: Telemetry,
     pub(crate) limits: Limits,
@@ -272,6 +275,7 @@ impl Config {
             online: OnlineStore::default(),
             offline_memory_bytes: 1 << 30,
             object_store: Hidden::default(),
+            event_log: None,
             ingest: Ingest::default(),
             telemetry: Telemetry {
                 log: "info".into(),

@@ -292,6 +292,7 @@ pub(crate) fn open_offline(
         memory_limit_bytes: usize::try_from(config.offline_memory_bytes).unwrap_or(usize::MAX),
         default_project: Some(config.project.clone()),
         object_store: object_store(config),
+        event_log: config.event_log.clone(),
         ..offline::Settings::default()
     };
     let catalog = catalog.clone();

@@ -2,6 +2,7 @@
 //! offline log, the transformer, the clock. Knows none of the things that answer.
 
 mod datasets;
+mod event_log;
 mod jobs;
 
 use std::cmp::Ordering;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use datasets::{DatasetPreview, DatasetRetrieval, DatasetRows, DatasetStore, EntityRows, KeptDataset};
+pub use event_log::{EventAppender, EventLog, LogOf, LoggedEvent};
 pub use jobs::JobStore;
 
 use crate::entity_key::{EntityKey, EntityKeys};

@@ -4,7 +4,7 @@
 //! Source: `FileSource` and `offline_write_batch` in `feast/infra/offline_stores/dask.py`.
 
 mod columns;
-mod local;
+pub(crate) mod local;
 mod object;
 pub(crate) mod partitions;
 

@@ -19,12 +19,14 @@ use datafusion::logical_expr::{Expr, SortExpr, cast, lit, when};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
 use futures::StreamExt;
+use model::registry::View;
 use model::{Error, Kind, Result};
 use proto::feast::core::DataSource;
 
 use crate::Settings;
 use crate::convert::utc_micros;
 use crate::error::{damage, engine, sql as sql_error};
+use crate::event_log::Log;
 use crate::keys::KeyType;
 use crate::scan::{ParquetFiles, Pieces};
 use crate::source::{Location, missing};
@@ -46,6 +48,7 @@ pub(crate) struct Engine {
     runtime: Arc<RuntimeEnv>,
     config: SessionConfig,
     memory_limit: usize,
+    log: Option<Log>,
 }
 
 /// A source whose files are open.
@@ -137,7 +140,14 @@ impl Engine {
         config.options_mut().execution.sort_spill_reservation_bytes = reserve;
         config.options_mut().execution.parquet.schema_force_view_types = false;
         let stores = Stores::new(settings.object_store.clone())?;
-        Ok(Self { repo: settings.repo_dir.clone(), stores, runtime, config, memory_limit: settings.memory_limit_bytes })
+        Ok(Self {
+            repo: settings.repo_dir.clone(),
+            stores,
+            runtime,
+            config,
+            memory_limit: settings.memory_limit_bytes,
+            log: settings.event_log.clone().map(Log::new),
+        })
     }
 
     /// Memory that is not DataFusion's own, counted against the same limit.
@@ -178,18 +188,39 @@ impl Engine {
         &self.stores
     }
 
+    /// The event log, if one is kept.
+    pub(crate) fn log(&self) -> Option<&Log> {
+        self.log.as_ref()
+    }
+
     /// Opens a source.
     ///
     /// Errors: a source that is neither Parquet nor Delta, has no file, or has one that cannot be read.
     pub(crate) async fn open(&self, source: &Arc<DataSource>) -> Result<Table> {
+        self.open_with(source, None).await
+    }
+
+    /// Opens a view's source, and behind it the events that the view's stream brought, where they are kept.
+    ///
+    /// Errors: as [`Engine::open`].
+    pub(crate) async fn open_history(&self, source: &Arc<DataSource>, view: &View) -> Result<Table> {
+        self.open_with(source, self.log.as_ref().map(|log| (log, view))).await
+    }
+
+    async fn open_with(&self, source: &Arc<DataSource>, log: Option<(&Log, &View)>) -> Result<Table> {
         let location = Location::of(source, &self.repo, &self.stores)?;
         let named = |e: Error| match e.kind() {
             Kind::Internal => e,
             _ => Error::of_class(e.kind(), e.class(), format!("data source '{}': {}", source.name, e.message())),
         };
         let mut tries = OPENINGS;
+        // Files of the log that were listed stay until they are open.
+        let _unmerged = if let Some((log, _)) = log { Some(log.merging.read().await) } else { None };
         let files = loop {
-            let listing = location.list().await.map_err(named)?;
+            let mut listing = location.list().await.map_err(named)?;
+            if let Some((log, view)) = log {
+                listing.behind(log.files(view)?).map_err(named)?;
+            }
             if listing.files.is_empty() && listing.schema.is_none() {
                 return Err(missing(source, &location));
             }

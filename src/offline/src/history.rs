@@ -125,7 +125,7 @@ pub(crate) async fn open(engine: &Engine, view: &View) -> Result<(Table, Cut)> {
             view.name
         ))
     })?;
-    let table = engine.open(source).await?;
+    let table = engine.open_history(source, view).await?;
     let time = if source.timestamp_field.is_empty() { view.event_time_column() } else { &source.timestamp_field };
     let time = time_column(source, &table.schema, time)?
         .ok_or_else(|| Error::invalid(format!("data source '{}' has no timestamp_field", source.name)))?;

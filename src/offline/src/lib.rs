@@ -16,6 +16,7 @@ mod convert;
 mod datasets;
 mod engine;
 mod error;
+mod event_log;
 pub mod export;
 pub mod flight;
 mod frame;
@@ -42,7 +43,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::ports::{Clock, Transformer};
+use model::ports::{Clock, EventLog, Transformer};
 use model::registry::Registry;
 use model::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,8 @@ pub struct Settings {
     /// The project of requests that name none (writes and pulls of the SDK do not); where it is unset,
     /// the only project that has the object.
     pub default_project: Option<String>,
+    /// Where the events of streams are kept, by project, view and topic; `None` keeps none.
+    pub event_log: Option<PathBuf>,
     /// How object stores are reached.
     #[serde(skip)]
     pub object_store: ObjectStoreOptions,
@@ -86,6 +89,7 @@ impl Default for Settings {
             max_message_bytes: (2 << 30) - 1,
             upload_ttl: Duration::from_hours(1),
             default_project: None,
+            event_log: None,
             object_store: ObjectStoreOptions::default(),
         }
     }
@@ -129,6 +133,11 @@ impl Offline {
     /// Memory that running queries and uploaded frames hold now, bytes.
     pub fn reserved_bytes(&self) -> usize {
         self.engine.reserved()
+    }
+
+    /// Where the events of streams are kept, if they are.
+    pub fn event_log(&self) -> Option<Arc<dyn EventLog>> {
+        self.engine.log().map(|log| Arc::new(log.clone()) as _)
     }
 
     /// The threads that long work belongs on, apart from those that answer online requests.

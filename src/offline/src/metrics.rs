@@ -33,6 +33,11 @@ pub(crate) fn appended(source: &str, rows: u64) {
     tracing::info!(source, rows, "appended to the batch source");
 }
 
+/// Events appended to a view's event log.
+pub(crate) fn logged(view: &str, events: u64) {
+    counter!("larder_offline_events_logged_total", "view" => view.to_owned()).increment(events);
+}
+
 /// Rows of a source that have no key or no time, and so belong to no entity.
 pub(crate) fn skipped(view: &str, rows: u64) {
     if rows > 0 {

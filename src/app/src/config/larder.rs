@@ -69,6 +69,7 @@ struct Store {
 #[serde(deny_unknown_fields)]
 struct Offline {
     memory_limit_bytes: Option<u64>,
+    event_log: Option<PathBuf>,
     #[serde(default)]
     object_store: Hidden,
 }
@@ -152,6 +153,7 @@ pub(super) fn read(dir: &Path, path: &Path) -> Result<Config, Error> {
     if let Some(offline) = file.offline {
         config.offline_memory_bytes = offline.memory_limit_bytes.unwrap_or(config.offline_memory_bytes);
         config.object_store = offline.object_store;
+        config.event_log = offline.event_log.map(|path| dir.join(path));
     }
     if let Some(ingest) = file.ingest {
         config.ingest = read_ingest(&yaml, dir, ingest)?;

@@ -116,7 +116,7 @@ enum Place {
 }
 
 /// A file in the making, beside its target; removed unless it is committed.
-struct Part {
+pub(crate) struct Part {
     target: PathBuf,
     hidden: PathBuf,
     writer: Option<ArrowWriter<File>>,
@@ -124,7 +124,7 @@ struct Part {
 }
 
 impl Part {
-    fn begin(target: &Path, schema: &SchemaRef) -> Result<Self> {
+    pub(crate) fn begin(target: &Path, schema: &SchemaRef) -> Result<Self> {
         let dir = target.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(dir).map_err(|e| io("creating", dir, e))?;
         let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -136,12 +136,17 @@ impl Part {
         Ok(part)
     }
 
-    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
         match &mut self.writer {
             Some(writer) => writer.write(batch).map_err(|e| parquet_error("writing", &self.target, e)),
             None => Ok(()),
         }
+    }
+
+    /// Puts the file at its target, over what is there.
+    pub(crate) fn commit_over(self) -> Result<()> {
+        self.commit(Place::Replaced).map(drop)
     }
 
     /// Puts the file at its target. Gives whether it is there; a new one is not where another was faster.

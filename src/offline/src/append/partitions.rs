@@ -17,6 +17,11 @@ const MOST: usize = 1024;
 /// What a folder's name has as it is.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b':').remove(b' ');
 
+/// A text as a folder's name.
+pub(crate) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, KEPT).to_string()
+}
+
 /// The rows of each folder, without the columns that its name says.
 ///
 /// Errors: a column that the rows have not, more folders than pyarrow would make.
@@ -36,11 +41,11 @@ pub(crate) fn split(batches: &[RecordBatch], by: &[String]) -> Result<BTreeMap<S
         }
         let mut rows: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for row in 0..batch.num_rows() {
-            let segment = |(name, column, text): &(&String, &dyn Array, ArrayFormatter<'_>)| {
+            let folder_of = |(name, column, text): &(&String, &dyn Array, ArrayFormatter<'_>)| {
                 let value = if column.is_null(row) { HIVE_NULL.to_owned() } else { text.value(row).to_string() };
-                format!("{}={}", utf8_percent_encode(name, KEPT), utf8_percent_encode(&value, KEPT))
+                format!("{}={}", segment(name), segment(&value))
             };
-            let folder = columns.iter().map(segment).collect::<Vec<_>>().join("/");
+            let folder = columns.iter().map(folder_of).collect::<Vec<_>>().join("/");
             rows.entry(folder).or_default().push(row as u32);
         }
         let batch = batch.project(&rest).map_err(arrow_error)?;

@@ -91,6 +91,20 @@ impl Listing {
         Ok(Self { files: found, partitions, schema: None })
     }
 
+    /// Puts further files behind, which have all columns in themselves.
+    ///
+    /// Errors: the paths of the files before say something of their rows, or a table's own log says which files there are.
+    pub(crate) fn behind(&mut self, files: Vec<Found>) -> Result<()> {
+        if !files.is_empty() && (self.schema.is_some() || !self.partitions.is_empty()) {
+            return Err(Error::new(
+                model::Kind::Unsupported,
+                "it is partitioned or a Delta table, to which an event log cannot be added: make it a plain Parquet file or directory",
+            ));
+        }
+        self.files.extend(files);
+        Ok(())
+    }
+
     /// Local files below a root.
     pub(crate) fn local(root: &Path, files: Vec<PathBuf>) -> Result<Self> {
         let below = |path: PathBuf| {
