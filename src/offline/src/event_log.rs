@@ -15,8 +15,8 @@ use model::ports::{BoxFuture, EventAppender, EventLog, LogOf, LoggedEvent};
 use model::registry::View;
 use model::value::NULL;
 use model::{Error, Kind, Result, Timestamp, Value, ValueType};
-use tokio::sync::RwLock;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tokio::sync::RwLock;
 
 use crate::append::local::Part;
 use crate::convert::{arrow_type, from_values, timestamps, utc_micros};
@@ -27,7 +27,7 @@ use crate::source::listing::{At, Found};
 use names::Segment;
 
 /// So many files beside each other become one.
-const MERGED: usize = 32;
+const MERGED: usize = if cfg!(test) { 4 } else { 32 };
 /// What is merged: files below each of these sizes with their like, bytes.
 const TIERS: [u64; 2] = [1 << 20, 32 << 20];
 /// Where an event came from, and when it was accepted.
@@ -73,7 +73,8 @@ impl EventLog for Log {
                 Ok((files, ends))
             })
             .await?;
-            Ok(Box::new(Appender { files: Arc::new(files), counted: ends.clone(), ends, touched: BTreeSet::new() }) as Box<dyn EventAppender>)
+            Ok(Box::new(Appender { files: Arc::new(files), counted: ends.clone(), ends, touched: BTreeSet::new() })
+                as Box<dyn EventAppender>)
         })
     }
 }
