@@ -87,6 +87,16 @@ impl Shared {
         }
         Handle::current()
     }
+
+    /// Where the events of streams are written down, if they are.
+    #[cfg(feature = "kafka")]
+    fn event_log(&self) -> Option<Arc<dyn model::ports::EventLog>> {
+        #[cfg(feature = "offline")]
+        if let Some(offline) = &self.offline {
+            return offline.event_log();
+        }
+        None
+    }
 }
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -144,6 +154,7 @@ fn streams(
             gate: gate.clone(),
             live: shared.live.clone(),
             board: shared.board.clone(),
+            event_log: shared.event_log(),
         };
         let shutdown = shutdown.clone();
         tasks.spawn(async move {

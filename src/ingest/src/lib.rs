@@ -30,6 +30,7 @@ mod client;
 mod context;
 mod dead_letter;
 mod error;
+mod logging;
 mod marker;
 mod member;
 mod metrics;

@@ -153,6 +153,9 @@ impl Member {
                         if progress.next >= 0 && offset != progress.next {
                             metrics::position_lost(&self.feed, partition, progress.next, offset);
                             // the topic may have been made anew
+                            if offset < progress.next {
+                                self.writer.begin_anew(partition);
+                            }
                             progress.next = progress.next.min(offset);
                         }
                     } else if next.get(&partition).is_some_and(|next| offset < *next) {

@@ -58,6 +58,8 @@ pub struct Progress {
 pub struct Batch {
     /// The events, in the order of the messages.
     pub events: Vec<Event>,
+    /// Partition and offset of each.
+    pub origins: Vec<(i32, i64)>,
     /// The messages that are none.
     pub dead: Vec<DeadLetter>,
     /// Where the partitions stand behind the batch.
@@ -93,6 +95,11 @@ pub enum Failure {
 impl Failure {
     pub(crate) fn of_store(error: model::Error) -> Self {
         if error.kind() == model::Kind::Unavailable { Self::Unavailable(error) } else { Self::Other(error) }
+    }
+
+    /// Of the event log: what is there cannot be continued, or it may take more later (a full disk).
+    pub(crate) fn of_log(error: model::Error) -> Self {
+        if error.kind() == model::Kind::Conflict { Self::State(error) } else { Self::of_store(error) }
     }
 
     pub(crate) fn into_stop(self) -> Stop {
@@ -160,6 +167,7 @@ impl Batch {
                     self.before_cut_over += 1;
                 } else {
                     self.events.push(event);
+                    self.origins.push((message.partition, message.offset));
                 }
             }
             Err(reason) => self.dead.push(DeadLetter { message: message.clone(), reason }),
@@ -167,8 +175,13 @@ impl Batch {
     }
 }
 
-/// Writes the rows of a batch with its positions: all of it, or nothing.
-pub(crate) async fn write_rows(feed: &Feed, store: &dyn OnlineStore, batch: &Batch) -> Result<Applied, Failure> {
+/// Writes the rows of a batch, and its positions where they are not stored later: all of it, or nothing.
+pub(crate) async fn write_rows(
+    feed: &Feed,
+    store: &dyn OnlineStore,
+    batch: &Batch,
+    with_positions: bool,
+) -> Result<Applied, Failure> {
     let Content::Rows(features) = &feed.content else { return Ok(Applied::default()) };
     let rows = batch.events.iter().map(|event| {
         let columns = features.iter().zip(&*event.values).map(|(feature, value)| Column {
@@ -179,7 +192,7 @@ pub(crate) async fn write_rows(feed: &Feed, store: &dyn OnlineStore, batch: &Bat
         RowWrite { table: Arc::clone(&feed.view.table), key: event.key.clone(), row: Row::pack(columns.collect()) }
     });
     let rows = rows.collect();
-    let positions = positions(feed, &batch.progress);
+    let positions = if with_positions { positions(feed, &batch.progress) } else { Vec::new() };
     let written = store.write(WriteBatch { rows, positions, ..WriteBatch::default() }).await;
     let written = written.map_err(Failure::of_store)?;
     Ok(Applied { applied: written.applied, dropped: written.stale })

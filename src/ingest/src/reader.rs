@@ -128,6 +128,7 @@ impl Reader<'_> {
             }
         };
         let writer = Writer::new(&feed, self.deps.store.clone(), &self.deps.live, self.deps.settings.checkpoints);
+        let writer = writer.with_log(self.deps.event_log.clone());
         self.joined += 1;
         metrics::started(&feed);
         let mut member = Member::new(self.joined, feed, writer, stop, tell);
@@ -243,7 +244,10 @@ impl Reader<'_> {
                 let lost = (0..offset).contains(&progress.next) || (expected >= 0 && offset < expected);
                 if lost {
                     metrics::position_lost(&member.feed, partition, progress.next, offset);
-                    // what a topic made anew has is new
+                    if offset < progress.next {
+                        // what a topic made anew has is new
+                        member.writer.begin_anew(partition);
+                    }
                     progress.next = progress.next.min(offset);
                 }
             }
@@ -393,7 +397,7 @@ impl Reader<'_> {
                     let applied = runtime.block_on(member.writer.apply(batch, deps.clock.now()))?;
                     member.progress.extend(batch.progress.iter().map(|(partition, at)| (*partition, *at)));
                     metrics::written(&member.feed, batch, applied, started.elapsed().as_secs_f64());
-                    if let Content::Rows(_) = member.feed.content {
+                    if !member.writer.has_checkpoints() {
                         member.commit(&deps.settings, &batch.progress);
                     }
                     Ok(())

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::ports::{Clock, OnlineStore};
+use model::ports::{Clock, EventLog, OnlineStore};
 use service::streams::Board;
 use service::windows::live::Live;
 use tokio::runtime::Handle;
@@ -32,6 +32,7 @@ pub(crate) struct Deps {
     pub(crate) formats: Formats,
     pub(crate) live: Arc<Live>,
     pub(crate) board: Arc<Board>,
+    pub(crate) event_log: Option<Arc<dyn EventLog>>,
 }
 
 /// A view that wants to be read.

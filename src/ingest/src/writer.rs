@@ -1,17 +1,19 @@
 //! What a consumer's batches become in the store: rows with their positions at once; window states live in memory, and
-//! with their positions at checkpoints. Knows no Kafka client.
+//! with their positions at checkpoints. Where events are logged, all positions are stored at checkpoints, behind the log.
+//! Knows no Kafka client.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::Timestamp;
-use model::ports::{OnlineStore, WriteBatch};
+use model::ports::{EventLog, OnlineStore, WriteBatch};
 use service::windows::live::{Live, Owner};
 use service::windows::{FoldError, FoldEvent};
 
 use crate::decode::Event;
 use crate::feed::{Content, Feed};
+use crate::logging::Logging;
 use crate::metrics;
 use crate::pipeline::{self, Applied, Batch, Failure, Progress};
 
@@ -68,6 +70,7 @@ pub struct Writer {
     since: Option<Instant>,
     /// Whether a batch was left half applied, by a failure or a panic: what the states hold then has no positions.
     torn: bool,
+    logging: Option<Logging>,
 }
 
 impl Writer {
@@ -77,14 +80,49 @@ impl Writer {
             Content::Windows { spec, .. } => Some(live.own(&feed.view, (**spec).clone())),
             Content::Rows(_) => None,
         };
-        Self { feed: Arc::clone(feed), store, checkpoints, owner, pending: BTreeMap::new(), since: None, torn: false }
+        Self {
+            feed: Arc::clone(feed),
+            store,
+            checkpoints,
+            owner,
+            pending: BTreeMap::new(),
+            since: None,
+            torn: false,
+            logging: None,
+        }
+    }
+
+    /// Writes down the events, too.
+    #[must_use]
+    pub fn with_log(mut self, log: Option<Arc<dyn EventLog>>) -> Self {
+        self.logging = log.map(|log| Logging::new(log, &self.feed));
+        self
+    }
+
+    /// Whether positions are stored at checkpoints, not with each batch.
+    pub fn has_checkpoints(&self) -> bool {
+        self.owner.is_some() || self.logging.is_some()
     }
 
     /// Applies a batch, all of it or nothing: rows are in the store then, states can be read.
     ///
     /// Errors: after [`Failure::State`] the writer must be given up.
     pub async fn apply(&mut self, batch: &Batch, now: Timestamp) -> Result<Applied, Failure> {
-        let Some(owner) = &mut self.owner else { return pipeline::write_rows(&self.feed, &*self.store, batch).await };
+        let applied = self.write(batch, now).await?;
+        if let Some(logging) = &mut self.logging {
+            logging.take(batch, now);
+        }
+        if self.has_checkpoints() {
+            self.pending.extend(batch.progress.iter().map(|(partition, progress)| (*partition, *progress)));
+            self.since.get_or_insert_with(Instant::now);
+        }
+        Ok(applied)
+    }
+
+    async fn write(&mut self, batch: &Batch, now: Timestamp) -> Result<Applied, Failure> {
+        let Some(owner) = &mut self.owner else {
+            return pipeline::write_rows(&self.feed, &*self.store, batch, self.logging.is_none()).await;
+        };
         let events: Vec<_> = batch.events.iter().map(taken).collect();
         self.torn = true;
         // decoding gave every column the schema's type, so a refused event is a defect of ours
@@ -94,8 +132,6 @@ impl Writer {
             FoldError::Store(e) => Failure::of_store(e),
             FoldError::State(e) => Failure::State(e),
         })?;
-        self.pending.extend(batch.progress.iter().map(|(partition, progress)| (*partition, *progress)));
-        self.since.get_or_insert_with(Instant::now);
         Ok(Applied { applied: done.applied, dropped: done.late_dropped })
     }
 
@@ -106,7 +142,8 @@ impl Writer {
 
     /// Whether so much changed that it should be written whatever that costs.
     fn is_full(&self) -> bool {
-        self.owner.as_ref().is_some_and(|owner| owner.changes() >= self.checkpoints.entities)
+        let changes = self.owner.as_ref().map_or(0, Owner::changes);
+        changes.max(self.logging.as_ref().map_or(0, Logging::waiting)) >= self.checkpoints.entities
     }
 
     /// Whether what is pending should be written, if there is time for it.
@@ -122,16 +159,34 @@ impl Writer {
                 "a batch was left half applied: its states are given up and come again from the stored positions",
             )));
         }
-        let Some(owner) = self.owner.as_mut().filter(|_| self.since.is_some()) else { return Ok(BTreeMap::new()) };
-        let (start, states) = (Instant::now(), owner.checkpoint(now));
+        if self.since.is_none() {
+            return Ok(BTreeMap::new());
+        }
+        let start = Instant::now();
+        if let Some(logging) = &mut self.logging {
+            logging.append(&self.feed, &*self.store).await.map_err(Failure::of_log)?;
+        }
+        let states = self.owner.as_mut().map(|owner| owner.checkpoint(now)).unwrap_or_default();
         let written = states.len();
         let batch =
             WriteBatch { states, positions: pipeline::positions(&self.feed, &self.pending), ..WriteBatch::default() };
         self.store.write(batch).await.map_err(Failure::of_store)?;
-        owner.settle(self.checkpoints.memory);
+        if let Some(owner) = &mut self.owner {
+            owner.settle(self.checkpoints.memory);
+        }
+        if let Some(logging) = &mut self.logging {
+            logging.counted();
+        }
         metrics::checkpointed(&self.feed, written, start.elapsed().as_secs_f64());
         self.since = None;
         Ok(std::mem::take(&mut self.pending))
+    }
+
+    /// A partition's offsets mean other events from now on: its topic was made anew.
+    pub fn begin_anew(&mut self, partition: i32) {
+        if let Some(logging) = &mut self.logging {
+            logging.begin_anew(partition);
+        }
     }
 
     /// Lets go of all states: they may change elsewhere. What is pending is lost here, and comes again from the stored
@@ -139,6 +194,9 @@ impl Writer {
     pub fn forget(&mut self) {
         if let Some(owner) = &mut self.owner {
             owner.clear();
+        }
+        if let Some(logging) = &mut self.logging {
+            logging.forget();
         }
         self.pending.clear();
         self.since = None;

@@ -92,7 +92,7 @@ struct Appender {
 }
 
 impl EventAppender for Appender {
-    fn append(&mut self, events: Vec<LoggedEvent>) -> BoxFuture<'_, Result<u64>> {
+    fn append(&mut self, events: Arc<Vec<LoggedEvent>>) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
             let (files, mut ends) = (Arc::clone(&self.files), self.ends.clone());
             let (counted, touched) = (self.counted.clone(), std::mem::take(&mut self.touched));

@@ -106,6 +106,7 @@ impl Ingest {
             gate,
             live: live.clone(),
             board: Arc::default(),
+            event_log: None,
         };
         let task = tokio::spawn(ingest::run(deps, stop.clone()));
         Self { registry: sender, stop, task, leftovers, live }

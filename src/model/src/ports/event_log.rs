@@ -49,7 +49,7 @@ pub trait EventLog: Send + Sync {
 pub trait EventAppender: Send + Sync {
     /// Appends events, those of a partition in the order of their offsets; durable on return. Gives how many were new:
     /// what the log has of a partition is not taken again.
-    fn append(&mut self, events: Vec<LoggedEvent>) -> BoxFuture<'_, Result<u64>>;
+    fn append(&mut self, events: Arc<Vec<LoggedEvent>>) -> BoxFuture<'_, Result<u64>>;
 
     /// The positions behind all that was appended are stored: it will not come again.
     fn counted(&mut self);

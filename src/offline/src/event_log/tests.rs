@@ -168,7 +168,7 @@ proptest! {
                     Step::Checkpoint(a, b) | Step::Unstored(a, b) => {
                         let to = [(0, next[&0] + a), (1, next[&1] + b)];
                         let events = to.iter().flat_map(|(p, to)| (next[p]..*to).map(|offset| event(*p, offset)));
-                        log.append(events.collect()).await.expect("appends");
+                        log.append(Arc::new(events.collect())).await.expect("appends");
                         if matches!(step, Step::Checkpoint(..)) {
                             log.counted();
                             next.extend(to);
@@ -177,7 +177,7 @@ proptest! {
                     Step::Crash => log = open(dir.path(), &view, &next).await,
                     Step::TornCrash(count, lost) => {
                         let before: Vec<PathBuf> = paths(dir.path(), &view);
-                        log.append((next[&0]..next[&0] + count).map(|o| event(0, o)).collect()).await.expect("appends");
+                        log.append(Arc::new((next[&0]..next[&0] + count).map(|o| event(0, o)).collect())).await.expect("appends");
                         let new = paths(dir.path(), &view).into_iter().filter(|path| !before.contains(path));
                         // a merge leaves nothing out: what is taken away here was just written
                         for path in new.filter(|path| is_of(path, next[&0])).take(lost) {
@@ -215,7 +215,10 @@ async fn small_files_become_one_and_readers_see_each_event_once_meanwhile() {
     let (dir, view) = (tempfile::tempdir().expect("dir"), stream_view(TOPIC));
     let mut log = open(dir.path(), &view, &BTreeMap::new()).await;
     for round in 0..40 {
-        assert_eq!(log.append((round * 5..round * 5 + 5).map(|o| event(0, o)).collect()).await.expect("appends"), 5);
+        assert_eq!(
+            log.append(Arc::new((round * 5..round * 5 + 5).map(|o| event(0, o)).collect())).await.expect("appends"),
+            5
+        );
         log.counted();
     }
     assert!(paths(dir.path(), &view).len() < 5 * (2 * MERGED + 40 / MERGED), "{}", paths(dir.path(), &view).len());
@@ -228,10 +231,10 @@ async fn small_files_become_one_and_readers_see_each_event_once_meanwhile() {
 async fn a_topic_made_anew_has_other_events_at_its_offsets() {
     let (dir, view) = (tempfile::tempdir().expect("dir"), stream_view(TOPIC));
     let mut log = open(dir.path(), &view, &BTreeMap::new()).await;
-    assert_eq!(log.append((0..3).map(|o| event(0, o)).collect()).await.expect("appends"), 3);
-    assert_eq!(log.append((0..3).map(|o| event(0, o)).collect()).await.expect("known"), 0);
+    assert_eq!(log.append(Arc::new((0..3).map(|o| event(0, o)).collect())).await.expect("appends"), 3);
+    assert_eq!(log.append(Arc::new((0..3).map(|o| event(0, o)).collect())).await.expect("known"), 0);
     log.begin_anew(0);
-    assert_eq!(log.append((0..2).map(|o| event(0, o)).collect()).await.expect("appends"), 2);
+    assert_eq!(log.append(Arc::new((0..2).map(|o| event(0, o)).collect())).await.expect("appends"), 2);
     drop(open(dir.path(), &view, &BTreeMap::from([(0, 2)])).await);
     let mut found = read(dir.path(), &view);
     found.sort_unstable();
@@ -242,7 +245,7 @@ async fn a_topic_made_anew_has_other_events_at_its_offsets() {
 async fn another_set_of_columns_is_refused_by_its_folder() {
     let (dir, view) = (tempfile::tempdir().expect("dir"), stream_view(TOPIC));
     let mut log = open(dir.path(), &view, &BTreeMap::new()).await;
-    log.append(vec![event(0, 0)]).await.expect("appends");
+    log.append(Arc::new(vec![event(0, 0)])).await.expect("appends");
     let of = LogOf { view: &view, topic: TOPIC, columns: &[("merchant".into(), ValueType::String)] };
     let refused = Log::new(dir.path().to_path_buf()).open(of, BTreeMap::new()).await;
     let error = refused.err().expect("refused");
