@@ -26,7 +26,7 @@ use proto::feast::core::DataSource;
 use crate::Settings;
 use crate::convert::utc_micros;
 use crate::error::{damage, engine, sql as sql_error};
-use crate::event_log::Log;
+use crate::event_log::{LOGGED, Log};
 use crate::keys::KeyType;
 use crate::scan::{ParquetFiles, Pieces};
 use crate::source::{Location, missing};
@@ -207,6 +207,18 @@ impl Engine {
         self.open_with(source, self.log.as_ref().map(|log| (log, view))).await
     }
 
+    /// What of a history counts, where the view's state was built from its source up to a cut-over: the source before
+    /// it, the log from it on.
+    pub(crate) fn seam(&self, table: &Table, time: &str, view: &View) -> Result<Option<Expr>> {
+        let has_log = self.log.is_some() && table.schema.index_of(LOGGED).is_ok();
+        let Some(cut_over) = view.reading.cut_over().filter(|_| has_log) else { return Ok(None) };
+        let time_type = table.schema.field_with_name(time).map_err(|e| Error::internal("a column vanished", e))?;
+        let from = bound(cut_over.micros(), time_type.data_type(), true);
+        let logged = ident(LOGGED).eq(lit(1_i64));
+        let before = ident(time).lt(from.clone()).and(logged.clone().not());
+        Ok(Some(before.or(ident(time).gt_eq(from).and(logged))))
+    }
+
     async fn open_with(&self, source: &Arc<DataSource>, log: Option<(&Log, &View)>) -> Result<Table> {
         let location = Location::of(source, &self.repo, &self.stores)?;
         let named = |e: Error| match e.kind() {
@@ -219,7 +231,7 @@ impl Engine {
         let files = loop {
             let mut listing = location.list().await.map_err(named)?;
             if let Some((log, view)) = log {
-                listing.behind(log.files(view)?).map_err(named)?;
+                listing.behind(log.files(view)?, LOGGED).map_err(named)?;
             }
             if listing.files.is_empty() && listing.schema.is_none() {
                 return Err(missing(source, &location));

@@ -23,7 +23,7 @@ use crate::convert::{arrow_type, from_values, timestamps, utc_micros};
 use crate::engine::blocking;
 use crate::error::{arrow as arrow_error, damaged, io};
 use crate::metrics;
-use crate::source::listing::{At, Found};
+use crate::source::listing::At;
 use names::Segment;
 
 /// So many files beside each other become one.
@@ -35,8 +35,10 @@ const PARTITION: &str = "__partition";
 const OFFSET: &str = "__offset";
 /// Microseconds.
 const DAY: i64 = 86_400_000_000;
+/// Whether a row of a view's history is from its log (1) or from its source (0).
+pub(crate) const LOGGED: &str = "__logged";
 /// When an event was accepted.
-pub(crate) const ARRIVED: &str = "__arrived";
+const ARRIVED: &str = "__arrived";
 
 /// The logs of all views, below one directory.
 #[derive(Clone, Debug)]
@@ -57,10 +59,10 @@ impl Log {
     }
 
     /// The files of a view's log, in the order of arrival of each partition and date. Blocks.
-    pub(crate) fn files(&self, view: &View) -> Result<Vec<Found>> {
+    pub(crate) fn files(&self, view: &View) -> Result<Vec<At>> {
         let Some(stream) = view.stream_source.as_deref().and_then(model::schema::kafka) else { return Ok(Vec::new()) };
         let (kept, _) = names::list(&names::folders(&self.folder(view, &stream.topic))?)?;
-        Ok(kept.iter().map(|segment| Found { at: At::Local(segment.path()), partition: Vec::new() }).collect())
+        Ok(kept.iter().map(|segment| At::Local(segment.path())).collect())
     }
 }
 

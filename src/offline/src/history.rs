@@ -101,7 +101,8 @@ impl Probes {
 ///
 /// Errors: a view without a batch source, a source without files or with columns missing.
 pub(crate) async fn ready(engine: &Engine, part: Part, known: bool) -> Result<Ready> {
-    let (table, mut cut) = open(engine, &part.view).await?;
+    let (table, mut cut) = open_with(engine, &part.view, true).await?;
+    cut.wanted.extend(engine.seam(&table, &cut.time, &part.view)?);
     let spec = if part.view.is_windowed() { Some(service::windows::spec_of(&part.view)?) } else { None };
     let named: Vec<&str> = match &spec {
         Some(spec) => spec.columns().iter().map(String::as_str).collect(),
@@ -117,6 +118,11 @@ pub(crate) async fn ready(engine: &Engine, part: Part, known: bool) -> Result<Re
 
 /// Opens a view's batch source and finds its key and time columns.
 pub(crate) async fn open(engine: &Engine, view: &View) -> Result<(Table, Cut)> {
+    open_with(engine, view, false).await
+}
+
+/// The same, with the event log of the view's stream, where one is kept.
+async fn open_with(engine: &Engine, view: &View, logged: bool) -> Result<(Table, Cut)> {
     let is_file = |s: &&Arc<DataSource>| matches!(s.options, Some(Options::FileOptions(_)));
     // A label view has its file where others have their stream.
     let source = view.batch_source.as_ref().or(view.stream_source.as_ref().filter(is_file)).ok_or_else(|| {
@@ -125,7 +131,7 @@ pub(crate) async fn open(engine: &Engine, view: &View) -> Result<(Table, Cut)> {
             view.name
         ))
     })?;
-    let table = engine.open_history(source, view).await?;
+    let table = if logged { engine.open_history(source, view).await? } else { engine.open(source).await? };
     let time = if source.timestamp_field.is_empty() { view.event_time_column() } else { &source.timestamp_field };
     let time = time_column(source, &table.schema, time)?
         .ok_or_else(|| Error::invalid(format!("data source '{}' has no timestamp_field", source.name)))?;

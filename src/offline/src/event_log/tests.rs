@@ -105,7 +105,7 @@ fn read(root: &Path, view: &View) -> Vec<(i32, i64)> {
     let log = Log::new(root.to_path_buf());
     let mut found = Vec::new();
     for file in log.files(view).expect("lists") {
-        let At::Local(path) = file.at else { panic!("a local file") };
+        let At::Local(path) = file else { panic!("a local file") };
         let date = path.parent().and_then(Path::file_name).expect("a folder").to_string_lossy().into_owned();
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).expect("file")).expect("parquet");
         for batch in reader.build().expect("reader") {
@@ -201,7 +201,7 @@ proptest! {
 
 fn paths(root: &Path, view: &View) -> Vec<PathBuf> {
     let files = Log::new(root.to_path_buf()).files(view).expect("lists");
-    files.into_iter().map(|file| PathBuf::from(file.at.name())).collect()
+    files.into_iter().map(|file| PathBuf::from(file.name())).collect()
 }
 
 /// Whether a file begins at this offset or behind it.

@@ -91,17 +91,24 @@ impl Listing {
         Ok(Self { files: found, partitions, schema: None })
     }
 
-    /// Puts further files behind, which have all columns in themselves.
+    /// Puts further files behind, which have all columns in themselves: a column of this name is 1 in their rows, 0 in
+    /// those of the files before.
     ///
     /// Errors: the paths of the files before say something of their rows, or a table's own log says which files there are.
-    pub(crate) fn behind(&mut self, files: Vec<Found>) -> Result<()> {
+    pub(crate) fn behind(&mut self, files: Vec<At>, column: &str) -> Result<()> {
         if !files.is_empty() && (self.schema.is_some() || !self.partitions.is_empty()) {
             return Err(Error::new(
                 model::Kind::Unsupported,
                 "it is partitioned or a Delta table, to which an event log cannot be added: make it a plain Parquet file or directory",
             ));
         }
-        self.files.extend(files);
+        if !files.is_empty() {
+            self.partitions = vec![Arc::new(Field::new(column, DataType::Int64, true))];
+            for file in &mut self.files {
+                file.partition = vec![Some("0".to_owned())];
+            }
+            self.files.extend(files.into_iter().map(|at| Found { at, partition: vec![Some("1".to_owned())] }));
+        }
         Ok(())
     }
 
