@@ -14,7 +14,7 @@ use crate::client::{self, TICK};
 use crate::context::{self, Client, State, Track};
 use crate::decode::Decoder;
 use crate::error::Stop;
-use crate::feed::{Content, Feed};
+use crate::feed::Feed;
 use crate::member::{Member, given_up};
 use crate::pipeline::{self, Batch, Failure, Message, Taker};
 use crate::readers::{Deps, Join, Place};

@@ -215,7 +215,7 @@ impl Engine {
         let time_type = table.schema.field_with_name(time).map_err(|e| Error::internal("a column vanished", e))?;
         let from = bound(cut_over.micros(), time_type.data_type(), true);
         let logged = ident(LOGGED).eq(lit(1_i64));
-        let before = ident(time).lt(from.clone()).and(logged.clone().not());
+        let before = ident(time).lt(from.clone()).and(ident(LOGGED).eq(lit(0_i64)));
         Ok(Some(before.or(ident(time).gt_eq(from).and(logged))))
     }
 
