@@ -58,12 +58,14 @@ bench-offline: setup ## training sets beside their peers, on a quiet machine; BE
 	$(TARGET)/release/larder-bench offline --server $(TARGET)/release/larder \
 	    --work $(TARGET)/bench-offline --report docs/benchmarks/offline.md $(BENCH_ARGS)
 
-bench-streams: ## windows over 1,000,000 events through the consumer's pipeline, without a broker; BENCH_ARGS="--views 1x3"
+bench-streams: ## windows over 1,000,000 events: from a file, from Kafka, and PyFlink and PySpark; BENCH_ARGS="--runs 1"
+	@scripts/setup.sh --tests
+	cargo build --locked --release -p app
 	cargo build --locked --release -p bench
 	mkdir -p $(TARGET)/bench-streams
 	test -s $(TARGET)/bench-streams/events.jsonl || python3 ../shared/bench/events.py $(TARGET)/bench-streams/events.jsonl
 	$(TARGET)/release/larder-bench streams --events $(TARGET)/bench-streams/events.jsonl \
-	    --work $(TARGET)/bench-streams $(BENCH_ARGS)
+	    --server $(TARGET)/release/larder --work $(TARGET)/bench-streams --report docs/benchmarks/streams.md $(BENCH_ARGS)
 
 parity: build ## windows online beside training sets at the same moment: zero differences is the only good number
 	LARDER_BIN=$(abspath $(TARGET))/debug/larder \

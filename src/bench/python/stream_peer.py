@@ -1,4 +1,4 @@
-"""The stream benchmark beyond this process: Larder behind a real Kafka, and its peers. `larder-bench streams` starts it.
+"""The stream benchmark beyond its process: Larder behind a real Kafka, and its peers, for `larder-bench streams`.
 
     stream_peer.py kafka OUT EVENTS WORK LARDER VIEWSxWINDOWS    a topic of the events, until all of it is durable
     stream_peer.py fresh OUT EVENTS WORK LARDER RATE SECONDS     from an event's production to its value in an answer
@@ -7,8 +7,8 @@
     stream_peer.py spark-job EVENTS WORK                         what `spark` runs
 
 Each writes JSON to OUT. `wall` and `cpu` are seconds: of the server from the view's registration until it rests, of
-a peer's processes (sampled, all descendants) from start to end; `engine` is a peer's own time for the job alone, `rss` the peak
-in MB, `rows` and `sum` what came out.
+a peer's processes (sampled, all descendants) from start to end; `engine` is a peer's own time for the job alone, `rss`
+the peak in MB, `rows` and `sum` what came out.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def watched(command: list[str], work: Path, env: dict[str, str]) -> dict[str, fl
             for pid in descendants(child.pid):
                 try:
                     cpu[pid] = cpu_seconds(pid)
-                    sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
+                    sizes.append(
+                        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+                    )
                 except OSError:
                     continue
             peak = max(peak, sum(sizes))
@@ -104,7 +106,7 @@ def flink(events: Path, work: Path, python: str, program: str) -> dict[str, floa
 
 
 def spark(events: Path, work: Path, python: str) -> dict[str, float]:
-    """This file's `spark-job`."""
+    """The command `spark-job`."""
     env = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python}
     return watched([python, __file__, "spark-job", str(events), str(work)], work, env)
 
@@ -226,7 +228,10 @@ class Served:
                 ],
                 schema=[
                     Field(name="user_id", dtype=String),
-                    *(Field(name=f"f{n}", dtype=Int64 if name == "count" else Float64) for n, (name, _) in enumerate(chosen)),
+                    *(
+                        Field(name=f"f{n}", dtype=Int64 if name == "count" else Float64)
+                        for n, (name, _) in enumerate(chosen)
+                    ),
                 ],
             )
             for number in range(views)

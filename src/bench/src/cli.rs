@@ -139,9 +139,21 @@ pub(crate) struct Streams {
     #[arg(long, default_value_t = 1000)]
     pub(crate) checkpoint_ms: u64,
     /// How many views, of how many aggregations each
-    #[arg(long, value_delimiter = ',', default_value = "1x3,10x5")]
+    #[arg(long, value_delimiter = ',', default_value = "1x3,1x5,10x5")]
     pub(crate) views: Vec<String>,
     /// How many runs; medians are printed
     #[arg(long, default_value_t = 3)]
     pub(crate) runs: usize,
+    /// The binary `larder`, built for release: measured behind a real broker, beside PyFlink and PySpark
+    #[arg(long)]
+    pub(crate) server: Option<PathBuf>,
+    /// The Python environment with Feast
+    #[arg(long, default_value = ".venv")]
+    pub(crate) venv: PathBuf,
+    /// Where the shared inputs are: `flink_hop.py`
+    #[arg(long, default_value = "../shared/bench")]
+    pub(crate) shared: PathBuf,
+    /// Where to write the report
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
 }

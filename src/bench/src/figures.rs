@@ -65,6 +65,11 @@ impl Figures {
         self.runs.get(name).map(|runs| Figure::of(runs))
     }
 
+    /// What was measured.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.runs.keys().map(String::as_str)
+    }
+
     /// One measurement by another: run by run where both have the same number of runs (they were made in turn),
     /// by the medians otherwise.
     pub(crate) fn ratio(&self, over: &str, under: &str) -> Option<Figure> {

@@ -1,5 +1,9 @@
 //! `larder-bench streams`: JSON events through the pipeline of a consumer, decoded, folded into windows and durable
-//! in the embedded store, with no broker. Knows no Kafka client.
+//! in the embedded store, with no broker; then, where a server is named, behind one and beside peers. Knows no Kafka
+//! client.
+
+mod peers;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
@@ -22,25 +26,50 @@ use service::windows::live::Live;
 
 use crate::cli;
 use crate::error::{Error, Result, tried};
-use crate::machine;
+use crate::figures::Figures;
+use crate::{machine, page};
+use peers::{ANSWER, Peers};
 
 const PROJECT: &str = "bench";
 const MINUTE: i64 = 60_000_000;
 /// The events come out of order by as much.
 const DISORDER: i64 = 5_000_000;
-/// What PyFlink and PySpark give for the million events: rows, and the sum of their counts.
-const PEERS: (u64, u64) = (345_151, 5_000_000);
 
 /// Runs what is asked for.
 pub(crate) fn run(options: &cli::Streams) -> Result<()> {
+    let load = machine::load();
+    let mut figures = Figures::default();
+    std::fs::create_dir_all(&options.work).map_err(tried(format!("making {}", options.work.display())))?;
+    in_process(options, &mut figures)?;
+    let peers = Peers::of(options)?;
+    if let Some(peers) = &peers {
+        peers.run(&mut figures, options.runs);
+    }
+    println!("\n{}", report::table(&figures));
+    if let (Some(path), Some(peers)) = (&options.report, &peers) {
+        let command = std::env::args().collect::<Vec<_>>().join(" ");
+        let mut head = String::new();
+        page::head(&mut head, peers.larder(), &command, &load, &[format!("runs: {}", options.runs)]);
+        std::fs::write(path, report::page(&head, &figures)).map_err(tried(path.display().to_string()))?;
+        println!("written to {}", path.display());
+    }
+    if figures.failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Answer(format!("{} things could not be measured: see above", figures.failures.len())))
+    }
+}
+
+/// The events from the file through the pipeline.
+fn in_process(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
     let messages = messages(&options.events)?;
     println!("{} events of {}", messages.len(), options.events.display());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(tried("the runtime"))?;
     runtime.block_on(async {
         let (rows, sum) = hopping(&messages, options).await?;
         println!("count over 5 minutes hopping by 1 minute: {rows} rows, their sum {sum}");
-        if messages.len() == 1_000_000 && (rows, sum) != PEERS {
-            return Err(Error::Answer(format!("the peers have {} rows, their sum {}", PEERS.0, PEERS.1)));
+        if messages.len() == 1_000_000 && (rows, sum) != ANSWER {
+            return Err(Error::Answer(format!("the peers have {} rows, their sum {}", ANSWER.0, ANSWER.1)));
         }
         for shape in &options.views {
             let counts = shape.split_once('x').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -49,15 +78,14 @@ pub(crate) fn run(options: &cli::Streams) -> Result<()> {
             for _ in 0..options.runs {
                 runs.push(timed(&messages, views, windows, options).await?);
             }
-            runs.sort_by(|a, b| a.cpu.total_cmp(&b.cpu));
-            let median = &runs[runs.len() / 2];
-            println!(
-                "{shape} windows: {:.2} CPU-seconds a million events ({:.2} – {:.2}), {:.0} events a second",
-                median.cpu * 1e6 / messages.len() as f64,
-                runs[0].cpu * 1e6 / messages.len() as f64,
-                runs[runs.len() - 1].cpu * 1e6 / messages.len() as f64,
-                messages.len() as f64 / median.wall
-            );
+            let millions = messages.len() as f64 / 1e6;
+            let mut put = |what: &str, of: &dyn Fn(&Run) -> f64| {
+                figures.put(format!("file/{shape}/{what}"), &runs.iter().map(of).collect::<Vec<_>>())
+            };
+            let (cpu, rate) =
+                (put("cpu", &|run| run.cpu / millions), put("rate", &|run| messages.len() as f64 / run.wall));
+            put("wall", &|run| run.wall / millions);
+            println!("{shape} windows: {cpu} CPU-seconds a million events, {rate} events a second");
         }
         Ok(())
     })

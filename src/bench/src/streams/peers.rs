@@ -101,7 +101,7 @@ impl Peers {
             }
         }
         for ((name, _), seen) in systems.iter().zip(&seen) {
-            if let Some(other) = seen.iter().map(|o| (o.rows as u64, o.sum as u64)).find(|o| !self.right(name, *o)) {
+            if let Some(other) = seen.iter().map(|o| (o.rows as u64, o.sum as u64)).find(|o| !right(name, *o)) {
                 figures.failed(*name, format!("{} rows, their sum {}: that is wrong", other.0, other.1));
             }
             let mut put = |what: &str, of: &dyn Fn(&Outcome) -> f64| {
@@ -114,7 +114,11 @@ impl Peers {
             put("rss", &|o| o.rss);
             put("rate", &|o| 1e6 / o.wall);
         }
-        let words = ["fresh", &larder, FRESH[0], FRESH[1]].map(str::to_owned);
+        self.fresh(figures, &larder);
+    }
+
+    fn fresh(&self, figures: &mut Figures, larder: &str) {
+        let words = ["fresh", larder, FRESH[0], FRESH[1]].map(str::to_owned);
         match self.one::<Fresh>(&words) {
             Ok(fresh) => {
                 for (what, value) in
@@ -128,11 +132,6 @@ impl Peers {
         }
     }
 
-    /// Whether what came out is what must: all events by their users behind the broker, the shared answer of the rest.
-    fn right(&self, name: &str, (rows, sum): (u64, u64)) -> bool {
-        if name.starts_with("kafka") { sum == 1_000_000 && rows == 10_000 } else { (rows, sum) == ANSWER }
-    }
-
     /// One run of the script: `words` are its command and what stands behind the directories.
     fn one<T: for<'a> Deserialize<'a>>(&self, words: &[String]) -> Result<T> {
         let python = self.setup.venv.join("bin/python");
@@ -140,12 +139,15 @@ impl Peers {
         let [script, file, events, work] =
             [&self.setup.script, &out, &self.events, &self.setup.work].map(|path| path.display().to_string());
         let Some((what, rest)) = words.split_first() else { return Err(Error::Missing("a command".into())) };
-        let arguments: Vec<&str> = [script.as_str(), what, &file, &events, &work]
-            .into_iter()
-            .chain(rest.iter().map(String::as_str))
-            .collect();
+        let arguments: Vec<&str> =
+            [script.as_str(), what, &file, &events, &work].into_iter().chain(rest.iter().map(String::as_str)).collect();
         Process::spawn(what, &command(&python, &arguments), &self.setup.work, None)?.wait_within(PATIENCE)?;
         let text = std::fs::read(&out).map_err(tried(out.display().to_string()))?;
         serde_json::from_slice(&text).map_err(|e| Error::Answer(format!("{what} wrote no outcome: {e}")))
     }
+}
+
+/// Whether what came out is what must: all events by their users behind the broker, the shared answer of the rest.
+fn right(name: &str, (rows, sum): (u64, u64)) -> bool {
+    if name.starts_with("kafka") { sum == 1_000_000 && rows == 10_000 } else { (rows, sum) == ANSWER }
 }

@@ -52,7 +52,9 @@ pub(super) fn page(head: &str, figures: &Figures) -> String {
         let of = |what: &str| cell(figures.get(&format!("{name}/{what}")));
         let _ = writeln!(out, "| {name} | {} | {} | {} | {} |", of("wall"), of("cpu"), of("rss"), of("rate"));
     }
-    out.push_str("\n## From an event to its value, milliseconds\n\n| events a second | p50 | p99 | worst |\n|---|---|---|---|\n");
+    out.push_str(
+        "\n## From an event to its value, milliseconds\n\n| events a second | p50 | p99 | worst |\n|---|---|---|---|\n",
+    );
     let of = |what: &str| cell(figures.get(&format!("fresh/{what}")));
     let _ = writeln!(out, "| {} | {} | {} | {} |", of("rate"), of("p50"), of("p99"), of("worst"));
     out
@@ -70,7 +72,10 @@ mod tests {
         figures.put("fresh/p99", &[51.0]);
         let page = page("- a head\n", &figures);
         let line = |what: &str| page.lines().find(|l| l.contains(what)).expect("is there").to_owned();
-        assert!(line("PyFlink : Larder from Kafka").contains("| 20.0 (20.0 – 20.0) | at least 14.0 | passed |"), "{page}");
+        assert!(
+            line("PyFlink : Larder from Kafka").contains("| 20.0 (20.0 – 20.0) | at least 14.0 | passed |"),
+            "{page}"
+        );
         assert!(line("p99, ms").contains("**missed**"));
         assert!(line("ten views of five").contains("not measured"));
         assert!(line("| kafka/1x3 |").contains("1.50"));
