@@ -308,7 +308,7 @@ impl Files {
                 let small = |s: &&&Segment| std::fs::metadata(s.path()).is_ok_and(|m| m.len() < tier);
                 let count = run.iter().rev().collect::<Vec<_>>().iter().take_while(|s| small(s)).count();
                 if count >= MERGED {
-                    self.into_one(&run[run.len() - count..])?;
+                    self.unite(&run[run.len() - count..])?;
                     break;
                 }
             }
@@ -316,7 +316,7 @@ impl Files {
         Ok(())
     }
 
-    fn into_one(&self, segments: &[Segment]) -> Result<()> {
+    fn unite(&self, segments: &[Segment]) -> Result<()> {
         let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(()) };
         let whole = Segment { last: last.last, ..first.clone() };
         let mut part = Part::begin(&whole.path(), &self.schema)?;
