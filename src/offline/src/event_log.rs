@@ -200,8 +200,17 @@ impl Files {
             let end = ends.entry(segment.partition).or_insert((segment.epoch, -1));
             end.0 = end.0.max(segment.epoch);
         }
-        let uncounted = |s: &Segment| next.get(&s.partition).is_some_and(|next| s.first >= *next);
         let newest = |s: &Segment| ends.get(&s.partition).is_some_and(|end| end.0 == s.epoch);
+        // A file that reaches beyond was merged, so all up to its end counted once, for a reader that was further.
+        let mut next = next.clone();
+        let mut ordered: Vec<&Segment> = kept.iter().filter(|s| newest(s)).collect();
+        ordered.sort_by_key(|s| s.first);
+        for segment in ordered {
+            if let Some(next) = next.get_mut(&segment.partition).filter(|next| segment.first < **next) {
+                *next = (*next).max(segment.last + 1);
+            }
+        }
+        let uncounted = |s: &Segment| next.get(&s.partition).is_some_and(|next| s.first >= *next);
         let (gone, kept): (Vec<Segment>, Vec<Segment>) = kept.into_iter().partition(|s| newest(s) && uncounted(s));
         remove(&gone)?;
         for segment in &kept {
