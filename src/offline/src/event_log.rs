@@ -141,8 +141,9 @@ fn layout(view: &View, columns: &[(String, ValueType)]) -> (Vec<Written>, Schema
     let values = columns.iter().enumerate().map(|(at, (name, value_type))| (From::Value(at), name, *value_type));
     for (from, name, value_type) in keys.chain(values) {
         let name = file_name(name);
-        // A column of the message may be the key or a time, which stand there already.
-        if name != time && Some(&name) != created.as_ref() && written.iter().all(|w| w.name != name) {
+        // A column of the message may be the key, a time or where it came from, which stand there already.
+        let ours = [PARTITION, OFFSET, ARRIVED, LOGGED].contains(&name.as_str());
+        if !ours && name != time && Some(&name) != created.as_ref() && written.iter().all(|w| w.name != name) {
             written.push(Written { from, name, data_type: arrow_type(value_type, None) });
         }
     }
