@@ -150,7 +150,7 @@ impl Default for Ingest {
             group_prefix: "larder".into(),
             start: Start::Earliest,
             batch_messages: 1000,
-            linger_ms: 20,
+            linger_ms: 5,
             max_future_ms: 5000,
             checkpoint_interval_ms: 1000,
             state_memory_bytes: 512 << 20,

@@ -73,7 +73,7 @@ impl Default for Settings {
             group_instance_id: Some("larder".to_owned()),
             auto_offset_reset: OffsetReset::Earliest,
             batch_size: 1000,
-            linger: Duration::from_millis(20),
+            linger: Duration::from_millis(5),
             checkpoints: Checkpoints { interval: Duration::from_secs(1), entities: 100_000, memory: 512 << 20 },
             future_skew: Duration::from_secs(5),
             max_backoff: Duration::from_secs(5),
