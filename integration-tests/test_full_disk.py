@@ -108,8 +108,10 @@ def world(request: pytest.FixtureRequest, larder: StartLarder, tmp_path: Path) -
     times = np.datetime64(BASE.replace(tzinfo=None), "us") + rng.permutation(HISTORY) * 100_000
     frame = pd.DataFrame({"driver_id": rng.permutation(HISTORY), "trips": np.arange(HISTORY), "event_timestamp": times})
     frame["event_timestamp"] = frame["event_timestamp"].dt.tz_localize("UTC")
+    frame["created"] = frame["event_timestamp"]
     frame.to_parquet(repo / "history.parquet", index=False)
-    source = FileSource(name="history_file", path="history.parquet", timestamp_field="event_timestamp")
+    times_of = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created"}
+    source = FileSource(name="history_file", path="history.parquet", **times_of)
     fields = [Field(name="driver_id", dtype=Int64), Field(name="trips", dtype=Int64)]
     history = FeatureView(name="history", entities=[DRIVER], ttl=timedelta(0), source=source, schema=fields)
     stats = pushed_view("stats", [DRIVER], timedelta(0), {"trips": Int64, "note": String})
@@ -183,7 +185,27 @@ def test_what_spills_fails_and_leaves_no_file(world: World) -> None:
     wait_until(lambda: world.disk.files("offline-spill/**/*") == [], "the spill files to go", 10)
 
 
-@pytest.mark.parametrize("world", [10], indirect=True)
+@pytest.mark.parametrize("world", [3], indirect=True)
+def test_an_entity_frame_that_has_no_room_fails_and_is_joined_when_there_is_room(world: World) -> None:
+    world.disk.fill(leaving=MB)
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"driver_id": rng.permutation(HISTORY), "event_timestamp": [BASE + DAY] * HISTORY})
+    with pytest.raises(Exception, match="disk that queries spill to is full"):
+        world.sdk.get_historical_features(frame, ["history:trips"]).to_arrow()
+    world.serves()
+    world.disk.empty()
+    free = world.disk.free()
+    joined = world.sdk.get_historical_features(frame, ["history:trips"]).to_df()
+    history = pd.read_parquet(world.larder.repo / "history.parquet")[["driver_id", "trips"]]
+    want = frame.merge(history, on="driver_id", how="left")
+    assert joined["driver_id"].tolist() == want["driver_id"].tolist(), "in the frame's order"
+    assert joined["trips"].tolist() == want["trips"].tolist()
+    assert sum(metric(world.larder, "larder_offline_frames_spilled_total")) >= 1
+    assert sum(metric(world.larder, "larder_offline_parts_joined_total")) > 2
+    wait_until(lambda: world.disk.free() >= free, "the room to be given back", 10)
+
+
+@pytest.mark.parametrize("world", [6], indirect=True)
 def test_a_client_that_hangs_up_in_mid_join_stops_it_and_leaves_no_file(world: World) -> None:
     def spilled() -> list[str]:
         return world.disk.files("offline-spill/**/*")
@@ -191,8 +213,10 @@ def test_a_client_that_hangs_up_in_mid_join_stops_it_and_leaves_no_file(world: W
     def count(name: str, **labels: str) -> float:
         return sum(metric(world.larder, f"larder_offline_{name}_total", **labels))
 
+    # What came later than its created time does not count: in that order the history is sorted.
     text = "SELECT driver_id, event_timestamp FROM history_file"
     command: dict[str, object] = {"api": "get_historical_features", "project": "full", "entity_df_sql": text}
+    command |= {"filter_by_created_timestamp": True}
     command |= {"feature_view_names": ["history"], "feature_refs": ["history:trips"], "name_aliases": [None]}
     client = fl.FlightClient(f"grpc+tcp://{HOST}:{world.larder.ports.offline}")
     writer, reader = client.do_exchange(fl.FlightDescriptor.for_command(json.dumps(command).encode()))
@@ -205,7 +229,7 @@ def test_a_client_that_hangs_up_in_mid_join_stops_it_and_leaves_no_file(world: W
     client.close()
     wait_until(lambda: count("requests", outcome="cancelled") == 1, "the call to end", 10)
     wait_until(lambda: spilled() == [], "the spill files to go", 10)
-    assert count("sorts", view="history") == 1, "what is kept did not fit, so the history was sorted"
+    assert count("sorts", view="history") == 1
     assert count("rows_joined", view="history") == 0, "the join was not done to its end"
     assert world.retrieve(1000)["trips"].null_count == 0
     assert count("sorts", view="history") == 1, "what fits is not sorted"

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::concat_batches;
+use arrow::compute::{concat_batches, max, min};
 use arrow::datatypes::DataType;
 use futures::StreamExt;
 use model::feature_ref::FeatureRef;
@@ -23,7 +23,7 @@ use proto::feast::core::{DataSource, data_source::FileOptions, data_source::Opti
 
 use crate::convert::{arrow_type, from_values, in_column, is_text, micros, timestamps, to_values, utc_micros};
 use crate::error::{arrow as arrow_error, engine as engine_error, sql as sql_error};
-use crate::frame::Frame;
+use crate::frame::{Frame, times};
 use crate::plan::{AskedView, HistoricalRequest, Part, resolve};
 use crate::pull::{Pull, pull};
 use crate::source::Location;
@@ -58,12 +58,11 @@ impl Offline {
             }
         }
         let frame = match retrieval.entities {
-            EntityRows::Given { columns, times } => self.given(&columns, &times)?,
+            EntityRows::Given { columns, times } => self.given(&columns, &times).await?,
             EntityRows::File(path) => self.in_file(&path).await?,
         };
-        let frame = self.shaped(&frame, &retrieval.constants)?;
-        let times = frame.times(EVENT_TIMESTAMP)?;
-        let (Some(first), Some(last)) = (arrow::compute::min(&times), arrow::compute::max(&times)) else {
+        let (frame, span) = self.shaped(&frame, &retrieval.constants).await?;
+        let Some((first, last)) = span else {
             return Err(Error::invalid("there are no entity rows with a time: nothing to retrieve"));
         };
         let export = self.historical(&request, Entities::Frame(frame)).await?;
@@ -73,7 +72,7 @@ impl Offline {
     }
 
     /// Entity rows as values.
-    fn given(&self, columns: &[TypedColumn], times: &[Timestamp]) -> Result<Frame> {
+    async fn given(&self, columns: &[TypedColumn], times: &[Timestamp]) -> Result<Frame> {
         let mut arrays: Vec<(&str, ArrayRef)> = Vec::new();
         for column in columns.iter().filter(|c| c.name != EVENT_TIMESTAMP) {
             arrays.push((&column.name, array(column, &column.values)?));
@@ -82,7 +81,7 @@ impl Offline {
         arrays.push((EVENT_TIMESTAMP, timestamps(times, &utc_micros())));
         let batch = RecordBatch::try_from_iter(arrays).map_err(arrow_error)?;
         let mut frame = self.frame(batch.schema());
-        frame.push(batch)?;
+        frame.push(batch).await?;
         Ok(frame)
     }
 
@@ -93,19 +92,21 @@ impl Offline {
         let mut rows = query.execute_stream().await.map_err(sql_error)?;
         let mut frame = self.frame(rows.schema());
         while let Some(batch) = rows.next().await {
-            frame.push(batch.map_err(engine_error)?)?;
+            frame.push(batch.map_err(engine_error)?).await?;
         }
         Ok(frame)
     }
 
     /// The frame with the constants, and with its column of event times called as every reader of a
-    /// saved dataset expects it (Feast keeps the name, and cannot read the dataset then).
-    fn shaped(&self, frame: &Frame, constants: &[TypedColumn]) -> Result<Frame> {
+    /// saved dataset expects it (Feast keeps the name, and cannot read the dataset then); and its first and last time.
+    async fn shaped(&self, frame: &Frame, constants: &[TypedColumn]) -> Result<(Frame, Option<(i64, i64)>)> {
         let has = |name: &str| frame.schema().field_with_name(name).ok();
         let in_text = TIME_COLUMNS.into_iter().find_map(has).filter(|field| is_text(field.data_type()));
         let time = in_text.map_or_else(|| frame.time_column(), |field| Ok(field.name()))?;
         let mut shaped: Option<Frame> = None;
-        for batch in frame.batches() {
+        let mut span: Option<(i64, i64)> = None;
+        for batch in frame.batches()? {
+            let batch = batch?;
             let mut columns: Vec<(String, ArrayRef)> = Vec::new();
             for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
                 columns.push(match field.name() {
@@ -126,9 +127,17 @@ impl Offline {
             }
             let columns = columns.into_iter().map(|(name, column)| (name, column, true));
             let batch = RecordBatch::try_from_iter_with_nullable(columns).map_err(arrow_error)?;
-            shaped.get_or_insert_with(|| self.frame(batch.schema())).push(batch)?;
+            if let Some(column) = batch.column_by_name(EVENT_TIMESTAMP) {
+                let times = times(EVENT_TIMESTAMP, column)?;
+                if let (Some(least), Some(greatest)) = (min(&times), max(&times)) {
+                    let (first, last) = span.unwrap_or((least, greatest));
+                    span = Some((first.min(least), last.max(greatest)));
+                }
+            }
+            shaped.get_or_insert_with(|| self.frame(batch.schema())).push(batch).await?;
         }
-        shaped.ok_or_else(|| Error::invalid("there are no entity rows: nothing to retrieve"))
+        let shaped = shaped.ok_or_else(|| Error::invalid("there are no entity rows: nothing to retrieve"))?;
+        Ok((shaped, span))
     }
 
     async fn preview_dataset(&self, preview: DatasetPreview) -> Result<DatasetRows> {

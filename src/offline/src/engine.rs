@@ -27,6 +27,7 @@ use crate::Settings;
 use crate::convert::utc_micros;
 use crate::error::{damage, engine, sql as sql_error};
 use crate::event_log::{LOGGED, Log};
+use crate::frame::Room;
 use crate::keys::KeyType;
 use crate::scan::{ParquetFiles, Pieces};
 use crate::source::{Location, missing};
@@ -48,10 +49,12 @@ pub(crate) struct Engine {
     runtime: Arc<RuntimeEnv>,
     config: SessionConfig,
     memory_limit: usize,
+    spill_dir: PathBuf,
     log: Option<Log>,
 }
 
 /// A source whose files are open.
+#[derive(Clone)]
 pub(crate) struct Table {
     /// The registered source.
     pub(crate) source: Arc<DataSource>,
@@ -146,6 +149,7 @@ impl Engine {
             runtime,
             config,
             memory_limit: settings.memory_limit_bytes,
+            spill_dir: settings.spill_dir.clone(),
             log: settings.event_log.clone().map(Log::new),
         })
     }
@@ -158,6 +162,11 @@ impl Engine {
     /// What all work may take of memory, bytes.
     pub(crate) fn memory_limit(&self) -> usize {
         self.memory_limit
+    }
+
+    /// How much of an entity frame is held in memory: a quarter of the limit.
+    pub(crate) fn room(&self) -> Room {
+        Room { frame: self.memory_limit / 4, claims: self.memory_limit, dir: self.spill_dir.clone() }
     }
 
     /// The memory that is taken of the limit, bytes.

@@ -9,6 +9,9 @@ use datafusion::error::DataFusionError;
 use model::{Error, Kind};
 use parquet::errors::ParquetError;
 
+const SPILL_FULL: &str =
+    "the disk that queries spill to is full: free space there, or ask for less; it can be tried again";
+
 /// A query that failed: over the memory limit is `TooLarge`, data that cannot be cast is
 /// `InvalidArgument`, the rest is our fault.
 pub(crate) fn engine(error: DataFusionError) -> Error {
@@ -16,8 +19,7 @@ pub(crate) fn engine(error: DataFusionError) -> Error {
         return inner;
     }
     if is_full(&error) {
-        let advice = "the disk that queries spill to is full: free space there, or ask for less; it can be tried again";
-        return Error::new(Kind::Unavailable, advice).with_cause(error);
+        return Error::new(Kind::Unavailable, SPILL_FULL).with_cause(error);
     }
     match error.find_root() {
         DataFusionError::ResourcesExhausted(reason) => Error::new(
@@ -37,6 +39,11 @@ pub(crate) fn engine(error: DataFusionError) -> Error {
             None => Error::internal("the offline query failed", error),
         },
     }
+}
+
+/// A file of the spill directory that could not be written.
+pub(crate) fn spill_full(error: Error) -> Error {
+    if error.kind() == Kind::Unavailable { Error::new(Kind::Unavailable, SPILL_FULL).with_cause(error) } else { error }
 }
 
 /// What is wrong with the bytes of a Parquet file, if that is why a query failed.

@@ -99,7 +99,7 @@ impl Job {
                 let mut frame = offline.frame(upload.schema);
                 let mut batches = upload.batches;
                 while let Some(batch) = batches.next().await {
-                    frame.push(batch?)?;
+                    frame.push(batch?).await?;
                 }
                 offline.read(&Command::parse(command.as_bytes())?, Some(frame)).await?
             }

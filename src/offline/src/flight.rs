@@ -70,7 +70,8 @@ impl FlightService for Service {
         };
         let mut call = Call::begin(command.api.as_str());
         // The client looks for an error only after it has sent everything: take it all first.
-        let result = match receive::frame(&self.offline, messages).await {
+        let frame = receive::frame(&self.offline, messages, |schema| self.offline.frame(schema)).await;
+        let result = match frame {
             Ok(frame) => self.offline.read(&command, Some(frame)).await,
             Err(error) => Err(error),
         };
@@ -84,7 +85,10 @@ impl FlightService for Service {
             Err(error) => return refuse_after(messages, &error).await,
         };
         let mut call = Call::begin(if command.api.is_read() { "do_put" } else { command.api.as_str() });
-        let result = match receive::frame(&self.offline, messages).await {
+        // Entity rows may go to disk; rows that are written are in memory.
+        let takes_entities = command.api.is_read() || command.api == Api::Persist;
+        let begin = |schema| if takes_entities { self.offline.frame(schema) } else { self.offline.table(schema) };
+        let result = match receive::frame(&self.offline, messages, begin).await {
             Ok(frame) if command.api.is_read() => self.uploads.store(&descriptor.cmd, frame).await,
             Ok(frame) => self.offline.write(&command, frame).await,
             Err(error) => Err(error),

@@ -1,16 +1,23 @@
-//! The entity frame: the rows that features are looked up for, exactly as the caller sent them.
-//! Knows no view.
+//! The entity frame: the rows that features are looked up for, exactly as the caller sent them. What memory has no room
+//! for is on disk. Knows no view.
 
+mod rows;
+mod stored;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, Int64Array, RecordBatch};
-use arrow::compute::concat;
+use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::memory_pool::MemoryReservation;
 use model::{Error, Kind, Result, Value};
 
-use crate::convert::micros;
-use crate::error::{arrow as arrow_error, engine as engine_error};
+use crate::engine::blocking;
+use crate::error::{engine as engine_error, spill_full};
+use crate::metrics;
+
+pub(crate) use rows::{Parts, Rows, times};
+pub(crate) use stored::{Stored, Writer};
 
 const EVENT_TIMESTAMP: &str = "event_timestamp";
 
@@ -18,27 +25,93 @@ const EVENT_TIMESTAMP: &str = "event_timestamp";
 /// that are all null.
 const PER_ROW: usize = 16;
 
-/// Rows in memory, counted against the memory limit for as long as they live.
+/// Rows, counted against the memory limit for as long as they are in memory.
 pub(crate) struct Frame {
     schema: SchemaRef,
-    batches: Vec<RecordBatch>,
-    rows: usize,
+    rows: Kept,
+    is_empty: bool,
     memory: MemoryReservation,
+    room: Option<Room>,
+}
+
+/// How much of a frame may be in memory, and where the rest goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    /// Bytes that a frame may take; one that needs more goes to disk.
+    pub(crate) frame: usize,
+    /// Bytes that what a message claims, but does not bring, may take.
+    pub(crate) claims: usize,
+    /// Where files go.
+    pub(crate) dir: PathBuf,
+}
+
+enum Kept {
+    Held(Vec<RecordBatch>),
+    Written(Stored, Option<Writer<std::fs::File>>),
 }
 
 impl Frame {
-    pub(crate) fn new(schema: SchemaRef, memory: MemoryReservation) -> Self {
-        Self { schema, batches: Vec::new(), rows: 0, memory }
+    /// An empty one. Without `room`, what does not fit into memory is refused.
+    pub(crate) fn new(schema: SchemaRef, memory: MemoryReservation, room: Option<Room>) -> Self {
+        Self { schema, rows: Kept::Held(Vec::new()), is_empty: true, memory, room }
     }
 
-    /// Adds rows. Errors (`TooLarge`): the memory limit.
-    pub(crate) fn push(&mut self, batch: RecordBatch) -> Result<()> {
+    /// Rows that are on disk.
+    pub(crate) fn stored(stored: Stored, memory: MemoryReservation) -> Result<Self> {
+        let schema = stored.read()?.schema();
+        Ok(Self { schema, rows: Kept::Written(stored, None), is_empty: false, memory, room: None })
+    }
+
+    /// Adds rows. Errors: `TooLarge` for the memory limit, `Unavailable` for a full disk.
+    pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        self.is_empty &= batch.num_rows() == 0;
         let rows = batch.num_rows().saturating_mul(PER_ROW);
         let nulls = batch.columns().iter().map(|c| nested_nulls(&c.to_data())).fold(0, usize::saturating_add);
-        let bytes = batch.get_array_memory_size().saturating_add(rows).saturating_add(nulls);
-        self.memory.try_grow(bytes).map_err(engine_error)?;
-        self.rows += batch.num_rows();
-        self.batches.push(batch);
+        let (claimed, brought) = (rows.saturating_add(nulls), bytes_of(&batch));
+        let bytes = brought.saturating_add(claimed);
+        if self.room.as_ref().is_some_and(|room| claimed.saturating_sub(2 * brought) > room.claims) {
+            return Err(too_many(batch.num_rows()));
+        }
+        if let Kept::Held(batches) = &mut self.rows {
+            let most = self.room.as_ref().map_or(usize::MAX, |room| room.frame);
+            let fits = self.memory.size().saturating_add(bytes) <= most;
+            match (fits.then(|| self.memory.try_grow(bytes)), &self.room) {
+                (Some(Ok(())), _) => {
+                    batches.push(batch);
+                    return Ok(());
+                }
+                (Some(Err(full)), None) => return Err(engine_error(full)),
+                _ => {}
+            }
+        }
+        self.write(batch).await
+    }
+
+    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        let Some(dir) = self.room.as_ref().map(|room| room.dir.clone()) else {
+            return Err(Error::new(Kind::Internal, "rows were added to a table that is closed"));
+        };
+        let before = std::mem::replace(&mut self.rows, Kept::Held(Vec::new()));
+        let schema = self.schema.clone();
+        let write = move || {
+            let (stored, mut writer, held) = match before {
+                Kept::Written(stored, Some(writer)) => (stored, writer, Vec::new()),
+                Kept::Written(_, None) => {
+                    return Err(Error::new(Kind::Internal, "rows were added to a table that is closed"));
+                }
+                Kept::Held(held) => {
+                    let (stored, writer) = Stored::nameless(&dir, &schema)?;
+                    metrics::frame_spilled();
+                    (stored, writer, held)
+                }
+            };
+            for batch in held.iter().chain([&batch]) {
+                writer.write(batch)?;
+            }
+            Ok(Kept::Written(stored, Some(writer)))
+        };
+        self.rows = blocking(write).await.map_err(spill_full)?;
+        self.memory.free();
         Ok(())
     }
 
@@ -46,12 +119,27 @@ impl Frame {
         &self.schema
     }
 
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
+    /// Whether no row was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_empty
     }
 
-    pub(crate) fn batches(&self) -> &[RecordBatch] {
-        &self.batches
+    /// Whether its rows are on disk.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        matches!(self.rows, Kept::Written(..))
+    }
+
+    /// All rows, batch by batch; those on disk are read as they are asked for, which blocks.
+    pub(crate) fn batches(&self) -> Result<Batches> {
+        Ok(match &self.rows {
+            Kept::Held(batches) => Box::new(batches.clone().into_iter().map(Ok)),
+            Kept::Written(stored, _) => Box::new(stored.read()?),
+        })
+    }
+
+    /// All rows, part by part.
+    pub(crate) fn parts(&self) -> Result<Parts> {
+        Parts::new(self)
     }
 
     /// Whether it is the table that the SDK uploads where there is no entity frame
@@ -76,34 +164,6 @@ impl Frame {
                     "Please provide an entity_df with a column named {EVENT_TIMESTAMP} representing the time of events."
                 ),
             )),
-        }
-    }
-
-    /// The event times in µs.
-    pub(crate) fn times(&self, column: &str) -> Result<Int64Array> {
-        micros(column, &self.column(column)?).map_err(|e| {
-            if e.message().contains("is no timestamp") {
-                Error::of_class(
-                    Kind::InvalidArgument,
-                    "EntityDFNotDateTime",
-                    "The entity dataframe specified does not have the timestamp field as a datetime.",
-                )
-            } else {
-                e
-            }
-        })
-    }
-
-    /// A column, whole.
-    pub(crate) fn column(&self, name: &str) -> Result<ArrayRef> {
-        let at = self.schema.index_of(name).map_err(arrow_error)?;
-        match self.batches.as_slice() {
-            [] => Ok(arrow::array::new_empty_array(self.schema.field(at).data_type())),
-            [one] => Ok(one.column(at).clone()),
-            many => {
-                let chunks: Vec<&dyn Array> = many.iter().map(|b| b.column(at).as_ref()).collect();
-                concat(&chunks).map_err(arrow_error)
-            }
         }
     }
 
@@ -132,6 +192,28 @@ impl Frame {
     pub(crate) fn shared(self) -> Arc<Self> {
         Arc::new(self)
     }
+}
+
+/// What a batch's own rows take, bytes: of a message, all columns share one piece of memory.
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let of = |column: &ArrayRef| match column.data_type() {
+        // What the views point to is not counted among their rows.
+        DataType::Utf8View | DataType::BinaryView => column.get_array_memory_size(),
+        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    };
+    batch.columns().iter().map(of).fold(0, usize::saturating_add)
+}
+
+/// The batches of a frame.
+pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
+
+fn too_many(rows: usize) -> Error {
+    Error::new(
+        Kind::TooLarge,
+        format!(
+            "a batch of {rows} rows needs more than the offline memory limit: send smaller ones, or raise the limit"
+        ),
+    )
 }
 
 /// What the nulls inside lists take once they are values, bytes: as an array they take none.

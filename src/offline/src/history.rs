@@ -1,31 +1,31 @@
 //! Historical retrieval: every view of a request is joined to the entity frame, one after the other,
 //! and the result is given out in batches in the frame's order.
 //!
-//! A view's history is read once, cut in time, and joined as it comes; where it must be in order (windows), or what is
-//! kept of it does not fit, it is sorted with spill and merged with the entity rows. Held in memory are the entity
-//! frame and, per view, those history rows that some entity row matched.
+//! The frame is worked off in parts of as many rows as fit into memory with what is joined to them ([`parts`]). For each
+//! part a view's history is read once, cut in time, and joined as it comes; where it must be in order (windows), it is
+//! sorted with spill and merged with the entity rows.
 
+mod parts;
 mod unsorted;
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, new_empty_array};
-use arrow::compute::{concat, interleave_record_batch, take};
+use arrow::compute::{concat, interleave_record_batch};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use datafusion::execution::memory_pool::MemoryReservation;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
 use model::registry::View;
 use model::{Error, Result};
 use proto::feast::core::{DataSource, data_source::Options};
-use tokio_util::task::AbortOnDropHandle;
 use window::Spec;
 
 use crate::asof::{Latest, Merge, Pick, Probe};
 use crate::convert::{arrow_type, from_values, in_column, micros, to_registered};
 use crate::engine::{Cut, Engine, Order, Table};
 use crate::error::{arrow as arrow_error, engine as engine_error};
-use crate::frame::Frame;
+use crate::frame::{Frame, Rows};
 use crate::key_filter;
 use crate::keys::{KeyRows, KeyType};
 use crate::known::Known;
@@ -46,6 +46,7 @@ pub(crate) struct Export {
 }
 
 /// A part with its source open and its columns found.
+#[derive(Clone)]
 pub(crate) struct Ready {
     pub(crate) part: Part,
     pub(crate) table: Table,
@@ -77,7 +78,7 @@ struct Keyed {
 }
 
 impl Probes {
-    fn of(&mut self, engine: &Engine, frame: &Frame, times: &Int64Array, ready: &Ready) -> Result<Keyed> {
+    fn of(&mut self, engine: &Engine, frame: &Rows, times: &Int64Array, ready: &Ready) -> Result<Keyed> {
         let columns = ready.part.keys().into_iter().map(|(_, column)| column.to_owned());
         let by: Vec<(String, KeyType)> = columns.zip(ready.cut.keys.iter().map(|(_, t)| *t)).collect();
         if let Some(last) = self.last.as_ref().filter(|last| last.by == by) {
@@ -176,35 +177,7 @@ pub(crate) fn retrieve(engine: Arc<Engine>, frame: Arc<Frame>, parts: Vec<Ready>
         }
     }
     let schema = Arc::new(Schema::new_with_metadata(fields, frame.schema().metadata().clone()));
-    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<RecordBatch>>(2);
-    let result_schema = schema.clone();
-    let work = tokio::spawn(async move {
-        let run = async {
-            let times = frame.times(&time)?;
-            let mut joined = Vec::with_capacity(parts.len());
-            let mut probes = Probes::default();
-            for part in parts {
-                let keyed = probes.of(&engine, &frame, &times, &part)?;
-                joined.push(join(&engine, keyed, part).await?);
-            }
-            drop(probes);
-            for batch in assemble(&result_schema, &frame, &joined, batch_rows) {
-                if sender.send(Ok(batch?)).await.is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        if let Err(error) = run.await {
-            // Nobody is left to be told when the send fails.
-            let _ = sender.send(Err(error)).await;
-        }
-    });
-    let work = AbortOnDropHandle::new(work);
-    let batches = stream::unfold((receiver, work), |(mut receiver, work)| async move {
-        receiver.recv().await.map(|batch| (batch, (receiver, work)))
-    });
-    Ok(Export { schema, batches: batches.boxed() })
+    Ok(parts::stream(parts::Work { engine, frame, parts, schema, time, batch_rows }))
 }
 
 impl Ready {
@@ -220,7 +193,8 @@ impl Ready {
     }
 }
 
-async fn join(engine: &Engine, keyed: Keyed, mut ready: Ready) -> Result<Joined> {
+async fn join(engine: &Engine, keyed: Keyed, ready: &Ready, last_resort: bool) -> Result<Joined> {
+    let mut ready = ready.clone();
     let view = ready.part.view.clone();
     let Keyed { probe, rows, .. } = &keyed;
     let memory = Arc::new(engine.reservation("joined rows"));
@@ -237,7 +211,7 @@ async fn join(engine: &Engine, keyed: Keyed, mut ready: Ready) -> Result<Joined>
     }
     let joined = match &ready.spec {
         Some(spec) => windows(engine, &ready, spec, probe, rows, memory).await,
-        None => as_of(engine, &ready, probe, rows, memory).await,
+        None => as_of(engine, &ready, probe, rows, memory, last_resort).await,
     };
     joined.map_err(|e| match e.kind() {
         model::Kind::InvalidArgument => {
@@ -248,18 +222,22 @@ async fn join(engine: &Engine, keyed: Keyed, mut ready: Ready) -> Result<Joined>
 }
 
 /// The last row for each entity row. What an entity row was to know by then is found in the order in which rows became
-/// known; else the files are read as they are, and sorted only where what is kept of them does not fit into memory.
+/// known; else the files are read as they are. Where what is kept of them does not fit into memory, they are sorted as
+/// the `last_resort`; before that the entity rows are too many (`TooLarge`).
 async fn as_of(
     engine: &Engine,
     ready: &Ready,
     probe: &Arc<Probe>,
     rows: &Arc<KeyRows>,
     memory: Arc<MemoryReservation>,
+    last_resort: bool,
 ) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
     let unsorted = if cut.known { None } else { unsorted::as_of(engine, ready, probe, rows, &memory).await? };
     let found = if let Some(found) = unsorted {
         found
+    } else if !last_resort && !cut.known {
+        return Err(parts::too_many());
     } else {
         metrics::sorted(&view.name);
         sorted(engine, ready, probe, rows, &memory).await?
@@ -425,35 +403,4 @@ pub(crate) fn sides(chunk: &RecordBatch, cut: &Cut, rows: &KeyRows) -> Result<(a
     }
     let times = micros(&cut.time, chunk.column(cut.merged_at()))?;
     Ok((rows.rows(&keys, chunk.num_rows())?, times))
-}
-
-/// The frame's batches with the features behind its columns, at most `batch_rows` rows each.
-fn assemble<'a>(
-    schema: &'a SchemaRef,
-    frame: &'a Frame,
-    joined: &'a [Joined],
-    batch_rows: usize,
-) -> impl Iterator<Item = Result<RecordBatch>> + 'a {
-    let mut start = 0;
-    let offsets = frame.batches().iter().map(move |b| {
-        let offset = start;
-        start += b.num_rows();
-        (offset, b)
-    });
-    offsets.flat_map(move |(offset, batch)| {
-        (0..batch.num_rows()).step_by(batch_rows.max(1)).map(move |at| {
-            let rows = batch_rows.max(1).min(batch.num_rows() - at);
-            let mut columns: Vec<ArrayRef> = batch.columns().iter().map(|c| c.slice(at, rows)).collect();
-            for view in joined {
-                let index = view.index.as_ref().map(|i| i.slice(offset + at, rows));
-                for column in &view.columns {
-                    columns.push(match &index {
-                        Some(index) => take(column.as_ref(), index, None).map_err(arrow_error)?,
-                        None => column.slice(offset + at, rows),
-                    });
-                }
-            }
-            RecordBatch::try_new(schema.clone(), columns).map_err(arrow_error)
-        })
-    })
 }

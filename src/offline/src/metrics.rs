@@ -16,6 +16,16 @@ pub(crate) fn sorted(view: &str) {
     tracing::info!(view, "the history is sorted before it is joined");
 }
 
+/// An entity frame that memory has no room for, and so is on disk.
+pub(crate) fn frame_spilled() {
+    counter!("larder_offline_frames_spilled_total").increment(1);
+}
+
+/// A part of an entity frame that was joined.
+pub(crate) fn part_joined() {
+    counter!("larder_offline_parts_joined_total").increment(1);
+}
+
 /// Entity rows that a view was joined to, and how many of them found a row.
 pub(crate) fn joined(view: &str, rows: u64, matched: u64) {
     counter!("larder_offline_rows_joined_total", "view" => view.to_owned()).increment(rows);

@@ -37,7 +37,7 @@ impl Offline {
         fields.push(Field::new(TIME, utc_micros(), true));
         let schema = Arc::new(Schema::new(fields));
         let mut frame = self.frame(schema.clone());
-        frame.push(RecordBatch::try_new(schema, columns).map_err(arrow_error)?)?;
+        frame.push(RecordBatch::try_new(schema, columns).map_err(arrow_error)?).await?;
         let request = HistoricalRequest {
             project: view.project.clone(),
             views: vec![AskedView { name: view.name.clone(), ..AskedView::default() }],

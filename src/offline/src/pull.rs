@@ -132,7 +132,7 @@ pub(crate) async fn entity_rows(engine: &Engine, parts: &[Ready], from: Option<i
     let columns: Vec<&str> = parts.first().map(|p| p.part.keys()).unwrap_or_default().iter().map(|(_, c)| *c).collect();
     let mut types: Vec<DataType> = Vec::new();
     let mut seen: BTreeSet<OwnedRow> = BTreeSet::new();
-    let mut memory = engine.reservation("entity rows");
+    let memory = engine.reservation("entity rows");
     let mut converter = None;
     for ready in parts {
         let keys = ready.part.keys();
@@ -197,8 +197,9 @@ pub(crate) async fn entity_rows(engine: &Engine, parts: &[Ready], from: Option<i
         }
     }
     let schema = Arc::new(Schema::new(fields));
-    let mut frame = Frame::new(schema.clone(), memory.take());
-    frame.push(RecordBatch::try_new(schema, arrays).map_err(arrow_error)?)?;
+    memory.free();
+    let mut frame = Frame::new(schema.clone(), memory, Some(engine.room()));
+    frame.push(RecordBatch::try_new(schema, arrays).map_err(arrow_error)?).await?;
     Ok(frame)
 }
 

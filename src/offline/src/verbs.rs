@@ -35,9 +35,14 @@ pub(crate) enum Entities {
 }
 
 impl Offline {
-    /// An empty frame, counted against the memory limit.
+    /// An empty frame, counted against the memory limit; what it has no room for goes to disk.
     pub(crate) fn frame(&self, schema: arrow::datatypes::SchemaRef) -> Frame {
-        Frame::new(schema, self.engine.reservation("entity frame"))
+        Frame::new(schema, self.engine.reservation("entity frame"), Some(self.engine.room()))
+    }
+
+    /// An empty table to be written, which must fit into memory.
+    pub(crate) fn table(&self, schema: arrow::datatypes::SchemaRef) -> Frame {
+        Frame::new(schema, self.engine.reservation("uploaded rows"), None)
     }
 
     /// `get_historical_features`.
@@ -80,9 +85,9 @@ impl Offline {
         let mut rows = query.execute_stream().await.map_err(error::sql)?;
         let mut frame = self.frame(schema);
         while let Some(batch) = rows.next().await {
-            frame.push(batch.map_err(error::sql)?)?;
+            frame.push(batch.map_err(error::sql)?).await?;
         }
-        if frame.rows() == 0 {
+        if frame.is_empty() {
             return Err(Error::of_class(
                 Kind::InvalidArgument,
                 "EntitySQLEmptyResults",
@@ -141,7 +146,7 @@ impl Offline {
                 let source = view.batch_source.clone().ok_or_else(|| {
                     Error::invalid(format!("Feature view '{}' has no batch_source to append to", view.name))
                 })?;
-                append::batches(&self.writer(), source, uploaded.batches().to_vec()).await?;
+                append::batches(&self.writer(), source, uploaded.batches()?.collect::<Result<_>>()?).await?;
                 Ok(())
             }
             Api::WriteLogged => self.write_logged(command.feature_service()?, command.project(), &uploaded).await,
@@ -200,12 +205,12 @@ impl Offline {
             Location::Object(bucket, key) => Location::Object(bucket, format!("{}/", key.trim_end_matches('/'))),
             local => Location::Directory(local.path()),
         };
+        let batches = uploaded.batches()?.collect::<Result<Vec<RecordBatch>>>()?;
         if file.partition_by.is_empty() {
-            let batches: Vec<RecordBatch> = uploaded.batches().to_vec();
             append::new_file(directory, name.to_owned(), batches).await?;
             return Ok(());
         }
-        for (folder, batches) in partitions::split(uploaded.batches(), &file.partition_by)? {
+        for (folder, batches) in partitions::split(&batches, &file.partition_by)? {
             let below = match &directory {
                 Location::Object(bucket, key) => Location::Object(bucket.clone(), format!("{key}{folder}/")),
                 local => Location::Directory(local.path().join(folder)),

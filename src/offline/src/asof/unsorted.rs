@@ -86,6 +86,9 @@ pub(crate) fn gather(winners: &Winners, columns: &[ArrayRef]) -> Result<Vec<Arra
 }
 
 impl Slots {
+    /// What an entity row's slot takes, bytes.
+    pub(crate) const EACH: usize = size_of::<Slot>();
+
     /// Before the first chunk, of which `columns` columns are kept.
     pub(crate) fn new(probe: &Probe, columns: usize) -> Self {
         let all = vec![EMPTY; probe.places()];

@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::{FlightData, FlightDescriptor};
@@ -34,9 +34,9 @@ pub(super) async fn split(
     Ok((descriptor, data.boxed()))
 }
 
-/// The uploaded table; its memory counts against the limit. Messages are read to the end even
-/// when it is over the limit: the client looks for errors only then.
-pub(super) async fn frame(offline: &Offline, messages: Messages) -> Result<Frame> {
+/// The uploaded table, begun by `begin`. Messages are read to the end even when it is over a limit: the client looks
+/// for errors only then.
+pub(super) async fn frame(offline: &Offline, messages: Messages, begin: impl Fn(SchemaRef) -> Frame) -> Result<Frame> {
     let room = offline.engine.reservation("an upload's compressed message");
     let checked = messages.map(move |message| {
         let message = message.map_err(|status| FlightError::Tonic(Box::new(status)))?;
@@ -57,15 +57,15 @@ pub(super) async fn frame(offline: &Offline, messages: Messages) -> Result<Frame
         if refused.is_some() {
             continue;
         }
-        let frame = frame.get_or_insert_with(|| offline.frame(batch.schema()));
-        refused = frame.push(batch).err();
+        let frame = frame.get_or_insert_with(|| begin(batch.schema()));
+        refused = frame.push(batch).await.err();
     }
     if let Some(error) = refused {
         return Err(error);
     }
     Ok(frame.unwrap_or_else(|| {
         let schema = batches.schema().cloned();
-        offline.frame(schema.unwrap_or_else(|| Arc::new(Schema::empty())))
+        begin(schema.unwrap_or_else(|| Arc::new(Schema::empty())))
     }))
 }
 

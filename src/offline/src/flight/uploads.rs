@@ -2,17 +2,14 @@
 //! their command until they are fetched or expire, so that a restart in between loses none.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
 use model::Result;
 
 use crate::engine::blocking;
-use crate::error::{arrow as arrow_error, io};
-use crate::frame::Frame;
+use crate::error::io;
+use crate::frame::{Frame, Stored, Writer};
 use crate::{Offline, Settings};
 
 /// The spool: per upload `<hash>.cmd` with the command and `<hash>.arrows` with the table (Arrow IPC
@@ -61,13 +58,8 @@ impl Uploads {
         }
         let (path, offline) = (self.path(command), offline.clone());
         blocking(move || {
-            let file = File::open(&path).map_err(|e| io("opening", &path, e))?;
-            let reader = StreamReader::try_new(BufReader::new(file), None).map_err(arrow_error)?;
-            let mut frame = offline.frame(reader.schema());
-            for batch in reader {
-                frame.push(batch.map_err(arrow_error)?)?;
-            }
-            Ok(Some(frame))
+            let memory = offline.engine.reservation("entity frame");
+            Ok(Some(Frame::stored(Stored::open(&path)?, memory)?))
         })
         .await
     }
@@ -97,11 +89,11 @@ impl Uploads {
 /// Writes a table beside its place, and its command, and puts it there.
 fn keep(frame: &Frame, command: &[u8], hidden: &Path, path: &Path) -> Result<()> {
     let file = File::create(hidden).map_err(|e| io("creating", hidden, e))?;
-    let mut writer = StreamWriter::try_new(BufWriter::new(file), frame.schema()).map_err(arrow_error)?;
-    for batch in frame.batches() {
-        writer.write(batch).map_err(arrow_error)?;
+    let mut writer = Writer::new(file, hidden, frame.schema())?;
+    for batch in frame.batches()? {
+        writer.write(&batch?)?;
     }
-    writer.finish().map_err(arrow_error)?;
+    writer.finish()?;
     let command_path = path.with_extension("cmd");
     std::fs::write(&command_path, command).map_err(|e| io("writing", &command_path, e))?;
     std::fs::rename(hidden, path).map_err(|e| io("writing", path, e))

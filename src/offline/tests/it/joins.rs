@@ -254,7 +254,7 @@ async fn the_entity_frame_comes_back_as_it_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_join_beyond_the_memory_limit_sorts_and_spills_and_a_frame_beyond_it_is_refused() {
+async fn a_join_beyond_the_memory_limit_is_done_all_the_same() {
     let mut repo = Repo::new();
     repo.entity("k", ValueType::Int64);
     repo.view("v", &["k"], &[("f", ValueType::String)], 0, "v.parquet");
@@ -278,9 +278,9 @@ async fn a_join_beyond_the_memory_limit_sorts_and_spills_and_a_frame_beyond_it_i
     // The source's text alone is about 7 MB.
     let server = Server::start(repo.offline(6 << 20)).await;
     let command = historical(&[("v", &["f"])]);
-    // Few entity rows are joined to the source as it comes. Of 105,000 the frame and the join's places (32 bytes each)
-    // are more than the limit: the source is sorted, and spills.
-    for repeat in [1, 350] {
+    // Few entity rows are joined to the source as it comes. 105,000 with the join's places are more than the limit, and
+    // so is the frame of 1,200,000 alone.
+    for repeat in [1, 350, 4000] {
         let got = server.exchange(&command, &frame(repeat)).await.expect("joins");
         let found = got.column_by_name("v__f").expect("f").as_string::<i32>();
         assert_eq!(found.len(), asked.len() * repeat);
@@ -289,11 +289,6 @@ async fn a_join_beyond_the_memory_limit_sorts_and_spills_and_a_frame_beyond_it_i
             assert_eq!(row * 7919 % rows, *key);
         }
     }
-    let error = server.exchange(&command, &frame(4000)).await.expect_err("too large");
-    assert_eq!(error.code(), tonic::Code::ResourceExhausted);
-    assert!(detail(&error).1.contains("memory limit"), "{error}");
-    // And the memory is free again.
-    server.exchange(&command, &frame(1)).await.expect("spills again");
 }
 
 #[tokio::test]

@@ -6,4 +6,5 @@ mod hostile;
 mod joins;
 mod known;
 mod log;
+mod parts;
 mod support;
