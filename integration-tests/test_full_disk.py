@@ -110,8 +110,12 @@ def world(request: pytest.FixtureRequest, larder: StartLarder, tmp_path: Path) -
     frame["event_timestamp"] = frame["event_timestamp"].dt.tz_localize("UTC")
     frame["created"] = frame["event_timestamp"]
     frame.to_parquet(repo / "history.parquet", index=False)
-    times_of = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created"}
-    source = FileSource(name="history_file", path="history.parquet", **times_of)
+    source = FileSource(
+        name="history_file",
+        path="history.parquet",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+    )
     fields = [Field(name="driver_id", dtype=Int64), Field(name="trips", dtype=Int64)]
     history = FeatureView(name="history", entities=[DRIVER], ttl=timedelta(0), source=source, schema=fields)
     stats = pushed_view("stats", [DRIVER], timedelta(0), {"trips": Int64, "note": String})

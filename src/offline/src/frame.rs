@@ -47,7 +47,7 @@ pub(crate) struct Room {
 
 enum Kept {
     Held(Vec<RecordBatch>),
-    Written(Stored, Option<Writer<std::fs::File>>),
+    Written(Stored, Option<Box<Writer<std::fs::File>>>),
 }
 
 impl Frame {
@@ -102,7 +102,7 @@ impl Frame {
                 Kept::Held(held) => {
                     let (stored, writer) = Stored::nameless(&dir, &schema)?;
                     metrics::frame_spilled();
-                    (stored, writer, held)
+                    (stored, Box::new(writer), held)
                 }
             };
             for batch in held.iter().chain([&batch]) {

@@ -101,11 +101,9 @@ impl Work {
     /// How many rows are taken to fit into what memory is free: not more than three quarters of it are planned with.
     fn fitting(&self) -> usize {
         let free = self.engine.memory_limit().saturating_sub(self.engine.reserved());
-        let of_frame: usize = match self.frame.is_on_disk() {
-            // Those in memory are counted already.
-            false => 0,
-            true => self.frame.schema().fields().iter().map(|field| width(field.data_type())).sum(),
-        };
+        // Those in memory are counted already.
+        let fields = self.frame.schema().fields().iter().filter(|_| self.frame.is_on_disk());
+        let of_frame: usize = fields.map(|field| width(field.data_type())).sum();
         let features: usize = self.parts.iter().map(Ready::width).sum();
         let widest = self.parts.iter().map(Ready::width).max().unwrap_or_default();
         // Superseded rows of the view that is joined last are kept for a while.
