@@ -180,6 +180,7 @@ class Served:
         work.mkdir(parents=True)
         self.broker = kafka.start(work / "kafka")
         self.broker.create_topic("events", PARTITIONS)
+        self.greet()
         repo = work / "repo"
         write_config(repo, "bench", Ports.free())
         from larder_env.repo import ports_in
@@ -187,6 +188,14 @@ class Served:
         self.larder = Larder(Path(binary), repo, ports_in(repo), args=["--services", "online,registry,ingest"])
         self.larder.start()
         self.features = store(repo)
+
+    def greet(self) -> None:
+        """Asks for a group's position, so that the broker has the topic of positions, which its first group waits for."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        client = Consumer({"bootstrap.servers": self.broker.bootstrap_servers, "group.id": "first"})
+        client.committed([TopicPartition("events", 0)], timeout=30)
+        client.close()
 
     def apply(self, views: int, windows: int, extra: list[tuple[str, str]] | None = None) -> None:
         """Registers views of so many aggregations each, or one view of (function, column)."""

@@ -19,6 +19,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 pub(crate) fn of_share(feed: &Feed, settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("statistics.interval.ms", "5000").set("topic.metadata.refresh.interval.ms", "2000");
+    config.set("queued.min.messages", "20000");
     if let Some(id) = &settings.group_instance_id {
         // A static member that comes back is given its partitions without a look at what it subscribes to.
         config.set("group.instance.id", format!("{id}.{}", feed.topic));
@@ -41,6 +42,9 @@ pub(crate) fn of_view(feed: &Feed, settings: &Settings) -> ClientConfig {
 
 fn common(config: &mut ClientConfig, feed: &Feed, settings: &Settings) {
     config.set("client.id", "larder").set("reconnect.backoff.max.ms", "5000");
+    // a partition whose queue was full is fetched again after so long: by default a second, which a reader that catches
+    // up would spend waiting, its queue empty
+    config.set("fetch.queue.backoff.ms", "5");
     for (name, value) in settings.properties.iter().chain(&settings.consumer_properties) {
         config.set(name, value);
     }

@@ -201,8 +201,13 @@ impl Reader<'_> {
         let mut until = Instant::now() + wait;
         let mut epoch = self.consumer.context().epoch();
         while messages.len() < settings.batch_size && bytes < LARGEST_BATCH {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.consumer.poll(left) {
+            // what is here is taken without a look at the clock
+            let mut left = Duration::ZERO;
+            let polled = self.consumer.poll(left).or_else(|| {
+                left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() { None } else { self.consumer.poll(left) }
+            });
+            match polled {
                 Some(Ok(message)) => {
                     self.last_error = None;
                     if messages.is_empty() && !wait.is_zero() {
@@ -224,7 +229,8 @@ impl Reader<'_> {
                 messages.retain(|message| state.has_since(message.partition, epoch));
                 epoch = now;
             }
-            if left.is_zero() && messages.is_empty() {
+            // errors, and messages of partitions that went, are no reason to stay
+            if messages.is_empty() && Instant::now() >= until {
                 break;
             }
         }
