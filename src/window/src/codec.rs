@@ -26,7 +26,7 @@ use crate::partial::Partial;
 use crate::scalar::Scalar;
 use crate::spec::Spec;
 use crate::state::{Pending, State};
-use crate::tiles::{Tile, Tiles, distinct_slots};
+use crate::tiles::{Tiles, distinct_slots};
 
 const VERSION: u8 = 2;
 /// Without a checksum, and with the distinct values of each tile in it.
@@ -51,18 +51,18 @@ impl State {
             }
         }
         for tiles in &self.sets {
-            varint(out, tiles.fine().len() as u128);
+            varint(out, tiles.indexes().len() as u128);
             let mut previous = None;
-            for tile in tiles.fine() {
+            for (index, partials) in tiles.fine() {
                 match previous {
-                    None => signed(out, i128::from(tile.index)),
-                    Some(index) => varint(out, tile.index.abs_diff(index).into()),
+                    None => signed(out, i128::from(index)),
+                    Some(previous) => varint(out, index.abs_diff(previous).into()),
                 }
-                previous = Some(tile.index);
-                tile.partials.iter().for_each(|partial| partial_out(out, partial));
+                previous = Some(index);
+                partials.for_each(|partial| partial_out(out, partial));
             }
             for latest in tiles.latest() {
-                let place = |index: &i64| tiles.fine().binary_search_by_key(index, |tile| tile.index).ok();
+                let place = |index: &i64| tiles.indexes().binary_search(index).ok();
                 let kept = latest.iter().filter_map(|(value, index)| Some((value, place(index)?)));
                 varint(out, kept.clone().count() as u128);
                 for (value, place) in kept {
@@ -116,11 +116,11 @@ impl State {
             let latest_index = set.index(now_us);
             let mut tiles = Tiles::new(set);
             for _ in 0..reader.varint()? {
-                let index = match tiles.fine().back() {
+                let index = match tiles.indexes().back() {
                     None => i64::try_from(reader.signed()?).ok(),
                     Some(last) => {
                         let gap = u64::try_from(reader.varint()?).ok().filter(|gap| *gap > 0);
-                        gap.and_then(|gap| last.index.checked_add_unsigned(gap))
+                        gap.and_then(|gap| last.checked_add_unsigned(gap))
                     }
                 };
                 let Some(index) = index.filter(|index| *index <= latest_index) else {
@@ -136,8 +136,8 @@ impl State {
                     }
                     _ => reader.partial(spec, *slot, empty),
                 });
-                let partials = partials.collect::<Result<_, _>>()?;
-                tiles.push(Tile { index, partials });
+                let partials: Vec<Partial> = partials.collect::<Result<_, _>>()?;
+                tiles.push(index, partials);
                 for (nth, ((place, _), values)) in distinct_slots(set).zip(&seen).enumerate() {
                     for value in values {
                         tiles.see(place, nth, value, index);
@@ -168,6 +168,13 @@ impl State {
 }
 
 fn varint(out: &mut Vec<u8>, mut value: u128) {
+    // nearly all numbers are small, and 128 bits are slow
+    if let Ok(small) = u8::try_from(value)
+        && small < 0x80
+    {
+        out.push(small);
+        return;
+    }
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -182,14 +189,14 @@ fn signed(out: &mut Vec<u8>, value: i128) {
 fn partial_out(out: &mut Vec<u8>, partial: &Partial) {
     match partial {
         Partial::Count(n) => varint(out, (*n).into()),
-        Partial::SumInt(sum) => signed(out, *sum),
+        Partial::SumInt(sum) => signed(out, sum.get()),
         Partial::SumFloat(sum) | Partial::Squares(sum) => compensated_out(out, *sum),
         Partial::Min(value) | Partial::Max(value) => scalar_out(out, value),
         Partial::First(found) | Partial::Last(found) => match found {
             None => scalar_out(out, &Scalar::Null),
-            Some((ts_us, value)) => {
-                scalar_out(out, value);
-                out.extend(ts_us.to_le_bytes());
+            Some(kept) => {
+                scalar_out(out, &kept.1);
+                out.extend(kept.0.to_le_bytes());
             }
         },
         Partial::Earliest(found) | Partial::Latest(found) => {
@@ -264,9 +271,10 @@ fn partial_out(out: &mut Vec<u8>, partial: &Partial) {
 
 fn compensated_out(out: &mut Vec<u8>, sum: Compensated) {
     let (hi, lo, special) = sum.parts();
-    out.push(special);
-    out.extend(hi.to_le_bytes());
-    out.extend(lo.to_le_bytes());
+    let mut bytes = [special; 17];
+    bytes[1..9].copy_from_slice(&hi.to_le_bytes());
+    bytes[9..].copy_from_slice(&lo.to_le_bytes());
+    out.extend_from_slice(&bytes);
 }
 
 fn scalar_out(out: &mut Vec<u8>, value: &Scalar) {
@@ -279,8 +287,9 @@ fn scalar_out(out: &mut Vec<u8>, value: &Scalar) {
             signed(out, i128::from(*value));
         }
         Scalar::Float(value) => {
-            out.push(4);
-            out.extend(value.to_le_bytes());
+            let mut bytes = [4; 9];
+            bytes[1..].copy_from_slice(&value.to_le_bytes());
+            out.extend_from_slice(&bytes);
         }
         Scalar::Text(value) => {
             out.push(5);

@@ -276,7 +276,7 @@ impl Function {
                 Scalar::Float(if self == Self::Var { variance } else { variance.sqrt() })
             }
             (Self::First, [Partial::First(found)]) | (Self::Last, [Partial::Last(found)]) => {
-                found.as_ref().map_or(Scalar::Null, |(_, value)| value.clone())
+                found.as_ref().map_or(Scalar::Null, |kept| kept.1.clone())
             }
             (Self::Skew, [Partial::Moments(moments)]) => float(moments.skew()),
             (Self::Kurtosis, [Partial::Moments(moments)]) => float(moments.kurtosis()),
@@ -360,14 +360,14 @@ fn seconds(from_us: i64, to_us: i64) -> f64 {
 
 fn summed(part: &Partial) -> (Scalar, bool) {
     match part {
-        Partial::SumInt(sum) => clamp(*sum),
+        Partial::SumInt(sum) => clamp(sum.get()),
         other => (Scalar::Float(total(other).value()), false),
     }
 }
 
 fn total(part: &Partial) -> Compensated {
     match part {
-        Partial::SumInt(sum) => Compensated::from_i128(*sum),
+        Partial::SumInt(sum) => Compensated::from_i128(sum.get()),
         Partial::SumFloat(sum) | Partial::Squares(sum) => *sum,
         _ => Compensated::default(),
     }

@@ -58,8 +58,8 @@ impl PartialKind {
         }
         if let Partial::Ranked(empty) = empty {
             let lists =
-                parts.iter().filter_map(|part| if let Partial::Ranked(list) = part { Some(list) } else { None });
-            return Partial::Ranked(Ranked::of(empty, lists));
+                parts.iter().filter_map(|part| if let Partial::Ranked(list) = part { Some(&**list) } else { None });
+            return Partial::Ranked(Box::new(Ranked::of(empty, lists)));
         }
         let mut merged = empty.clone();
         for part in parts {
@@ -69,24 +69,43 @@ impl PartialKind {
     }
 }
 
+/// A sum of integers: an `i128` in two parts, so that a partial result needs no more than the alignment of a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Whole {
+    high: i64,
+    low: u64,
+}
+
+impl Whole {
+    pub(crate) fn new(sum: i128) -> Self {
+        Self { high: (sum >> 64) as i64, low: sum as u64 }
+    }
+
+    pub(crate) fn get(self) -> i128 {
+        i128::from(self.high) << 64 | i128::from(self.low)
+    }
+}
+
 /// A partial result. `min` and `max` of no value are `Null`; `first` and `last` carry their time.
+///
+/// Many are kept, of the simple kinds most: it is four words, and what needs more stands elsewhere.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Partial {
     Count(u64),
-    SumInt(i128),
+    SumInt(Whole),
     SumFloat(Compensated),
     Squares(Compensated),
     Min(Scalar),
     Max(Scalar),
-    First(Option<(i64, Scalar)>),
-    Last(Option<(i64, Scalar)>),
+    First(Option<Box<(i64, Scalar)>>),
+    Last(Option<Box<(i64, Scalar)>>),
     Earliest(Option<i64>),
     Latest(Option<i64>),
     Moments(Box<Moments>),
-    DecayedSum(Decay),
-    DecayedCount(Decay),
-    Sessions(Sessions),
-    Recent(Recent),
+    DecayedSum(Box<Decay>),
+    DecayedCount(Box<Decay>),
+    Sessions(Box<Sessions>),
+    Recent(Box<Recent>),
     /// How many values were seen in this tile and in no later one: [`crate::tiles::Tiles`] knows which.
     Distinct(u64),
     /// Register and rank, sorted.
@@ -94,9 +113,9 @@ pub(crate) enum Partial {
     /// Bucket and count, sorted.
     Buckets(Vec<(i32, u64)>),
     /// The first values.
-    Firsts(Recent),
+    Firsts(Box<Recent>),
     /// The greatest values, or the least.
-    Ranked(Ranked),
+    Ranked(Box<Ranked>),
     /// Category and count, sorted.
     Histogram(Vec<(Scalar, u64)>),
 }
@@ -107,7 +126,7 @@ impl Partial {
         match (kind, column) {
             (PartialKind::Count, _) => Self::Count(0),
             (PartialKind::Sum, ColumnType::Float) => Self::SumFloat(Compensated::default()),
-            (PartialKind::Sum, _) => Self::SumInt(0),
+            (PartialKind::Sum, _) => Self::SumInt(Whole::default()),
             (PartialKind::Squares, _) => Self::Squares(Compensated::default()),
             (PartialKind::Min, _) => Self::Min(Scalar::Null),
             (PartialKind::Max, _) => Self::Max(Scalar::Null),
@@ -116,17 +135,17 @@ impl Partial {
             (PartialKind::Earliest, _) => Self::Earliest(None),
             (PartialKind::Latest, _) => Self::Latest(None),
             (PartialKind::Moments, _) => Self::Moments(Box::default()),
-            (PartialKind::DecayedSum, _) => Self::DecayedSum(Decay::new(parameter)),
-            (PartialKind::DecayedCount, _) => Self::DecayedCount(Decay::new(parameter)),
-            (PartialKind::Sessions, _) => Self::Sessions(Sessions {
+            (PartialKind::DecayedSum, _) => Self::DecayedSum(Box::new(Decay::new(parameter))),
+            (PartialKind::DecayedCount, _) => Self::DecayedCount(Box::new(Decay::new(parameter))),
+            (PartialKind::Sessions, _) => Self::Sessions(Box::new(Sessions {
                 gap_us: parameter,
-                zero: Box::new(Self::empty(PartialKind::Sum, 0, column)),
+                zero: Self::empty(PartialKind::Sum, 0, column),
                 list: Vec::new(),
-            }),
-            (PartialKind::Recent, _) => Self::Recent(Recent { k: many(parameter), values: Vec::new() }),
-            (PartialKind::Firsts, _) => Self::Firsts(Recent { k: many(parameter), values: Vec::new() }),
-            (PartialKind::Top, _) => Self::Ranked(Ranked::new(many(parameter), Ordering::Greater)),
-            (PartialKind::Bottom, _) => Self::Ranked(Ranked::new(many(parameter), Ordering::Less)),
+            })),
+            (PartialKind::Recent, _) => Self::Recent(Box::new(Recent { k: many(parameter), values: Vec::new() })),
+            (PartialKind::Firsts, _) => Self::Firsts(Box::new(Recent { k: many(parameter), values: Vec::new() })),
+            (PartialKind::Top, _) => Self::Ranked(Box::new(Ranked::new(many(parameter), Ordering::Greater))),
+            (PartialKind::Bottom, _) => Self::Ranked(Box::new(Ranked::new(many(parameter), Ordering::Less))),
             (PartialKind::Histogram, _) => Self::Histogram(Vec::new()),
             (PartialKind::Distinct, _) => Self::Distinct(0),
             (PartialKind::Registers, _) => Self::Registers(Vec::new()),
@@ -183,7 +202,7 @@ impl Partial {
             Self::Count(n) => *n = n.saturating_add(1),
             Self::SumInt(sum) => {
                 if let Scalar::Int(x) = value {
-                    *sum = sum.saturating_add(i128::from(*x));
+                    *sum = Whole::new(sum.get().saturating_add(i128::from(*x)));
                 }
             }
             Self::SumFloat(sum) => match value {
@@ -201,13 +220,13 @@ impl Partial {
             Self::Min(best) => replace(best, value, Ordering::Less),
             Self::Max(best) => replace(best, value, Ordering::Greater),
             Self::First(found) => {
-                if found.as_ref().is_none_or(|(at, _)| ts_us < *at) {
-                    *found = Some((ts_us, value.clone()));
+                if found.as_ref().is_none_or(|kept| ts_us < kept.0) {
+                    *found = Some(Box::new((ts_us, value.clone())));
                 }
             }
             Self::Last(found) => {
-                if found.as_ref().is_none_or(|(at, _)| ts_us >= *at) {
-                    *found = Some((ts_us, value.clone()));
+                if found.as_ref().is_none_or(|kept| ts_us >= kept.0) {
+                    *found = Some(Box::new((ts_us, value.clone())));
                 }
             }
             Self::Earliest(found) => *found = Some(found.map_or(ts_us, |at| at.min(ts_us))),
@@ -243,15 +262,15 @@ impl Partial {
     pub(crate) fn merge(&mut self, other: &Self) {
         match (self, other) {
             (Self::Count(n), Self::Count(m)) => *n = n.saturating_add(*m),
-            (Self::SumInt(sum), Self::SumInt(x)) => *sum = sum.saturating_add(*x),
+            (Self::SumInt(sum), Self::SumInt(x)) => *sum = Whole::new(sum.get().saturating_add(x.get())),
             (Self::SumFloat(sum), Self::SumFloat(x)) | (Self::Squares(sum), Self::Squares(x)) => {
                 sum.merge(*x);
             }
             (this @ (Self::Min(_) | Self::Max(_)), Self::Min(x) | Self::Max(x)) if !x.is_null() => {
                 this.add(0, x);
             }
-            (this @ (Self::First(_) | Self::Last(_)), Self::First(Some((ts_us, x))) | Self::Last(Some((ts_us, x)))) => {
-                this.add(*ts_us, x);
+            (this @ (Self::First(_) | Self::Last(_)), Self::First(Some(kept)) | Self::Last(Some(kept))) => {
+                this.add(kept.0, &kept.1);
             }
             (this @ (Self::Earliest(_) | Self::Latest(_)), Self::Earliest(Some(ts_us)) | Self::Latest(Some(ts_us))) => {
                 this.add(*ts_us, &Scalar::Null);

@@ -45,11 +45,11 @@ pub(crate) fn read<'a>(
             let newest = finest().rev().flat_map(|part| part.kept().iter().rev());
             let mut values: Vec<(i64, Scalar)> = newest.take(like.k).cloned().collect();
             values.reverse();
-            Partial::Recent(Recent { k: like.k, values })
+            Partial::Recent(Box::new(Recent { k: like.k, values }))
         }
         (PartialKind::Firsts, Partial::Firsts(like)) => {
             let values = finest().flat_map(Partial::kept).take(like.k).cloned().collect();
-            Partial::Firsts(Recent { k: like.k, values })
+            Partial::Firsts(Box::new(Recent { k: like.k, values }))
         }
         (PartialKind::Registers, _) => {
             let mut ranks = sketch::Ranks::new();
@@ -63,7 +63,7 @@ pub(crate) fn read<'a>(
             Partial::Registers(ranks.sorted())
         }
         (PartialKind::Sessions, Partial::Sessions(like)) => {
-            let mut open = Sessions { list: Vec::new(), ..like.clone() };
+            let mut open = Sessions { list: Vec::new(), gap_us: like.gap_us, zero: like.zero.clone() };
             let parts = tiles.parts(first, read.slot);
             let lists = parts.iter().rev().flat_map(|part| {
                 if let Partial::Sessions(sessions) = part { sessions.list.iter().rev() } else { [].iter().rev() }
@@ -73,7 +73,7 @@ pub(crate) fn read<'a>(
                     break;
                 }
             }
-            Partial::Sessions(open)
+            Partial::Sessions(Box::new(open))
         }
         (kind, _) if kind.is_counted() => {
             tiles.all_but(first, read.slot).unwrap_or_else(|| kind.merged(empty, &tiles.parts(first, read.slot)))

@@ -14,10 +14,11 @@ const BLOCK: i64 = 32;
 /// Registers that no window can show are dropped when the last tile has gone on by so many.
 const PRUNE: i64 = 8;
 
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Tile {
-    pub(crate) index: i64,
-    pub(crate) partials: Box<[Partial]>,
+/// The tiles of a span, merged.
+#[derive(Clone, Debug)]
+struct Block {
+    index: i64,
+    partials: Box<[Partial]>,
 }
 
 /// A value of a set: sorted as [`Scalar::order`] has it, which is total within a column.
@@ -44,14 +45,28 @@ impl Ord for Member {
     }
 }
 
-/// The tiles of one set. What is derived (blocks) is not stored, and does not count when two are compared.
+/// The tiles of one set: in two pieces of memory, however many, for an event goes to one of many entities, and each
+/// piece is another wait for memory.
 #[derive(Clone, Default)]
 pub(crate) struct Tiles {
-    /// Ascending by index, without gaps filled.
-    finest: VecDeque<Tile>,
+    /// How many slots a tile has.
+    width: usize,
+    /// The index of the last tile, where there is one.
+    last: i64,
+    /// Ascending, without gaps filled.
+    indexes: VecDeque<i64>,
+    /// The partial results of one tile after the other: as many of each as the set has slots.
+    partials: VecDeque<Partial>,
+    /// What only some have: long windows, and distinct values.
+    more: Option<Box<More>>,
+}
+
+/// What is kept beside the tiles. What is derived (blocks) is not stored, and does not count when two are compared.
+#[derive(Clone, Default)]
+struct More {
     /// Ascending; the tiles of a block's span merged, for those kinds that are worth it. Only spans behind the last
     /// tile's have one, and not each of them.
-    blocks: VecDeque<Tile>,
+    blocks: VecDeque<Block>,
     /// For each slot of counts, all tiles together, once there are blocks: what a window leaves out is taken out.
     whole: Vec<(usize, Partial)>,
     /// For each slot of distinct values: the last tile that each was seen in. A window ends with the last tile, so a
@@ -61,13 +76,15 @@ pub(crate) struct Tiles {
 
 impl PartialEq for Tiles {
     fn eq(&self, other: &Self) -> bool {
-        self.finest == other.finest && self.latest == other.latest
+        self.indexes == other.indexes && self.partials == other.partials && self.latest() == other.latest()
     }
 }
 
 impl std::fmt::Debug for Tiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tiles").field("finest", &self.finest).field("latest", &self.latest).finish_non_exhaustive()
+        let mut shown = f.debug_struct("Tiles");
+        let shown = shown.field("indexes", &self.indexes).field("partials", &self.partials);
+        shown.field("latest", &self.latest()).finish_non_exhaustive()
     }
 }
 
@@ -75,55 +92,80 @@ impl Tiles {
     /// None yet.
     pub(crate) fn new(set: &TileSet) -> Self {
         let distinct = set.slots.iter().filter(|slot| slot.kind == PartialKind::Distinct).count();
-        Self { latest: vec![BTreeMap::new(); distinct], ..Self::default() }
+        let more = More { latest: vec![BTreeMap::new(); distinct], ..More::default() };
+        Self { width: set.slots.len(), more: (distinct > 0).then(|| Box::new(more)), ..Self::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.finest.is_empty()
+        self.indexes.is_empty()
     }
 
-    /// The finest tiles.
-    pub(crate) fn fine(&self) -> &VecDeque<Tile> {
-        &self.finest
+    /// The finest tiles: how many, and each with its index.
+    pub(crate) fn fine(&self) -> impl ExactSizeIterator<Item = (i64, impl Iterator<Item = &Partial>)> {
+        self.indexes.iter().enumerate().map(|(at, index)| (*index, self.tile(at)))
+    }
+
+    /// The indexes of the finest tiles.
+    pub(crate) fn indexes(&self) -> &VecDeque<i64> {
+        &self.indexes
     }
 
     /// The last tile of each distinct value, per slot of such; may have values whose tile is gone.
     pub(crate) fn latest(&self) -> &[BTreeMap<Member, i64>] {
-        &self.latest
+        self.more.as_ref().map_or(&[], |more| &more.latest)
     }
 
-    /// Adds a tile behind all others.
-    pub(crate) fn push(&mut self, tile: Tile) {
-        self.finest.push_back(tile);
+    /// Adds a tile behind all others: its partial results, one for each slot.
+    pub(crate) fn push(&mut self, index: i64, partials: impl IntoIterator<Item = Partial>) {
+        let tiles = self.indexes.len();
+        if tiles == self.indexes.capacity() {
+            // most entities rest with few tiles: no more room than a quarter
+            self.indexes.reserve_exact(1 + tiles / 4);
+            self.partials.reserve_exact((1 + tiles / 4) * self.width);
+        }
+        self.indexes.push_back(index);
+        self.partials.extend(partials);
+        self.last = index;
+    }
+
+    fn tile(&self, at: usize) -> impl DoubleEndedIterator<Item = &Partial> + ExactSizeIterator {
+        let width = self.width;
+        self.partials.range(at * width..(at + 1) * width)
+    }
+
+    fn tile_mut(&mut self, at: usize) -> impl DoubleEndedIterator<Item = &mut Partial> + ExactSizeIterator {
+        let width = self.width;
+        self.partials.range_mut(at * width..(at + 1) * width)
+    }
+
+    fn part(&self, at: usize, slot: usize) -> &Partial {
+        &self.partials[at * self.width + slot]
     }
 
     /// Enters an event into the tile of this index; `first` is the first tile that still matters.
     pub(crate) fn add(&mut self, set: &TileSet, types: &[ColumnType], ts_us: i64, columns: &[Scalar], at: [i64; 2]) {
         let [index, first] = at;
         let position = self.tile_at(set, index, first);
-        let mut distinct = 0;
-        for (slot, partial) in set.slots.iter().zip(&mut self.finest[position].partials) {
-            if slot.kind == PartialKind::Distinct {
-                distinct += 1;
-            } else {
-                add_to(partial, slot.column, types, ts_us, columns);
+        for (slot, partial) in set.slots.iter().zip(self.tile_mut(position)) {
+            add_to(partial, slot.column, types, ts_us, columns);
+        }
+        if self.more.is_none() {
+            return;
+        }
+        for (nth, (place, slot)) in distinct_slots(set).enumerate() {
+            let column = slot.column.map(|column| (&columns[column], types[column]));
+            if let Some(value) = column.and_then(|(value, ty)| typed(value, ty)) {
+                self.see(place, nth, &value, index);
             }
         }
-        if distinct > 0 {
-            for (nth, (place, slot)) in distinct_slots(set).enumerate() {
-                let column = slot.column.map(|column| (&columns[column], types[column]));
-                if let Some(value) = column.and_then(|(value, ty)| typed(value, ty)) {
-                    self.see(place, nth, &value, index);
-                }
-            }
-        }
-        for (place, whole) in &mut self.whole {
+        let Some(more) = &mut self.more else { return };
+        for (place, whole) in &mut more.whole {
             add_to(whole, set.slots[*place].column, types, ts_us, columns);
         }
-        if self.blocks.back().is_some_and(|last| last.index >= index.div_euclid(BLOCK)) {
-            let block = self.blocks.binary_search_by_key(&index.div_euclid(BLOCK), |block| block.index);
+        if more.blocks.back().is_some_and(|last| last.index >= index.div_euclid(BLOCK)) {
+            let block = more.blocks.binary_search_by_key(&index.div_euclid(BLOCK), |block| block.index);
             if let Ok(block) = block {
-                for (slot, partial) in set.slots.iter().zip(&mut self.blocks[block].partials) {
+                for (slot, partial) in set.slots.iter().zip(&mut more.blocks[block].partials) {
                     if slot.kind.in_blocks() {
                         add_to(partial, slot.column, types, ts_us, columns);
                     }
@@ -134,7 +176,8 @@ impl Tiles {
 
     /// Notes that a distinct value was seen in a tile that is there: in slot `place`, the `nth` of its kind.
     pub(crate) fn see(&mut self, place: usize, nth: usize, value: &Scalar, index: i64) {
-        let before = match self.latest[nth].entry(Member(sketch::canonical(value))) {
+        let Some(latest) = self.more.as_mut().and_then(|more| more.latest.get_mut(nth)) else { return };
+        let before = match latest.entry(Member(sketch::canonical(value))) {
             btree_map::Entry::Vacant(entry) => {
                 entry.insert(index);
                 None
@@ -144,7 +187,7 @@ impl Tiles {
         };
         for (index, step) in [(before, -1), (Some(index), 1)] {
             let tile = index.and_then(|index| self.position(index));
-            if let Some(Partial::Distinct(n)) = tile.map(|tile| &mut self.finest[tile].partials[place]) {
+            if let Some(Partial::Distinct(n)) = tile.and_then(|tile| self.tile_mut(tile).nth(place)) {
                 *n = n.saturating_add_signed(step);
             }
         }
@@ -152,44 +195,43 @@ impl Tiles {
 
     /// Drops what lies before the tile `first`.
     pub(crate) fn evict(&mut self, first: i64) {
-        let expired = self.finest.partition_point(|tile| tile.index < first);
-        for tile in self.finest.drain(..expired) {
-            take_out(&mut self.whole, &tile);
-        }
-        if self.finest.capacity() > 2 * self.finest.len() + 8 {
-            self.finest.shrink_to_fit();
+        let expired = self.take_out(first);
+        if self.indexes.capacity() > 2 * self.indexes.len() + 8 {
+            self.indexes.shrink_to_fit();
+            self.partials.shrink_to_fit();
         }
         self.drop_blocks(first);
-        if expired > 0 {
-            self.latest.iter_mut().for_each(|latest| latest.retain(|_, index| *index >= first));
+        if let Some(more) = self.more.as_mut().filter(|_| expired > 0) {
+            more.latest.iter_mut().for_each(|latest| latest.retain(|_, index| *index >= first));
         }
     }
 
     /// The partial results of one slot from tile `first` on, ascending in time, as few as there may be.
     pub(crate) fn parts(&self, first: i64, slot: usize) -> Vec<&Partial> {
         let mut parts = Vec::with_capacity(64);
-        let mut at = self.finest.partition_point(|tile| tile.index < first);
-        let whole = self.blocks.partition_point(|block| block.index.saturating_mul(BLOCK) < first);
-        for block in self.blocks.range(whole..) {
-            while let Some(tile) = self.finest.get(at).filter(|tile| tile.index.div_euclid(BLOCK) < block.index) {
-                parts.push(&tile.partials[slot]);
+        let mut at = self.indexes.partition_point(|index| *index < first);
+        let whole = |blocks: &VecDeque<Block>| blocks.partition_point(|block| block.index.saturating_mul(BLOCK) < first);
+        let blocks = self.more.iter().flat_map(|more| more.blocks.range(whole(&more.blocks)..));
+        for block in blocks {
+            while self.indexes.get(at).is_some_and(|index| index.div_euclid(BLOCK) < block.index) {
+                parts.push(self.part(at, slot));
                 at += 1;
             }
             parts.push(&block.partials[slot]);
-            at = self.finest.partition_point(|tile| tile.index.div_euclid(BLOCK) <= block.index);
+            at = self.indexes.partition_point(|index| index.div_euclid(BLOCK) <= block.index);
         }
-        parts.extend(self.finest.range(at..).map(|tile| &tile.partials[slot]));
+        parts.extend((at..self.indexes.len()).map(|at| self.part(at, slot)));
         parts
     }
 
     /// All tiles together without those before `first`, where that is known and is the shorter way.
     pub(crate) fn all_but(&self, first: i64, slot: usize) -> Option<Partial> {
-        let (_, whole) = self.whole.iter().find(|(place, _)| *place == slot)?;
-        let out = self.finest.partition_point(|tile| tile.index < first);
+        let (_, whole) = self.more.as_ref()?.whole.iter().find(|(place, _)| *place == slot)?;
+        let out = self.indexes.partition_point(|index| *index < first);
         (out < BLOCK as usize).then(|| {
             let mut rest = whole.clone();
-            for tile in self.finest.range(..out) {
-                rest.remove(&tile.partials[slot]);
+            for at in 0..out {
+                rest.remove(self.part(at, slot));
             }
             rest
         })
@@ -197,26 +239,28 @@ impl Tiles {
 
     /// The finest partial results of one slot from tile `first` on, ascending in time.
     pub(crate) fn finest(&self, first: i64, slot: usize) -> impl DoubleEndedIterator<Item = &Partial> {
-        let at = self.finest.partition_point(|tile| tile.index < first);
-        self.finest.range(at..).map(move |tile| &tile.partials[slot])
+        let at = self.indexes.partition_point(|index| *index < first);
+        (at..self.indexes.len()).map(move |at| self.part(at, slot))
     }
 
     fn position(&self, index: i64) -> Option<usize> {
-        match self.finest.len().checked_sub(1) {
-            Some(last) if self.finest[last].index == index => Some(last),
-            _ => self.finest.binary_search_by_key(&index, |tile| tile.index).ok(),
+        match self.indexes.len().checked_sub(1) {
+            Some(last) if self.last == index => Some(last),
+            _ => self.indexes.binary_search(&index).ok(),
         }
     }
 
     /// The place of the tile of an index, made if it is not there. Almost always it is the last one.
     fn tile_at(&mut self, set: &TileSet, index: i64, first: i64) -> usize {
-        let last = self.finest.back().map(|tile| tile.index);
+        let last = (!self.indexes.is_empty()).then_some(self.last);
         match last {
-            Some(last) if last == index => self.finest.len() - 1,
+            Some(last) if last == index => self.indexes.len() - 1,
             Some(last) if last > index => {
-                let at = self.finest.partition_point(|tile| tile.index < index);
-                if self.finest[at].index != index {
-                    self.finest.insert(at, Tile { index, partials: set.empty.clone() });
+                let at = self.indexes.partition_point(|known| *known < index);
+                if self.indexes[at] != index {
+                    self.indexes.insert(at, index);
+                    let behind = self.partials.split_off(at * self.width);
+                    self.partials.extend(set.empty.iter().cloned().chain(behind));
                 }
                 at
             }
@@ -228,42 +272,59 @@ impl Tiles {
                 if last.is_some_and(|last| last.div_euclid(PRUNE) < index.div_euclid(PRUNE)) {
                     self.prune(set);
                 }
-                if let Some(last) = self.finest.back_mut() {
-                    last.partials.iter_mut().for_each(Partial::shrink);
+                if let Some(last) = self.indexes.len().checked_sub(1) {
+                    self.tile_mut(last).for_each(Partial::shrink);
                 }
-                self.finest.push_back(Tile { index, partials: set.empty.clone() });
-                self.finest.len() - 1
+                self.push(index, set.empty.iter().cloned());
+                self.indexes.len() - 1
             }
         }
     }
 
+    /// Takes the tiles before `first` out; gives how many there were.
+    fn take_out(&mut self, first: i64) -> usize {
+        let width = self.width;
+        let mut expired = 0;
+        while self.indexes.pop_front_if(|index| *index < first).is_some() {
+            expired += 1;
+        }
+        if let Some(more) = &mut self.more {
+            for at in 0..expired {
+                for (place, whole) in &mut more.whole {
+                    whole.remove(&self.partials[at * width + *place]);
+                }
+            }
+        }
+        self.partials.drain(..expired * width);
+        expired
+    }
+
     /// Drops tiles before `first`, and distinct values once most are gone.
     fn make_room(&mut self, first: i64) {
-        let before = self.finest.len();
-        while let Some(tile) = self.finest.pop_front_if(|tile| tile.index < first) {
-            take_out(&mut self.whole, &tile);
+        if self.indexes.front().is_none_or(|index| *index >= first) {
+            return;
         }
-        if self.finest.len() < before {
-            self.drop_blocks(first);
-            if self.latest.is_empty() {
-                return;
-            }
-            // to look at all once half of them are gone is a constant per event
-            let (kept, known) = (self.distinct(), self.latest.iter().map(BTreeMap::len).sum::<usize>() as u64);
-            if known > 64 && kept < known / 2 {
-                self.latest.iter_mut().for_each(|latest| latest.retain(|_, index| *index >= first));
-            }
+        self.take_out(first);
+        self.drop_blocks(first);
+        let kept = self.distinct();
+        let Some(more) = self.more.as_mut().filter(|more| !more.latest.is_empty()) else { return };
+        // to look at all once half of them are gone is a constant per event
+        let known = more.latest.iter().map(BTreeMap::len).sum::<usize>() as u64;
+        if known > 64 && kept < known / 2 {
+            more.latest.iter_mut().for_each(|latest| latest.retain(|_, index| *index >= first));
         }
     }
 
     /// How many distinct values the tiles have, over all slots.
     fn distinct(&self) -> u64 {
         let of = |part: &Partial| if let Partial::Distinct(n) = part { *n } else { 0 };
-        self.finest.iter().flat_map(|tile| tile.partials.iter().map(of)).sum()
+        if self.latest().is_empty() { 0 } else { self.partials.iter().map(of).sum() }
     }
 
     fn drop_blocks(&mut self, first: i64) {
-        while self.blocks.pop_front_if(|block| block.index < first.div_euclid(BLOCK)).is_some() {}
+        if let Some(more) = &mut self.more {
+            while more.blocks.pop_front_if(|block| block.index < first.div_euclid(BLOCK)).is_some() {}
+        }
     }
 
     /// Merges the tiles behind the last block into blocks of their own.
@@ -271,51 +332,46 @@ impl Tiles {
         if !set.slots.iter().any(|slot| slot.kind.in_blocks()) {
             return;
         }
-        if self.whole.is_empty() {
+        let mut more = self.more.take().unwrap_or_default();
+        if more.whole.is_empty() {
             let counted = set.slots.iter().enumerate().filter(|(_, slot)| slot.kind.is_counted());
-            self.whole = counted
+            more.whole = counted
                 .map(|(place, slot)| {
-                    let parts: Vec<&Partial> = self.finest.iter().map(|tile| &tile.partials[place]).collect();
+                    let parts: Vec<&Partial> = self.finest(i64::MIN, place).collect();
                     (place, slot.kind.merged(&set.empty[place], &parts))
                 })
                 .collect();
         }
-        let done = self.blocks.back().map(|block| block.index);
-        let mut at = done.map_or(0, |done| self.finest.partition_point(|tile| tile.index.div_euclid(BLOCK) <= done));
-        while let Some(tile) = self.finest.get(at) {
-            let index = tile.index.div_euclid(BLOCK);
-            let end = at + self.finest.range(at..).take_while(|tile| tile.index.div_euclid(BLOCK) == index).count();
+        let done = more.blocks.back().map(|block| block.index);
+        let mut at = done.map_or(0, |done| self.indexes.partition_point(|index| index.div_euclid(BLOCK) <= done));
+        while let Some(index) = self.indexes.get(at).map(|index| index.div_euclid(BLOCK)) {
+            let end = at + self.indexes.range(at..).take_while(|tile| tile.div_euclid(BLOCK) == index).count();
             // a block of one tile is that tile
             if end - at > 1 {
                 let mut partials = set.empty.clone();
                 for (place, slot) in set.slots.iter().enumerate().filter(|(_, slot)| slot.kind.in_blocks()) {
-                    let parts: Vec<&Partial> = self.finest.range(at..end).map(|tile| &tile.partials[place]).collect();
+                    let parts: Vec<&Partial> = (at..end).map(|at| self.part(at, place)).collect();
                     partials[place] = slot.kind.merged(&set.empty[place], &parts);
                 }
-                self.blocks.push_back(Tile { index, partials });
+                more.blocks.push_back(Block { index, partials });
             }
             at = end;
         }
+        let needed = !(more.blocks.is_empty() && more.whole.is_empty() && more.latest.is_empty());
+        self.more = needed.then_some(more);
     }
 
     /// Drops registers that a later tile has with at least the same rank: no window shows them.
     fn prune(&mut self, set: &TileSet) {
         for (place, _) in set.slots.iter().enumerate().filter(|(_, slot)| slot.kind == PartialKind::Registers) {
             let mut ranks = sketch::Ranks::new();
-            for tile in self.finest.iter_mut().rev() {
-                if let Partial::Registers(registers) = &mut tile.partials[place] {
+            for at in (0..self.indexes.len()).rev() {
+                if let Some(Partial::Registers(registers)) = self.tile_mut(at).nth(place) {
                     registers.retain(|register| ranks.raise(*register));
                     registers.shrink_to_fit();
                 }
             }
         }
-    }
-}
-
-/// Takes a tile that goes out of the counts of all.
-fn take_out(whole: &mut [(usize, Partial)], tile: &Tile) {
-    for (place, whole) in whole {
-        whole.remove(&tile.partials[*place]);
     }
 }
 

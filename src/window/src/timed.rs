@@ -69,13 +69,13 @@ pub(crate) struct Session {
 pub(crate) struct Sessions {
     pub(crate) gap_us: i64,
     /// A sum of nothing, to copy.
-    pub(crate) zero: Box<Partial>,
+    pub(crate) zero: Partial,
     pub(crate) list: Vec<Session>,
 }
 
 impl Sessions {
     pub(crate) fn add(&mut self, ts_us: i64, value: &Scalar) {
-        let mut sum = (*self.zero).clone();
+        let mut sum = self.zero.clone();
         sum.add(ts_us, value);
         self.insert(Session { start_us: ts_us, end_us: ts_us, count: 1, sum });
     }

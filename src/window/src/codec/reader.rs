@@ -4,7 +4,7 @@
 use crate::compensated::Compensated;
 use crate::error::Error;
 use crate::moments::Moments;
-use crate::partial::Partial;
+use crate::partial::{Partial, Whole};
 use crate::ranked::Ranked;
 use crate::scalar::{ColumnType, Scalar};
 use crate::sketch::{self, Register, is_bucket};
@@ -112,13 +112,13 @@ impl<'a> Reader<'a> {
         let ty = type_of(spec, slot);
         Ok(match like {
             Partial::Count(_) => Partial::Count(self.count()?),
-            Partial::SumInt(_) => Partial::SumInt(self.signed()?),
+            Partial::SumInt(_) => Partial::SumInt(Whole::new(self.signed()?)),
             Partial::SumFloat(_) => Partial::SumFloat(self.compensated()?),
             Partial::Squares(_) => Partial::Squares(self.compensated()?),
             Partial::Min(_) => Partial::Min(self.scalar(ty)?),
             Partial::Max(_) => Partial::Max(self.scalar(ty)?),
-            Partial::First(_) => Partial::First(self.timed(ty)?),
-            Partial::Last(_) => Partial::Last(self.timed(ty)?),
+            Partial::First(_) => Partial::First(self.timed(ty)?.map(Box::new)),
+            Partial::Last(_) => Partial::Last(self.timed(ty)?.map(Box::new)),
             Partial::Earliest(_) => Partial::Earliest(self.optional(Self::long)?),
             Partial::Latest(_) => Partial::Latest(self.optional(Self::long)?),
             Partial::Moments(_) => {
@@ -131,8 +131,8 @@ impl<'a> Reader<'a> {
                 }
                 Partial::Moments(Box::new(Moments { n, sums }))
             }
-            Partial::DecayedSum(like) => Partial::DecayedSum(self.decay(like)?),
-            Partial::DecayedCount(like) => Partial::DecayedCount(self.decay(like)?),
+            Partial::DecayedSum(like) => Partial::DecayedSum(Box::new(self.decay(like)?)),
+            Partial::DecayedCount(like) => Partial::DecayedCount(Box::new(self.decay(like)?)),
             Partial::Sessions(like) => {
                 let mut list: Vec<Session> = Vec::new();
                 for _ in 0..self.varint()? {
@@ -145,19 +145,19 @@ impl<'a> Reader<'a> {
                         None => return self.corrupt("ascending sessions, apart by their gap"),
                     }
                 }
-                Partial::Sessions(Sessions { list, ..like.clone() })
+                Partial::Sessions(Box::new(Sessions { list, gap_us: like.gap_us, zero: like.zero.clone() }))
             }
-            Partial::Recent(like) => Partial::Recent(self.recent(ty, like)?),
-            Partial::Firsts(like) => Partial::Firsts(self.recent(ty, like)?),
+            Partial::Recent(like) => Partial::Recent(Box::new(self.recent(ty, like)?)),
+            Partial::Firsts(like) => Partial::Firsts(Box::new(self.recent(ty, like)?)),
             Partial::Ranked(like) => {
-                let mut ranked = Ranked { values: Vec::new(), ..like.clone() };
+                let mut ranked = Ranked { values: Vec::new(), k: like.k, first: like.first };
                 for _ in 0..self.varint()? {
                     ranked.values.push(self.value(ty)?);
                     if !ranked.holds() {
                         return self.corrupt("values in order, no more than are kept");
                     }
                 }
-                Partial::Ranked(ranked)
+                Partial::Ranked(Box::new(ranked))
             }
             Partial::Histogram(_) => {
                 let mut counts: Vec<(Scalar, u64)> = Vec::new();
@@ -256,7 +256,7 @@ impl<'a> Reader<'a> {
         let mut before: Option<Scalar> = None;
         for _ in 0..self.varint()? {
             let value = self.value(type_of(spec, slot))?;
-            let tile = usize::try_from(self.varint()?).ok().and_then(|at| tiles.fine().get(at)).map(|tile| tile.index);
+            let tile = usize::try_from(self.varint()?).ok().and_then(|at| tiles.indexes().get(at)).copied();
             let ascends = before.is_none_or(|before| before.order(&value).is_lt());
             // zeros of one sign, one NaN: what no writer writes would count twice
             let usual = sketch::canonical(&value).order(&value).is_eq();

@@ -53,8 +53,8 @@ pub(crate) fn assert_same(defs: &[AggregationDef], got: Option<&Answer>, want: O
         let name = def.function.split('(').next().unwrap();
         let picked = matches!(name, "min" | "max" | "first" | "last" | "min_last_k" | "max_last_k");
         let same = match (name, got, want) {
-            // few values in 4,096 registers: two of them may share one
-            ("approx_count_distinct", Scalar::Int(a), Scalar::Int(b)) => a.abs_diff(*b) <= 1 + (*b as u64) / 20,
+            // few values in 4,096 registers: two of them may share one, and another two
+            ("approx_count_distinct", Scalar::Int(a), Scalar::Int(b)) => a.abs_diff(*b) <= 2 + (*b as u64) / 20,
             ("approx_percentile" | "median", Scalar::Float(a), Scalar::Float(b)) => {
                 a.total_cmp(b).is_eq() || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 0.010_001 * b.abs()
             }
