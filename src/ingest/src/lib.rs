@@ -40,6 +40,7 @@ pub mod schema_registry;
 mod settings;
 mod start;
 mod supervisor;
+mod waiting;
 pub mod writer;
 
 pub use error::Error;

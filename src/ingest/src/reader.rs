@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -18,6 +17,7 @@ use crate::feed::Feed;
 use crate::member::{Member, given_up};
 use crate::pipeline::{self, Batch, Failure, Message, Taker};
 use crate::readers::{Deps, Join, Place};
+use crate::waiting::Waiting;
 use crate::writer::{Pace, Writer};
 use crate::{dead_letter, marker, metrics};
 
@@ -308,7 +308,7 @@ impl Reader<'_> {
     /// The schemas with which these messages were written.
     fn writers(&self, feed: &Feed, messages: &[Message]) -> Result<crate::decode::avro::Writers, Stop> {
         let wanted = Decoder::wanted(feed, messages.iter());
-        let mut waiting = Waiting::new(self);
+        let mut waiting = Waiting::new(self.consumer, self.deps.settings.max_backoff);
         loop {
             match self.runtime.block_on(self.deps.formats.writers(&wanted)) {
                 Ok(writers) => {
@@ -350,7 +350,7 @@ impl Reader<'_> {
     /// Tries until it succeeds, with growing pauses in which the consumer stays in its group. A view whose writes fail
     /// while no others do is given up after some attempts, and starts again by itself.
     fn persist(&mut self, mut todo: Vec<Work>) -> Result<(), Stop> {
-        let mut waiting = Waiting::new(self);
+        let mut waiting = Waiting::new(self.consumer, self.deps.settings.max_backoff);
         while !todo.is_empty() {
             let mut again = Vec::new();
             for mut work in todo {
@@ -443,59 +443,4 @@ fn bury(
     metrics::dead_lettered(feed, &batch.dead);
     batch.dead.clear();
     Ok(())
-}
-
-/// A pause in reading, while something fails.
-struct Waiting<'a> {
-    consumer: &'a Client,
-    longest: Duration,
-    epoch: u64,
-    pause: Duration,
-    paused: Option<TopicPartitionList>,
-    attempts: u32,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(reader: &Reader<'a>) -> Self {
-        Self {
-            consumer: reader.consumer,
-            longest: reader.deps.settings.max_backoff,
-            epoch: reader.consumer.context().epoch(),
-            pause: TICK,
-            paused: None,
-            attempts: 0,
-        }
-    }
-
-    /// Waits, a little longer each time, or until a view should stop.
-    ///
-    /// Errors: the group was rebalanced meanwhile.
-    fn wait(&mut self) -> Result<(), Stop> {
-        self.attempts += 1;
-        if self.paused.is_none()
-            && let Ok(assigned) = self.consumer.assignment()
-            && self.consumer.pause(&assigned).is_ok()
-        {
-            self.paused = Some(assigned);
-        }
-        let until = Instant::now() + self.pause;
-        let stopped = || self.consumer.context().state().members.iter().any(|member| member.stop.is_cancelled());
-        while Instant::now() < until && !stopped() {
-            if let Some(Ok(_)) = self.consumer.poll(TICK) {
-                return Err(Stop::Restart("a paused partition gave a message".to_owned()));
-            }
-            if self.consumer.context().epoch() != self.epoch {
-                // a new consumer is sure to have nothing paused
-                return Err(Stop::Restart("writes failed, and the group was rebalanced meanwhile".to_owned()));
-            }
-        }
-        self.pause = (self.pause * 2).min(self.longest);
-        Ok(())
-    }
-
-    /// Reading goes on.
-    fn over(self) -> Result<(), Stop> {
-        let Some(paused) = self.paused else { return Ok(()) };
-        self.consumer.resume(&paused).map_err(|e| Stop::kafka("the consumer cannot be resumed", &e))
-    }
 }

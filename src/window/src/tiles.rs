@@ -210,7 +210,8 @@ impl Tiles {
     pub(crate) fn parts(&self, first: i64, slot: usize) -> Vec<&Partial> {
         let mut parts = Vec::with_capacity(64);
         let mut at = self.indexes.partition_point(|index| *index < first);
-        let whole = |blocks: &VecDeque<Block>| blocks.partition_point(|block| block.index.saturating_mul(BLOCK) < first);
+        let whole =
+            |blocks: &VecDeque<Block>| blocks.partition_point(|block| block.index.saturating_mul(BLOCK) < first);
         let blocks = self.more.iter().flat_map(|more| more.blocks.range(whole(&more.blocks)..));
         for block in blocks {
             while self.indexes.get(at).is_some_and(|index| index.div_euclid(BLOCK) < block.index) {
