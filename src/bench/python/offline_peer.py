@@ -288,8 +288,10 @@ def sdk(work: Work, where: Path, repo: Path, rows: int, frame: bool) -> Callable
     return run
 
 
-def bare(work: Work, repo: Path, entities: str) -> Callable[[], tuple[pa.Table, float | None]]:
-    """A Flight client that does nothing but read; `entities` is SQL."""
+def bare(
+    work: Work, repo: Path, entities: str | pa.Table, times: int = 1
+) -> Callable[[], tuple[pa.Table, float | None]]:
+    """A Flight client that does nothing but read; `entities` is SQL, or rows that are sent so many times."""
     import pyarrow.flight as fl
     import yaml
 
@@ -302,16 +304,20 @@ def bare(work: Work, repo: Path, entities: str) -> Callable[[], tuple[pa.Table, 
         "feature_refs": work.refs(),
         "name_aliases": [None] * len(work.views),
         "full_feature_names": False,
-        "entity_df_sql": entities,
     }
+    upload = pa.table({"key": ["mock_key"]})
+    if isinstance(entities, str):
+        command["entity_df_sql"] = entities
+    else:
+        upload = entities
 
     def run() -> tuple[pa.Table, float | None]:
         start = time.perf_counter()
         client = fl.connect(f"grpc+tcp://{offline['host']}:{offline['port']}")
         writer, reader = client.do_exchange(fl.FlightDescriptor.for_command(json.dumps(command)))
-        nothing = pa.table({"key": ["mock_key"]})
-        writer.begin(nothing.schema)
-        writer.write_table(nothing)
+        writer.begin(upload.schema)
+        for _ in range(times):
+            writer.write_table(upload, max_chunksize=1 << 16)
         writer.done_writing()
         batches, first = [], None
         for chunk in reader:
@@ -377,6 +383,9 @@ def join(system: str, work: Work, where: Path, repo: Path, rows: int) -> dict[st
             return measured(sdk(work, where, repo, rows, frame=True))
         case "larder-bare":
             return measured(bare(work, repo, work.sql(rows)))
+        case "larder-tenfold":
+            probe = pq.read_table(where / f"{work.name}_probe.parquet").rename_columns([work.key, "event_timestamp"])
+            return measured(bare(work, repo, probe, 10))
         case "duckdb":
             return measured(duckdb_join(work, where, rows))
         case "polars":

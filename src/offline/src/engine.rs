@@ -262,12 +262,16 @@ impl Engine {
         Ok(explained(rows, move |what| damaged(&source.name, what, &files.last_read().join(" or "))))
     }
 
-    /// Reads a cut of a source in pieces: keys, time, created and values.
-    pub(crate) async fn in_pieces(&self, table: &Table, cut: &Cut) -> Result<InPieces> {
+    /// Reads a cut of a source in pieces: keys, time, created and values. `located` is what a row fulfils that is not
+    /// read in vain.
+    pub(crate) async fn in_pieces(&self, table: &Table, cut: &Cut, located: Expr) -> Result<InPieces> {
         let few = (BATCHES * self.batch_rows()) as u64;
-        let pieces = Arc::new(Pieces::new(table.files.clone(), cut.is_tolerant(&table.schema), few));
+        let tolerant = cut.is_tolerant(&table.schema);
+        let pieces = Arc::new(Pieces::new(table.files.clone(), tolerant, few, None));
         let frame = self.frame(table, pieces.clone(), cut, Order::File)?;
-        InPieces::new(frame, pieces, table.source.name.clone()).await
+        let narrow = Arc::new(Pieces::new(table.files.clone(), tolerant, few, Some(located)));
+        let narrow = if tolerant { Some(self.frame(table, narrow, cut, Order::File)?) } else { None };
+        InPieces::new(frame, narrow, pieces, table.source.name.clone()).await
     }
 
     fn frame(&self, table: &Table, files: Arc<dyn TableProvider>, cut: &Cut, order: Order) -> Result<DataFrame> {

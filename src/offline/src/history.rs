@@ -5,6 +5,7 @@
 //! part a view's history is read once, cut in time, and joined as it comes; where it must be in order (windows), it is
 //! sorted with spill and merged with the entity rows.
 
+mod locator;
 mod parts;
 mod unsorted;
 

@@ -20,6 +20,11 @@ fn bars(figures: &Figures) -> Vec<Bar> {
         most("D, seconds, Larder : DuckDB", 1.0, against("D", "duckdb")),
         least("D with 10,000 entity rows, seconds, Feast's dask store : Larder", 30.0, dask),
         most("E, peak MB resident of the server", 900.0, figures.get("E/larder/rss")),
+        most(
+            "E with 10 times the entity rows, peak MB resident of the server",
+            900.0,
+            figures.get("E, 10 times the entity rows/larder-tenfold/rss"),
+        ),
         most("E : D, seconds", 2.5, figures.ratio(&wall("E", "larder"), &wall("D", "larder"))),
         least(
             "F, rows of the source for a second, Larder (all) : Feast on SQLite (a tenth)",
@@ -100,10 +105,12 @@ CPU is that of client and server, until the server rests; of the peer's process;
 peer's process (which is Python and holds at least 150 MB).
 - `larder` is the Feast SDK's `get_historical_features(…).to_arrow()` with the entity rows as SQL over their data source; \
 `larder-frame` with a pandas frame, which travels there and back; `larder-bare` a pyarrow Flight client with the same SQL; \
+`larder-tenfold` uploads D's entity rows ten times over in batches; \
 `larder-export` is `larder export` in a process of its own, its start and the writing of a Parquet file included, its CPU and peak \
 from `getrusage`.
 - DuckDB: one `ASOF LEFT JOIN` for each view; Polars: one `join_asof` for each view, behind a sort by time (but for A, whose rows \
-are in order). Each run is a process of its own, without its imports; the systems take turns.
+are in order). Each run is a process of its own, without its imports, and Larder \
+has answered one request of one row before; the systems take turns, each run beginning with another.
 - Feast's dask and duckdb stores run once, within the limits that the command names for time and address space, \
 on fewer entity rows where the table says so.
 - What comes out is compared by a hash of all cells that knows neither the order of rows nor of columns.

@@ -89,7 +89,8 @@ impl Probe {
             }
             scratch.clear();
             scratch.extend(times.iter().copied().zip(order.iter().copied()));
-            scratch.sort_unstable();
+            // Rows stand in the frame's order, much of which is often that of time already.
+            scratch.sort_by_key(|(time, _)| *time);
             for ((time, row), (sorted_time, sorted_row)) in times.iter_mut().zip(order).zip(&scratch) {
                 (*time, *row) = (*sorted_time, *sorted_row);
             }

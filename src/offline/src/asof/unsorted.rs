@@ -16,19 +16,16 @@ use model::Result;
 use super::Probe;
 use crate::error::arrow as arrow_error;
 
-/// What is kept of a slot; `batch` is [`NOTHING`] where nothing is.
+/// What is kept of a slot; `batch` is [`NOTHING`] where nothing is. What else a row is ranked by stands with its batch.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     time: i64,
-    created: i64,
-    /// Where the row stands in the files.
-    order: u64,
     batch: u32,
     row: u32,
 }
 
 const NOTHING: u32 = u32::MAX;
-const EMPTY: Slot = Slot { time: 0, created: 0, order: 0, batch: NOTHING, row: 0 };
+const EMPTY: Slot = Slot { time: 0, batch: NOTHING, row: 0 };
 
 /// The ranks of a chunk's rows, which compare as the source's own times do.
 pub(crate) struct Ranks<'a> {
@@ -40,15 +37,62 @@ pub(crate) struct Ranks<'a> {
     pub(crate) order: u64,
 }
 
-/// Rows of chunks, by columns.
+impl Ranks<'_> {
+    /// What ranks a row among those of its time.
+    fn tie(&self, row: u32) -> (i64, u64) {
+        let at = row as usize;
+        let created = self.created.filter(|created| created.is_valid(at));
+        (created.map_or(i64::MIN, |created| created.value(at)), self.order + u64::from(row))
+    }
+}
+
+/// Rows of chunks.
 #[derive(Debug)]
-enum Batch {
+struct Batch {
+    columns: Columns,
+    /// When each was created, where the source says it.
+    created: Option<Vec<i64>>,
+    order: Places,
+}
+
+#[derive(Debug)]
+enum Columns {
     /// On their way.
     Awaited,
     /// Here.
     Kept(Vec<ArrayRef>),
     /// Copied into a later batch.
     Moved,
+}
+
+/// Where rows stand in the files.
+#[derive(Debug)]
+enum Places {
+    /// Rows of a chunk that begins there.
+    Chunk(u64, UInt32Array),
+    /// Of several.
+    Many(Vec<u64>),
+}
+
+impl Batch {
+    /// What ranks a row among those of its time.
+    fn tie(&self, row: u32) -> (i64, u64) {
+        let at = row as usize;
+        let order = match &self.order {
+            Places::Chunk(first, rows) => first + u64::from(rows.value(at)),
+            Places::Many(places) => places[at],
+        };
+        (self.created.as_ref().map_or(i64::MIN, |created| created[at]), order)
+    }
+
+    /// What is kept of the rows beside their columns, bytes.
+    fn bytes(&self) -> usize {
+        let places = match &self.order {
+            Places::Chunk(_, rows) => rows.len() * size_of::<u32>(),
+            Places::Many(places) => places.len() * size_of::<u64>(),
+        };
+        places + self.created.as_ref().map_or(0, |created| created.len() * size_of::<i64>())
+    }
 }
 
 /// The slots, and what is kept in them.
@@ -110,14 +154,15 @@ impl Slots {
         let batch = self.batches.len() as u32;
         let mut any = false;
         for &(row, place) in found {
-            let at = row as usize;
-            let (time, order) = (ranks.times.value(at), ranks.order + u64::from(row));
-            let created = ranks.created.filter(|created| created.is_valid(at));
-            let created = created.map_or(i64::MIN, |created| created.value(at));
+            let time = ranks.times.value(row as usize);
             let slot = &mut self.all[place as usize];
             self.live += usize::from(slot.batch == NOTHING);
-            if slot.batch == NOTHING || (time, created, order) > (slot.time, slot.created, slot.order) {
-                *slot = Slot { time, created, order, batch, row };
+            let tie = |slot: &Slot| match self.batches.get(slot.batch as usize) {
+                Some(before) => before.tie(slot.row),
+                None => ranks.tie(slot.row),
+            };
+            if slot.batch == NOTHING || time > slot.time || (time == slot.time && ranks.tie(row) > tie(slot)) {
+                *slot = Slot { time, batch, row };
                 any = true;
             }
         }
@@ -127,20 +172,25 @@ impl Slots {
         let mut rows = Vec::new();
         for &(row, place) in found {
             let slot = &mut self.all[place as usize];
-            if slot.batch == batch && slot.order == ranks.order + u64::from(row) {
+            // A row's place among those that stay is not behind its place in the chunk: it is not taken for a later row.
+            if slot.batch == batch && slot.row == row {
                 slot.row = rows.len() as u32;
                 rows.push(row);
             }
         }
         self.rows += rows.len();
-        self.batches.push(Batch::Awaited);
-        Some(Winners { batch: batch as usize, rows: rows.into() })
+        let created = ranks.created.map(|_| rows.iter().map(|row| ranks.tie(*row).0).collect());
+        let rows = UInt32Array::from(rows);
+        let kept = Batch { columns: Columns::Awaited, created, order: Places::Chunk(ranks.order, rows.clone()) };
+        self.bytes += kept.bytes();
+        self.batches.push(kept);
+        Some(Winners { batch: batch as usize, rows })
     }
 
     /// Keeps a chunk's winners.
     pub(crate) fn keep(&mut self, winners: &Winners, columns: Vec<ArrayRef>) {
         self.bytes += size(&columns);
-        self.batches[winners.batch] = Batch::Kept(columns);
+        self.batches[winners.batch].columns = Columns::Kept(columns);
     }
 
     /// Whether more than half of the kept rows are superseded, and they take more than `room` bytes.
@@ -154,20 +204,29 @@ impl Slots {
         let mut old: Vec<Vec<ArrayRef>> = vec![Vec::new(); self.columns];
         let (mut count, mut moved) = (0, 0);
         for (batch, at) in self.batches.iter_mut().zip(&mut at) {
-            if let Batch::Kept(columns) = batch {
+            if let Columns::Kept(columns) = &mut batch.columns {
                 *at = count;
                 count += 1;
                 moved += columns.first().map_or(0, Array::len);
                 for (all, column) in old.iter_mut().zip(std::mem::take(columns)) {
                     all.push(column);
                 }
-                *batch = Batch::Moved;
+                batch.columns = Columns::Moved;
             }
         }
         let next = self.batches.len() as u32;
-        let mut from = Vec::with_capacity(self.live.min(moved));
+        let room = self.live.min(moved);
+        let (mut from, mut places) = (Vec::with_capacity(room), Vec::with_capacity(room));
+        let has_created = self.batches.iter().any(|batch| batch.created.is_some());
+        let mut created = Vec::with_capacity(if has_created { room } else { 0 });
         for slot in self.all.iter_mut().filter(|slot| slot.batch != NOTHING) {
-            if matches!(self.batches[slot.batch as usize], Batch::Moved) {
+            let batch = &self.batches[slot.batch as usize];
+            if matches!(batch.columns, Columns::Moved) {
+                let (created_at, place) = batch.tie(slot.row);
+                places.push(place);
+                if has_created {
+                    created.push(created_at);
+                }
                 from.push((at[slot.batch as usize], slot.row as usize));
                 (slot.batch, slot.row) = (next, from.len() as u32 - 1);
             }
@@ -180,9 +239,14 @@ impl Slots {
         let copied: Vec<ArrayRef> = copied.into_iter().flatten().collect();
         self.rows = self.rows - moved + from.len();
         self.bytes = size(&copied);
-        if !from.is_empty() {
-            self.batches.push(Batch::Kept(copied));
+        for batch in self.batches.iter_mut().filter(|batch| matches!(batch.columns, Columns::Moved)) {
+            (batch.created, batch.order) = (None, Places::Many(Vec::new()));
         }
+        if !from.is_empty() {
+            let created = has_created.then_some(created);
+            self.batches.push(Batch { columns: Columns::Kept(copied), created, order: Places::Many(places) });
+        }
+        self.bytes += self.batches.iter().map(Batch::bytes).sum::<usize>();
         Ok(())
     }
 
@@ -195,7 +259,7 @@ impl Slots {
         let mut columns: Vec<Vec<ArrayRef>> = vec![Vec::new(); self.columns];
         let mut rows = 0;
         for (batch, base) in self.batches.into_iter().zip(&mut base) {
-            if let Batch::Kept(kept) = batch {
+            if let Columns::Kept(kept) = batch.columns {
                 *base = rows;
                 rows += kept.first().map_or(0, |c| c.len() as u32);
                 for (all, column) in columns.iter_mut().zip(kept) {

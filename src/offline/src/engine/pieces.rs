@@ -16,16 +16,27 @@ use crate::scan::Pieces;
 /// Pieces, planned.
 pub(crate) struct InPieces {
     plan: Arc<dyn ExecutionPlan>,
+    /// The same pieces, of which only the rows come that are not read in vain.
+    narrow: Option<Arc<dyn ExecutionPlan>>,
     context: Arc<TaskContext>,
     pieces: Arc<Pieces>,
     source: String,
 }
 
 impl InPieces {
-    pub(super) async fn new(frame: DataFrame, pieces: Arc<Pieces>, source: String) -> Result<Self> {
+    pub(super) async fn new(
+        frame: DataFrame,
+        narrow: Option<DataFrame>,
+        pieces: Arc<Pieces>,
+        source: String,
+    ) -> Result<Self> {
         let context = Arc::new(frame.task_ctx());
         let plan = frame.create_physical_plan().await.map_err(engine)?;
-        Ok(Self { plan, context, pieces, source })
+        let narrow = match narrow {
+            Some(narrow) => Some(narrow.create_physical_plan().await.map_err(engine)?),
+            None => None,
+        };
+        Ok(Self { plan, narrow, context, pieces, source })
     }
 
     /// How many there are. A piece's rows stand in the files behind those of the pieces before it.
@@ -38,9 +49,16 @@ impl InPieces {
         self.pieces.largest()
     }
 
-    /// Reads a piece in the order of its files.
-    pub(crate) fn read(&self, piece: usize) -> Result<SendableRecordBatchStream> {
-        let rows = self.plan.execute(piece, self.context.clone()).map_err(engine)?;
+    /// How many rows the files have.
+    pub(crate) fn rows(&self) -> usize {
+        self.pieces.rows()
+    }
+
+    /// Reads a piece in the order of its files; where it is `narrow`, rows that are read in vain may be left out before
+    /// their values are decoded.
+    pub(crate) fn read(&self, piece: usize, narrow: bool) -> Result<SendableRecordBatchStream> {
+        let plan = self.narrow.as_ref().filter(|_| narrow).unwrap_or(&self.plan);
+        let rows = plan.execute(piece, self.context.clone()).map_err(engine)?;
         let (pieces, source) = (self.pieces.clone(), self.source.clone());
         Ok(explained(rows, move |what| damaged(&source, what, &pieces.names(piece))))
     }

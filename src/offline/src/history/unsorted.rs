@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -14,9 +13,10 @@ use model::{Error, Result};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::locator::Locator;
 use super::{Found, Ready};
+use crate::asof::Probe;
 use crate::asof::unsorted::{Ranks, Slots, gather};
-use crate::asof::{Keys, Probe};
 use crate::convert::micros;
 use crate::engine::{Cut, Engine, InPieces};
 use crate::error::engine as engine_error;
@@ -32,10 +32,8 @@ const ROW_BITS: u32 = 40;
 
 /// A join at work.
 struct Join {
-    probe: Arc<Probe>,
-    rows: Arc<KeyRows>,
+    locator: Arc<Locator>,
     cut: Cut,
-    ttl_us: i64,
     room: usize,
     /// With what they take of the limit.
     slots: Mutex<Slots>,
@@ -48,6 +46,8 @@ struct Chunk {
     rows: RecordBatch,
     /// Where the first one stands in the files.
     order: u64,
+    /// Whether they are only those that some entity row may match.
+    located: bool,
 }
 
 /// Why a join stopped.
@@ -77,17 +77,16 @@ pub(super) async fn as_of(
         return Ok(None);
     }
     let join = Arc::new(Join {
-        probe: probe.clone(),
-        rows: rows.clone(),
+        locator: Arc::new(Locator::new(probe.clone(), rows.clone(), cut.clone(), ttl_us)),
         cut: cut.clone(),
-        ttl_us,
         room: ROOM.min(engine.memory_limit() / PART),
         slots: Mutex::new(Slots::new(probe, cut.values.len())),
         memory: memory.clone(),
         scanned: AtomicUsize::new(0),
     });
     if probe.time_range().is_some() {
-        let pieces = Arc::new(engine.in_pieces(&ready.table, cut).await?);
+        let located = join.locator.filter(&ready.table)?;
+        let pieces = Arc::new(engine.in_pieces(&ready.table, cut, located).await?);
         match run(engine, &join, &pieces).await {
             Ok(()) => {}
             Err(Stop::Failed(error)) => return Err(error),
@@ -116,9 +115,9 @@ async fn run(engine: &Engine, join: &Arc<Join>, pieces: &Arc<InPieces>) -> std::
     // Dropped, it stops them all.
     let mut tasks = JoinSet::new();
     for _ in 0..readers {
-        let (pieces, next, sender) = (pieces.clone(), next.clone(), sender.clone());
+        let (join, pieces, next, sender) = (join.clone(), pieces.clone(), next.clone(), sender.clone());
         tasks.spawn(async move {
-            read(&pieces, &next, &sender).await;
+            read(&join.locator, &pieces, &next, &sender).await;
             Ok(())
         });
     }
@@ -144,14 +143,15 @@ async fn run(engine: &Engine, join: &Arc<Join>, pieces: &Arc<InPieces>) -> std::
 }
 
 /// Reads one piece after the other that no other reader has.
-async fn read(pieces: &InPieces, next: &AtomicUsize, sender: &mpsc::Sender<Result<Chunk>>) {
+async fn read(locator: &Locator, pieces: &InPieces, next: &AtomicUsize, sender: &mpsc::Sender<Result<Chunk>>) {
     loop {
         let piece = next.fetch_add(1, Ordering::Relaxed);
         if piece >= pieces.count() {
             return;
         }
         let mut order = (piece as u64) << ROW_BITS;
-        let mut stream = match pieces.read(piece) {
+        let located = locator.is_sparse(pieces.rows());
+        let mut stream = match pieces.read(piece, located) {
             Ok(stream) => stream,
             Err(error) => {
                 // Nobody is left to be told when the send fails.
@@ -161,7 +161,7 @@ async fn read(pieces: &InPieces, next: &AtomicUsize, sender: &mpsc::Sender<Resul
         };
         while let Some(rows) = stream.next().await {
             let count = rows.as_ref().map_or(0, |rows| rows.num_rows() as u64);
-            if sender.send(rows.map(|rows| Chunk { rows, order }).map_err(engine_error)).await.is_err() {
+            if sender.send(rows.map(|rows| Chunk { rows, order, located }).map_err(engine_error)).await.is_err() {
                 return;
             }
             order += count;
@@ -174,12 +174,8 @@ impl Join {
         let (rows, cut) = (&chunk.rows, &self.cut);
         self.scanned.fetch_add(rows.num_rows(), Ordering::Relaxed);
         let time = rows.column(cut.time_at());
-        let micros = micros(&cut.time, time)?;
-        let mut keys = Vec::with_capacity(cut.keys.len());
-        for (i, (name, key_type)) in cut.keys.iter().enumerate() {
-            keys.push(key_type.of_source(name, rows.column(i))?);
-        }
-        let found = self.locate(&keys, &micros)?;
+        let keys = &rows.columns()[..cut.keys.len()];
+        let found = if chunk.located { self.locator.locate(keys, time)? } else { self.locator.counted(keys, time)? };
         if found.is_empty() {
             return Ok(());
         }
@@ -203,19 +199,6 @@ impl Join {
             self.memory.try_resize(slots.bytes()).map_err(|_| Stop::Full)?;
         }
         Ok(())
-    }
-
-    fn locate(&self, keys: &[ArrayRef], micros: &Int64Array) -> Result<Vec<(u32, u32)>> {
-        let nulls = keys.iter().map(|k| k.nulls());
-        let nulls = nulls.fold(micros.nulls().cloned(), |a, b| NullBuffer::union(a.as_ref(), b));
-        if self.probe.by_int()
-            && let [key] = keys
-            && let Some(ints) = key.as_primitive_opt::<Int64Type>()
-        {
-            return Ok(self.probe.locate(&Keys::Int(ints), micros, nulls.as_ref(), self.ttl_us));
-        }
-        let rows = self.rows.rows(keys, micros.len())?;
-        Ok(self.probe.locate(&Keys::Rows(&rows), micros, nulls.as_ref(), self.ttl_us))
     }
 }
 

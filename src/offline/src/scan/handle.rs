@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -18,24 +20,35 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 #[derive(Debug)]
 pub(super) struct Reader {
     file: Arc<File>,
+    /// The same file with a cursor of its own, where the system opens it again: what is read behind a cursor needs no
+    /// room that is cleared before.
+    cursor: Option<Arc<Mutex<File>>>,
     footer: Option<Arc<ParquetMetaData>>,
 }
 
 impl Reader {
     /// A second handle to the same open file; its footer, where that is known, is not read again.
     pub(super) fn new(file: &File, footer: Option<Arc<ParquetMetaData>>) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(file.try_clone()?), footer })
+        let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let cursor = again.ok().map(|again| Arc::new(Mutex::new(again)));
+        Ok(Self { file: Arc::new(file.try_clone()?), cursor, footer })
     }
 
-    fn read(file: &File, ranges: Vec<Range<u64>>) -> io::Result<Vec<Bytes>> {
-        ranges
-            .into_iter()
-            .map(|range| {
-                let mut bytes = vec![0; (range.end - range.start) as usize];
+    fn read(file: &File, cursor: Option<&Mutex<File>>, ranges: Vec<Range<u64>>) -> io::Result<Vec<Bytes>> {
+        let mut cursor = cursor.map(|cursor| cursor.lock().unwrap_or_else(PoisonError::into_inner));
+        let bytes = |range: Range<u64>| {
+            let length = range.end - range.start;
+            let Some(file) = &mut cursor else {
+                let mut bytes = vec![0; length as usize];
                 file.read_exact_at(&mut bytes, range.start)?;
-                Ok(bytes.into())
-            })
-            .collect()
+                return Ok(bytes.into());
+            };
+            let mut bytes = Vec::with_capacity(length as usize);
+            file.seek(SeekFrom::Start(range.start))?;
+            (&mut **file).take(length).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 == length { Ok(bytes.into()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        };
+        ranges.into_iter().map(bytes).collect()
     }
 }
 
@@ -46,9 +59,9 @@ impl AsyncFileReader for Reader {
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
-        let file = self.file.clone();
+        let (file, cursor) = (self.file.clone(), self.cursor.clone());
         async move {
-            let read = tokio::task::spawn_blocking(move || Self::read(&file, ranges)).await;
+            let read = tokio::task::spawn_blocking(move || Self::read(&file, cursor.as_deref(), ranges)).await;
             Ok(read.map_err(|e| ParquetError::External(e.into()))??)
         }
         .boxed()

@@ -28,6 +28,8 @@ pub(crate) struct Pieces {
     loose: bool,
     /// Rows that are not worth a piece of their own.
     few: u64,
+    /// What rows fulfil whose other columns are decoded at all; of loose pieces only.
+    located: Option<Expr>,
     /// The names of each piece's files.
     names: OnceLock<Vec<Vec<String>>>,
 }
@@ -43,9 +45,16 @@ pub(super) struct Group {
 }
 
 impl Pieces {
-    /// The pieces of files, of more than `few` rows each; `loose` pieces are not filtered row by row.
-    pub(crate) fn new(files: Arc<ParquetFiles>, loose: bool, few: u64) -> Self {
-        Self { files, loose, few, names: OnceLock::new() }
+    /// The pieces of files, of more than `few` rows each; `loose` pieces are not filtered row by row but for what is
+    /// `located`.
+    pub(crate) fn new(files: Arc<ParquetFiles>, loose: bool, few: u64, located: Option<Expr>) -> Self {
+        Self { files, loose, few, located, names: OnceLock::new() }
+    }
+
+    /// How many rows the files have.
+    pub(crate) fn rows(&self) -> usize {
+        let groups = self.files.handles.files.values().flat_map(|opened| &opened.groups);
+        usize::try_from(groups.map(|group| group.rows).sum::<u64>()).unwrap_or(usize::MAX)
     }
 
     /// The files that a piece of the plan is in.
@@ -128,11 +137,13 @@ impl TableProvider for Pieces {
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
         let mut source = self.files.source();
         if self.loose
-            && let Some(filter) = filters.iter().cloned().reduce(Expr::and)
+            && let Some(filter) = self.located.iter().chain(filters).cloned().reduce(Expr::and)
         {
             // There is no filter above the scan that the optimizer could hand down.
             let schema = DFSchema::try_from(self.schema())?;
-            source = source.with_predicate(state.create_physical_expr(bare(filter)?, &schema)?);
+            let filter = state.create_physical_expr(bare(filter)?, &schema)?;
+            // Filters run row by row in their order: behind the first there is not much to do.
+            source = source.with_predicate(filter).with_pushdown_filters(self.located.is_some());
         }
         let groups = self.cut(self.files.matching(state, filters)?);
         self.names.get_or_init(|| groups.iter().map(|group| self.names_of(group)).collect());

@@ -7,4 +7,5 @@ mod joins;
 mod known;
 mod log;
 mod parts;
+mod sparse;
 mod support;
