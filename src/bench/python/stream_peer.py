@@ -190,7 +190,7 @@ class Served:
         self.features = store(repo)
 
     def greet(self) -> None:
-        """Asks for a group's position, so that the broker has the topic of positions, which its first group waits for."""
+        """Asks for a position: the broker has the topic of positions then, which its first group waits for."""
         from confluent_kafka import Consumer, TopicPartition
 
         client = Consumer({"bootstrap.servers": self.broker.bootstrap_servers, "group.id": "first"})
