@@ -141,6 +141,12 @@ pub(crate) struct Streams {
     /// How many views, of how many aggregations each
     #[arg(long, value_delimiter = ',', default_value = "1x3,1x5,10x5")]
     pub(crate) views: Vec<String>,
+    /// How many entities have an event each, beside ten thousand that have many; 0 leaves it out
+    #[arg(long, default_value_t = 10_000_000)]
+    pub(crate) entities: u64,
+    /// How many entities have states while memory is measured; 0 leaves it out
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) resident: u64,
     /// How many runs; medians are printed
     #[arg(long, default_value_t = 3)]
     pub(crate) runs: usize,

@@ -2,6 +2,8 @@
 //! in the embedded store, with no broker; then, where a server is named, behind one and beside peers. Knows no Kafka
 //! client.
 
+mod entities;
+mod hot;
 mod peers;
 mod report;
 
@@ -40,7 +42,9 @@ pub(crate) fn run(options: &cli::Streams) -> Result<()> {
     let load = machine::load();
     let mut figures = Figures::default();
     std::fs::create_dir_all(&options.work).map_err(tried(format!("making {}", options.work.display())))?;
+    entities::run(options, &mut figures)?;
     in_process(options, &mut figures)?;
+    hot::run(options, &mut figures)?;
     let peers = Peers::of(options)?;
     if let Some(peers) = &peers {
         peers.run(&mut figures, options.runs);
@@ -64,8 +68,7 @@ pub(crate) fn run(options: &cli::Streams) -> Result<()> {
 fn in_process(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
     let messages = messages(&options.events)?;
     println!("{} events of {}", messages.len(), options.events.display());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(tried("the runtime"))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let (rows, sum) = hopping(&messages, options).await?;
         println!("count over 5 minutes hopping by 1 minute: {rows} rows, their sum {sum}");
         if messages.len() == 1_000_000 && (rows, sum) != ANSWER {
@@ -89,6 +92,10 @@ fn in_process(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(tried("the runtime"))
 }
 
 fn messages(path: &Path) -> Result<Vec<Message>> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use model::row::Version;
 use model::value::{coerce, is_null};
-use model::{EntityKey, Timestamp, Value};
+use model::{EntityKey, Timestamp, Value, ValueType};
 use service::windows;
 use window::Scalar;
 
@@ -275,21 +275,31 @@ impl Columns for Nothing {
 }
 
 fn entity_key(keys: &[Key], value: impl Fn(&Source) -> Result<Value, Reason>) -> Result<EntityKey, Reason> {
+    if let [Key { name, source: Some(source), value_type }] = keys {
+        let value = key_value(source, *value_type, value(source)?)?;
+        return encoded(&[(name, &value)]);
+    }
     let mut parts = Vec::with_capacity(keys.len());
     for key in keys {
         let Some(source) = &key.source else { continue };
-        let value = value(source)?;
-        if is_null(&value) {
-            return Err(Reason::MissingKey(format!("the join key '{}' is missing or null", source.name)));
-        }
-        let value = coerce(value, key.value_type).map_err(|e| wrong(&source.name, &e))?;
-        parts.push((key.name.as_str(), value));
+        parts.push((key.name.as_str(), key_value(source, key.value_type, value(source)?)?));
     }
     if parts.is_empty() {
         return Ok(EntityKey::dummy());
     }
     let parts: Vec<_> = parts.iter().map(|(name, value)| (*name, value)).collect();
-    EntityKey::encode(&parts).map_err(|e| Reason::WrongType(e.message().to_owned()))
+    encoded(&parts)
+}
+
+fn key_value(source: &Source, value_type: ValueType, value: Value) -> Result<Value, Reason> {
+    if is_null(&value) {
+        return Err(Reason::MissingKey(format!("the join key '{}' is missing or null", source.name)));
+    }
+    coerce(value, value_type).map_err(|e| wrong(&source.name, &e))
+}
+
+fn encoded(parts: &[(&str, &Value)]) -> Result<EntityKey, Reason> {
+    EntityKey::encode(parts).map_err(|e| Reason::WrongType(e.message().to_owned()))
 }
 
 fn wrong(column: &str, error: &model::Error) -> Reason {

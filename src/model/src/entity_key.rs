@@ -21,12 +21,17 @@ impl EntityKey {
     ///
     /// Errors: a value that is null, or of a type that cannot be part of a key.
     pub fn encode(parts: &[(&str, &Value)]) -> Result<Self> {
-        let mut sorted: Vec<_> = parts.iter().collect();
-        sorted.sort_by_key(|(name, _)| *name);
-        let mut out = Vec::with_capacity(32 * parts.len() + 4);
-        put_names(&mut out, sorted.iter().map(|(name, _)| *name));
-        for (name, value) in &sorted {
-            put_value(&mut out, name, value)?;
+        let mut out = Vec::with_capacity(64 * parts.len() + 4);
+        let mut put = |parts: &[(&str, &Value)]| {
+            put_names(&mut out, parts.iter().map(|(name, _)| *name));
+            parts.iter().try_for_each(|(name, value)| put_value(&mut out, name, value))
+        };
+        if parts.is_sorted_by_key(|(name, _)| *name) {
+            put(parts)?;
+        } else {
+            let mut sorted = parts.to_vec();
+            sorted.sort_by_key(|(name, _)| *name);
+            put(&sorted)?;
         }
         Ok(Self(out.into()))
     }

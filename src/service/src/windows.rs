@@ -238,10 +238,15 @@ pub fn state_error(view: &View, error: window::Error) -> Error {
 
 /// A state's bytes; `None` where nothing is left in it.
 pub fn encode(state: &State, spec: &Spec) -> Option<Bytes> {
+    encode_with(state, spec, &mut Vec::new())
+}
+
+/// The same, by way of a buffer that may be used again.
+fn encode_with(state: &State, spec: &Spec, buffer: &mut Vec<u8>) -> Option<Bytes> {
     (!state.is_empty()).then(|| {
-        let mut out = Vec::new();
-        state.encode(spec, &mut out);
-        out.into()
+        buffer.clear();
+        state.encode(spec, buffer);
+        Bytes::copy_from_slice(buffer)
     })
 }
 

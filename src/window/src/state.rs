@@ -99,6 +99,14 @@ impl State {
         Ok(Outcome::Applied)
     }
 
+    /// Reads what the next event is to change and changes nothing: done for many states before their events are applied,
+    /// the waits for memory go on at the same time.
+    pub fn touch(&self) {
+        for tiles in &self.sets {
+            std::hint::black_box(tiles.touch());
+        }
+    }
+
     /// The features at `t_us`; `None` if the entity is unknown then: it has no event that is in any
     /// window. A `t_us` before the latest `now_us` answers for that `now_us`.
     pub fn evaluate(&self, spec: &Spec, t_us: i64) -> Option<Answer> {

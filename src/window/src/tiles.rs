@@ -100,6 +100,12 @@ impl Tiles {
         self.indexes.is_empty()
     }
 
+    /// Reads the last tile; says something of it.
+    pub(crate) fn touch(&self) -> bool {
+        let last = self.partials.len().checked_sub(self.width);
+        last.is_some_and(|last| matches!(self.partials[last], Partial::Distinct(0)))
+    }
+
     /// The finest tiles: how many, and each with its index.
     pub(crate) fn fine(&self) -> impl ExactSizeIterator<Item = (i64, impl Iterator<Item = &Partial>)> {
         self.indexes.iter().enumerate().map(|(at, index)| (*index, self.tile(at)))

@@ -14,6 +14,14 @@ fn bars(figures: &Figures) -> Vec<Bar> {
         least("CPU-seconds, PyFlink : Larder from Kafka", 14.0, ratio("flink/cpu", "kafka/1x3/cpu")),
         least("events a second, Larder from Kafka : PyFlink", 10.0, ratio("kafka/1x3/rate", "flink/rate")),
         most("CPU, ten views of five windows : one", 4.0, ratio("file/10x5/cpu", "file/1x5/cpu")),
+        most("read of 12 hours on a hot key (432,000 events), in process, µs", 20.0, figures.get("hot/read")),
+        least("a scan of the hot key's raw events : a read", 5_000.0, ratio("hot/scan", "hot/read")),
+        most("CPU of an event, 10 M entities : 10 thousand", 4.0, ratio("entities/many/cpu", "entities/few/cpu")),
+        most(
+            "memory with 1 M entities of 3 windows : their keys and states",
+            3.0,
+            ratio("resident/rss", "resident/state"),
+        ),
         most("event produced → value readable at 50,000 events a second, p99, ms", 50.0, figures.get("fresh/p99")),
     ]
 }
@@ -33,6 +41,12 @@ rows summing to 5,000,000.
 - `kafka`: the release server behind a real Apache Kafka (one node, two partitions) that holds all events when the view is registered. \
 They are moved in time so that the last one is now, and the windows, an hour and more hopping by a minute, hold them all; afterwards each \
 user's count is read. Seconds are from the registration to the last event applied, CPU that of the server until its last checkpoint is written.
+- `entities/few`, `entities/many`: one view of three windows, in process: a million events of ten thousand entities, and ten million \
+events of as many, none of which comes twice. CPU is that of the process until all is durable and the store is closed. Memory: a million \
+entities with five events each over 2.5 hours, in windows of an hour; what the process had more resident afterwards, the embedded store's \
+caches included, beside the bytes of keys and stored states.
+- The hot key: 12 hours of ten events a second; count, sum and maximum over them, by a read of the state and by decoding and \
+adding up the raw events.
 - `flink`, `spark`: the count over 5 minutes hopping by 1 minute, from the same file; `flink_hop.py` as it is shared, and PySpark Structured \
 Streaming on two cores. Seconds and CPU are those of all their processes from start to end, that of the JVM included.
 - Freshness: while 50,000 events a second are produced, one probe after the other is produced and asked for over HTTP until the answer \
@@ -52,6 +66,21 @@ pub(super) fn page(head: &str, figures: &Figures) -> String {
         let of = |what: &str| cell(figures.get(&format!("{name}/{what}")));
         let _ = writeln!(out, "| {name} | {} | {} | {} | {} |", of("wall"), of("cpu"), of("rss"), of("rate"));
     }
+    let of = |what: &str| cell(figures.get(what));
+    let _ = writeln!(
+        out,
+        "\n## Memory with 1,000,000 entities of three windows\n\n| keys and states, MB | resident, MB | bytes of an entity's key and state | bytes resident for it |\n|---|---|---|---|\n| {} | {} | {} | {} |",
+        of("resident/state"),
+        of("resident/rss"),
+        of("resident/state_entity"),
+        of("resident/entity")
+    );
+    let _ = writeln!(
+        out,
+        "\n## A 12-hour window on a hot key, µs\n\n| a read | a scan of its raw events |\n|---|---|\n| {} | {} |",
+        of("hot/read"),
+        of("hot/scan")
+    );
     out.push_str(
         "\n## From an event to its value, milliseconds\n\n| events a second | p50 | p99 | worst |\n|---|---|---|---|\n",
     );

@@ -37,6 +37,9 @@ pub(super) fn suffices(feed: &Feed) -> bool {
 /// What stands in a column of this kind; `None` where the column is not of this kind.
 pub(super) fn column(column: &Source, message: &Message) -> Option<Result<Option<Json>, Reason>> {
     let name = column.name.as_str();
+    if !name.starts_with("__") {
+        return None;
+    }
     type_of(name)?;
     Some(match name {
         TIMESTAMP => Ok(message.timestamp_ms.map(|ms| Timestamp(ms.saturating_mul(1000)).to_rfc3339().into())),

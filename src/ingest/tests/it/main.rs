@@ -4,5 +4,6 @@
 mod decode;
 mod formats;
 mod kafka;
+mod live;
 mod pipeline;
 mod support;

@@ -4,6 +4,9 @@
 //! A table of live states has one owner, which alone changes it: it applies events, asks for what changed, writes that
 //! with its positions, and then settles. Until then a reader sees what a crash would take back and the stream would
 //! bring again. What is not here is in the store, as the last checkpoint left it.
+//!
+//! An entity that rests for a checkpoint is packed: its state is kept as its bytes, a tenth of what its tiles take, and
+//! read from them.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -23,6 +26,8 @@ const SHARDS: usize = 64;
 /// ones, as a factor. An estimate, on the high side.
 const OVERHEAD: usize = 128;
 const DECODED: usize = 3;
+/// States of more bytes stay as they are: to unpack them for each event that comes now and then would cost more.
+const PACKED_MOST: usize = 4096;
 
 /// All live states of the process.
 #[derive(Default)]
@@ -37,11 +42,39 @@ pub struct States {
 }
 
 struct Entry {
-    state: State,
+    held: Held,
+    /// The state's bytes, as they were last written.
+    bytes: u32,
+    /// The checkpoint behind which it last changed.
+    round: u16,
     dirty: bool,
     /// Changed since the last sweep of those that rest.
     used: bool,
-    bytes: usize,
+}
+
+/// A state in memory.
+enum Held {
+    /// As it grows.
+    Live(Box<State>),
+    /// As it is stored, until the next event.
+    Packed(Box<[u8]>),
+}
+
+/// Events by the shards of their entities, in their order within one.
+struct ByShard {
+    /// Places among the events.
+    places: Vec<u32>,
+    /// Where each shard's end.
+    ends: [u32; SHARDS],
+}
+
+impl ByShard {
+    /// The shards that have any, with the places of their events.
+    fn chunks(&self) -> impl Iterator<Item = (usize, &[u32])> {
+        let start = |shard: usize| if shard == 0 { 0 } else { self.ends[shard - 1] as usize };
+        let chunk = move |shard| (shard, &self.places[start(shard)..self.ends[shard] as usize]);
+        (0..SHARDS).map(chunk).filter(|(_, places)| !places.is_empty())
+    }
 }
 
 /// The one who changes a view's states. Dropped, it takes them with it: the store answers again.
@@ -50,6 +83,11 @@ pub struct Owner {
     states: Arc<States>,
     /// The entities that changed since the last checkpoint.
     changed: Vec<EntityKey>,
+    /// Those that changed before it: packed at the next, if they still rest.
+    cooling: Vec<EntityKey>,
+    /// How many checkpoints were settled; goes round.
+    round: u16,
+    /// What all states take, about.
     bytes: usize,
 }
 
@@ -72,7 +110,7 @@ impl Live {
             hasher: RandomState::default(),
         });
         self.tables().insert(name(&view.table), Arc::clone(&states));
-        Owner { live: Arc::clone(self), states, changed: Vec::new(), bytes: 0 }
+        Owner { live: Arc::clone(self), states, changed: Vec::new(), cooling: Vec::new(), round: 0, bytes: 0 }
     }
 
     /// The live states of a table, if it has any, built under this definition.
@@ -105,11 +143,37 @@ impl States {
     pub fn answer(&self, key: &EntityKey, spec: &Spec, view: &View, at: Timestamp) -> Option<Result<Windowed>> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let entry = shard.get(key)?;
-        Some(super::answer_of(&entry.state, spec, view, at))
+        Some(match &entry.held {
+            Held::Live(state) => super::answer_of(state, spec, view, at),
+            Held::Packed(bytes) => super::answer(key, bytes, spec, view, at),
+        })
+    }
+
+    fn place(&self, key: &EntityKey) -> usize {
+        self.hasher.hash_one(key) as usize % SHARDS
     }
 
     fn shard(&self, key: &EntityKey) -> &RwLock<Shard> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+        &self.shards[self.place(key)]
+    }
+
+    fn by_shard(&self, events: &[Event<'_>]) -> ByShard {
+        let shards: Vec<u8> = events.iter().map(|event| self.place(event.key) as u8).collect();
+        let mut ends = [0u32; SHARDS];
+        for shard in &shards {
+            ends[usize::from(*shard)] += 1;
+        }
+        let mut before = 0;
+        for end in &mut ends {
+            before += std::mem::replace(end, before);
+        }
+        let mut places = vec![0; events.len()];
+        for (place, shard) in (0..).zip(&shards) {
+            let end = &mut ends[usize::from(*shard)];
+            places[*end as usize] = place;
+            *end += 1;
+        }
+        ByShard { places, ends }
     }
 
     fn write(&self, key: &EntityKey) -> std::sync::RwLockWriteGuard<'_, Shard> {
@@ -138,34 +202,58 @@ impl Owner {
         events: &[Event<'_>],
         now: Timestamp,
     ) -> Result<Applied, FoldError> {
-        self.fetch(store, events).await?;
-        let states = &self.states;
+        let states = Arc::clone(&self.states);
+        // an entity's events keep their order, and no shard is locked twice
+        let order = states.by_shard(events);
+        self.fetch(store, events, &order).await?;
         let mut done = Applied::default();
-        for event in events {
-            let mut shard = states.write(event.key);
-            let entry = match shard.get_mut(event.key) {
-                Some(entry) => entry,
-                None => shard.entry(event.key.clone()).or_insert_with(|| Entry::new(State::new(&states.spec), 0)),
-            };
-            let taken = window::Event { ts_us: event.time.micros(), columns: event.columns };
-            let outcome = entry.state.apply(&states.spec, taken, now.micros());
-            match outcome.map_err(|e| FoldError::State(super::state_error(&states.view, e)))? {
-                Outcome::Applied => done.applied += 1,
-                Outcome::LateDropped => done.late_dropped += 1,
-            }
-            entry.used = true;
-            if !entry.dirty {
-                entry.dirty = true;
-                self.changed.push(event.key.clone());
+        for (shard, places) in order.chunks() {
+            let mut shard = states.shards[shard].write().unwrap_or_else(PoisonError::into_inner);
+            for event in places.iter().map(|place| &events[*place as usize]) {
+                let entry = match shard.get_mut(event.key) {
+                    Some(entry) => entry,
+                    None => shard.entry(event.key.clone()).or_insert_with(|| Entry::new(State::new(&states.spec), 0)),
+                };
+                if let Held::Packed(bytes) = &entry.held {
+                    let state =
+                        super::decode(event.key, bytes, &states.spec, &states.view).map_err(FoldError::State)?;
+                    self.bytes -= entry.cost();
+                    entry.held = Held::Live(Box::new(state));
+                    self.bytes += entry.cost();
+                }
+                let Held::Live(state) = &mut entry.held else { continue };
+                let taken = window::Event { ts_us: event.time.micros(), columns: event.columns };
+                let outcome = state.apply(&states.spec, taken, now.micros());
+                match outcome.map_err(|e| FoldError::State(super::state_error(&states.view, e)))? {
+                    Outcome::Applied => done.applied += 1,
+                    Outcome::LateDropped => done.late_dropped += 1,
+                }
+                entry.used = true;
+                entry.round = self.round;
+                if !entry.dirty {
+                    entry.dirty = true;
+                    self.changed.push(event.key.clone());
+                }
             }
         }
         Ok(done)
     }
 
-    async fn fetch(&mut self, store: &dyn OnlineStore, events: &[Event<'_>]) -> Result<(), FoldError> {
+    /// Looks for the entities' states: those that are here are touched, for the waits for memory of many then go on at
+    /// the same time, and the others come from the store.
+    async fn fetch(&mut self, store: &dyn OnlineStore, events: &[Event<'_>], order: &ByShard) -> Result<(), FoldError> {
         let states = Arc::clone(&self.states);
-        let here = |key: &EntityKey| states.shard(key).read().unwrap_or_else(PoisonError::into_inner).contains_key(key);
-        let mut keys: Vec<EntityKey> = events.iter().map(|e| e.key).filter(|key| !here(key)).cloned().collect();
+        let mut keys: Vec<EntityKey> = Vec::new();
+        for (shard, places) in order.chunks() {
+            let shard = states.shards[shard].read().unwrap_or_else(PoisonError::into_inner);
+            for event in places.iter().map(|place| &events[*place as usize]) {
+                match shard.get(event.key).map(|entry| &entry.held) {
+                    Some(Held::Live(state)) => state.touch(),
+                    Some(Held::Packed(_)) => {}
+                    None => keys.push(event.key.clone()),
+                }
+            }
+        }
         if keys.is_empty() {
             return Ok(());
         }
@@ -181,7 +269,7 @@ impl Owner {
             fetched.push((key, Entry::new(state, bytes.len())));
         }
         for (key, entry) in fetched {
-            self.bytes += entry.bytes;
+            self.bytes += entry.cost();
             states.write(&key).insert(key, entry);
         }
         Ok(())
@@ -196,14 +284,17 @@ impl Owner {
     pub fn checkpoint(&mut self, now: Timestamp) -> Vec<StateWrite> {
         let states = &self.states;
         let mut writes = Vec::with_capacity(self.changed.len());
+        let mut buffer = Vec::new();
         for key in &self.changed {
             let mut shard = states.write(key);
             let Some(entry) = shard.get_mut(key) else { continue };
-            entry.state.evict(&states.spec, now.micros());
-            let state = super::encode(&entry.state, &states.spec);
-            self.bytes -= entry.bytes;
-            entry.bytes = state.as_ref().map_or(0, bytes::Bytes::len);
-            self.bytes += entry.bytes;
+            // what changed is live
+            let Held::Live(state) = &mut entry.held else { continue };
+            state.evict(&states.spec, now.micros());
+            let state = super::encode_with(state, &states.spec, &mut buffer);
+            self.bytes -= entry.cost();
+            entry.bytes = size(state.as_ref().map_or(0, bytes::Bytes::len));
+            self.bytes += entry.cost();
             writes.push(StateWrite { table: Arc::clone(&states.view.table), key: key.clone(), state });
         }
         writes
@@ -213,28 +304,31 @@ impl Owner {
     /// estimate).
     pub fn settle(&mut self, budget: usize) {
         let states = Arc::clone(&self.states);
-        for key in self.changed.drain(..) {
-            let mut shard = states.write(&key);
-            let empty = shard.get_mut(&key).is_some_and(|entry| {
+        self.pack();
+        for key in &self.changed {
+            let mut shard = states.write(key);
+            let empty = shard.get_mut(key).is_some_and(|entry| {
                 entry.dirty = false;
-                entry.state.is_empty()
+                matches!(&entry.held, Held::Live(state) if state.is_empty())
             });
             if empty {
-                shard.remove(&key);
+                shard.remove(key);
             }
         }
+        self.cooling = std::mem::take(&mut self.changed);
+        self.round = self.round.wrapping_add(1);
         let mut entities: usize = states.shards.iter().map(len).sum();
         // first those that rested for a while, then any
         for all in [false, true] {
             for shard in &states.shards {
-                if entities * OVERHEAD + self.bytes * DECODED <= budget {
+                if entities * OVERHEAD + self.bytes <= budget {
                     return;
                 }
                 let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
                 let before = shard.len();
                 shard.retain(|_, entry| {
                     let stays = std::mem::take(&mut entry.used) && !all;
-                    self.bytes -= if stays { 0 } else { entry.bytes };
+                    self.bytes -= if stays { 0 } else { entry.cost() };
                     stays
                 });
                 entities -= before - shard.len();
@@ -242,10 +336,29 @@ impl Owner {
         }
     }
 
+    /// Packs what changed before the last checkpoint and not since.
+    fn pack(&mut self) {
+        let states = Arc::clone(&self.states);
+        let mut buffer = Vec::new();
+        for key in std::mem::take(&mut self.cooling) {
+            let mut shard = states.write(&key);
+            let Some(entry) = shard.get_mut(&key) else { continue };
+            let rests = !entry.dirty && entry.round != self.round && entry.bytes as usize <= PACKED_MOST;
+            let Held::Live(state) = &entry.held else { continue };
+            let bytes = rests.then(|| super::encode_with(state, &states.spec, &mut buffer)).flatten();
+            let Some(bytes) = bytes else { continue };
+            self.bytes -= entry.cost();
+            entry.held = Held::Packed(bytes.as_ref().into());
+            entry.bytes = size(bytes.len());
+            self.bytes += entry.cost();
+        }
+    }
+
     /// Lets go of all: somebody else may change them in the store from now on. Nothing may have changed since the last
     /// [`Owner::settle`], or what did is lost and must come again.
     pub fn clear(&mut self) {
         self.changed.clear();
+        self.cooling.clear();
         self.bytes = 0;
         for shard in &self.states.shards {
             shard.write().unwrap_or_else(PoisonError::into_inner).clear();
@@ -255,8 +368,18 @@ impl Owner {
 
 impl Entry {
     fn new(state: State, bytes: usize) -> Self {
-        Self { state, dirty: false, used: true, bytes }
+        Self { held: Held::Live(Box::new(state)), bytes: size(bytes), round: 0, dirty: false, used: true }
     }
+
+    /// What the state takes, about.
+    fn cost(&self) -> usize {
+        let factor = if matches!(self.held, Held::Live(_)) { DECODED } else { 1 };
+        self.bytes as usize * factor
+    }
+}
+
+fn size(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 fn len(shard: &RwLock<Shard>) -> usize {
