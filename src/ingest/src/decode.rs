@@ -156,24 +156,24 @@ impl<'a> Decoder<'a> {
             decoder: self,
             message,
             record: self.record(message),
-            keys: vec![None; self.keys.len()],
-            times: vec![None; self.times.len()],
-            values: vec![None; self.values.len()],
+            keys: Made::of(self.keys.len()),
+            times: Made::of(self.times.len()),
+            values: Made::of(self.values.len()),
             now,
             skew_us,
         }
     }
 
-    fn record<'d>(&'d self, message: &'d Message) -> Result<Box<dyn Columns + 'd>, Reason> {
+    fn record<'d>(&'d self, message: &'d Message) -> Result<Record<'d>, Reason> {
         let Some((payload, (feed, _))) = message.payload.as_deref().zip(self.feeds.first()) else {
-            return Ok(Box::new(Nothing));
+            return Ok(Record::Nothing);
         };
         Ok(match &feed.format {
-            Format::Json => Box::new(json::Record::parse(frame::behind_id(payload), &self.wanted)?),
-            Format::Avro { .. } => Box::new(self.avro.read(payload)?),
+            Format::Json => Record::Json(json::Record::parse(frame::behind_id(payload), &self.wanted)?),
+            Format::Avro { .. } => Record::Other(Box::new(self.avro.read(payload)?)),
             Format::Protobuf { message, framed } => {
                 let payload = if *framed { frame::behind_indexes(payload)? } else { payload };
-                Box::new(protobuf::Record::read(message, payload)?)
+                Record::Other(Box::new(protobuf::Record::read(message, payload)?))
             }
         })
     }
@@ -187,17 +187,41 @@ fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
     })
 }
 
-type Read<T> = Option<Result<T, Reason>>;
+/// What is made once and taken by several: mostly there is one of a kind, which needs no memory of its own.
+struct Made<T> {
+    first: Option<Result<T, Reason>>,
+    others: Vec<Option<Result<T, Reason>>>,
+}
+
+impl<T: Clone> Made<T> {
+    fn of(how_many: usize) -> Self {
+        Self { first: None, others: vec![None; how_many.saturating_sub(1)] }
+    }
+
+    fn get(&mut self, place: usize, make: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
+        let known = if place == 0 { &mut self.first } else { &mut self.others[place - 1] };
+        known.get_or_insert_with(make).clone()
+    }
+}
+
+/// A message's value, read as its format has it.
+enum Record<'a> {
+    /// There is none: every column is null.
+    Nothing,
+    Json(json::Record<'a>),
+    Other(Box<dyn Columns + 'a>),
+}
+
 type Values = (Arc<[Value]>, Arc<[Scalar]>);
 
 /// A message that was read; what its feeds take of it is made when the first of them asks.
 pub struct Reading<'a> {
     decoder: &'a Decoder<'a>,
     message: &'a Message,
-    record: Result<Box<dyn Columns + 'a>, Reason>,
-    keys: Vec<Read<EntityKey>>,
-    times: Vec<Read<Option<Timestamp>>>,
-    values: Vec<Read<Values>>,
+    record: Result<Record<'a>, Reason>,
+    keys: Made<EntityKey>,
+    times: Made<Option<Timestamp>>,
+    values: Made<Values>,
     now: Timestamp,
     skew_us: i64,
 }
@@ -212,7 +236,7 @@ impl Reading<'_> {
         }
         let (message, now, skew_us) = (self.message, self.now, self.skew_us);
         let record = match &self.record {
-            Ok(record) => &**record,
+            Ok(record) => record,
             // it may be a member that only another feed wants
             Err(_) if decoder.feeds.len() > 1 && matches!(feed.format, Format::Json) => {
                 return Decoder::new(&[*feed], decoder.writers).read(message, now, skew_us).event(0);
@@ -227,8 +251,8 @@ impl Reading<'_> {
             Some(found) => typed::time(source, found?.as_ref()),
             None => record.time(source),
         };
-        let key = self.keys[takes.key].get_or_insert_with(|| entity_key(decoder.keys[takes.key], value)).clone()?;
-        let mut at = |place: usize| self.times[place].get_or_insert_with(|| time(decoder.times[place])).clone();
+        let key = self.keys.get(takes.key, || entity_key(decoder.keys[takes.key], value))?;
+        let mut at = |place: usize| self.times.get(place, || time(decoder.times[place]));
         let event = at(takes.time)?.ok_or_else(|| {
             Reason::MissingTimestamp(format!("the event time '{}' is missing or null", feed.time.name))
         })?;
@@ -238,8 +262,7 @@ impl Reading<'_> {
             )));
         }
         let created = takes.created.map(at).transpose()?.flatten().unwrap_or_default();
-        let values = &mut self.values[takes.values];
-        let (values, columns) = values.get_or_insert_with(|| decoder.values[takes.values].of(value)).clone()?;
+        let (values, columns) = self.values.get(takes.values, || decoder.values[takes.values].of(value))?;
         Ok(Event { key, version: Version { event, created }, values, columns })
     }
 }
@@ -252,6 +275,12 @@ impl Taken<'_> {
                     |f: &Feature| coerce(value(&f.source)?, f.value_type).map_err(|e| wrong(&f.source.name, &e));
                 Ok((features.iter().map(feature).collect::<Result<_, _>>()?, Arc::default()))
             }
+            // most often there is one, which needs no list on the way
+            Self::Columns([column]) => {
+                let value = value(column)?;
+                let scalar = windows::to_scalar(&value);
+                Ok((Arc::new([value]), Arc::new([scalar])))
+            }
             Self::Columns(columns) => {
                 let values: Arc<[Value]> = columns.iter().map(value).collect::<Result<_, _>>()?;
                 let scalars = values.iter().map(windows::to_scalar).collect();
@@ -261,16 +290,21 @@ impl Taken<'_> {
     }
 }
 
-/// The record of a message without a value: every column is null.
-struct Nothing;
-
-impl Columns for Nothing {
-    fn value(&self, _: &Source) -> Result<Value, Reason> {
-        Ok(model::value::NULL)
+impl Columns for Record<'_> {
+    fn value(&self, column: &Source) -> Result<Value, Reason> {
+        match self {
+            Self::Nothing => Ok(model::value::NULL),
+            Self::Json(record) => record.value(column),
+            Self::Other(record) => record.value(column),
+        }
     }
 
-    fn time(&self, _: &Source) -> Result<Option<Timestamp>, Reason> {
-        Ok(None)
+    fn time(&self, column: &Source) -> Result<Option<Timestamp>, Reason> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Json(record) => record.time(column),
+            Self::Other(record) => record.time(column),
+        }
     }
 }
 

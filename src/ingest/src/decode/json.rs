@@ -33,6 +33,12 @@ impl Wanted {
         names.dedup();
         Self(names)
     }
+
+    /// The place of a member among them. By the first letter first: most members are not wanted.
+    fn place(&self, name: &str) -> Option<usize> {
+        let first = name.as_bytes().first();
+        self.0.iter().position(|wanted| wanted.as_bytes().first() == first && wanted == name)
+    }
 }
 
 /// A parsed message.
@@ -61,10 +67,7 @@ impl<'a> Record<'a> {
     }
 
     fn member(&self, path: &str) -> Option<&Json> {
-        let named = |name: &str| {
-            let at = self.wanted.0.iter().position(|wanted| wanted == name)?;
-            self.members.get(at).filter(|json| !json.is_null())
-        };
+        let named = |name: &str| self.members.get(self.wanted.place(name)?).filter(|json| !json.is_null());
         named(path).or_else(|| {
             let (first, rest) = path.split_once('.')?;
             below(named(first)?, rest)
@@ -133,7 +136,7 @@ impl Visitor<'_> for Name<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
-        Ok(self.0.0.iter().position(|wanted| wanted == name))
+        Ok(self.0.place(name))
     }
 }
 

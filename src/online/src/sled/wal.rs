@@ -37,7 +37,7 @@ const HEADER: u64 = 28;
 const MARK: u32 = 0x4c57_4152;
 const RECORD: usize = 24;
 /// A buffer larger than this is not kept for the next group.
-const KEEP: usize = 8 << 20;
+const KEEP: usize = 32 << 20;
 
 /// The segment that is written.
 pub(crate) struct Wal {
