@@ -155,6 +155,7 @@ fn streams(
             live: shared.live.clone(),
             board: shared.board.clone(),
             event_log: shared.event_log(),
+            stream_sql: stream_sql(),
         };
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
@@ -228,6 +229,15 @@ async fn open(config: &Config) -> Result<Shared, Error> {
     })
 }
 
+/// What runs the SQL of stream views, where it is built in.
+#[allow(clippy::unnecessary_wraps)] // without the offline side there is none
+fn stream_sql() -> Option<Arc<dyn model::ports::StreamSql>> {
+    #[cfg(feature = "offline")]
+    return Some(Arc::new(offline::stream_sql::Sql::default()));
+    #[cfg(not(feature = "offline"))]
+    None
+}
+
 pub(crate) async fn open_catalog(config: &Config, clock: Arc<dyn Clock>) -> Result<Catalog, Error> {
     let (store, cache_ttl): (Arc<dyn RegistryStore>, _) = match &config.registry {
         config::Registry::Embedded => {
@@ -237,7 +247,12 @@ pub(crate) async fn open_catalog(config: &Config, clock: Arc<dyn Clock>) -> Resu
             (Arc::new(online::registry::file::Store::new(path.clone())), Duration::from_secs(*cache_ttl_seconds))
         }
     };
-    let settings = CatalogSettings { cache_ttl, online_versions: config.online_versions, clear_online_rows: true };
+    let settings = CatalogSettings {
+        cache_ttl,
+        online_versions: config.online_versions,
+        clear_online_rows: true,
+        stream_sql: stream_sql(),
+    };
     Ok(Catalog::open(store, clock, settings).await?)
 }
 

@@ -50,7 +50,12 @@ pub(crate) fn run(registry: &Path, data: &Path, keys: u64, seconds: f64, runs: u
         let clock: Arc<dyn Clock> = Arc::new(Now);
         let registry = Arc::new(online::registry::file::Store::new(registry));
         let cache_ttl = Duration::from_hours(1);
-        let settings = CatalogSettings { cache_ttl, online_versions: false, clear_online_rows: false };
+        let settings = CatalogSettings {
+            cache_ttl,
+            online_versions: false,
+            clear_online_rows: false,
+            ..CatalogSettings::default()
+        };
         let catalog = Arc::new(Catalog::open(registry, clock.clone(), settings).await?);
         let mut settings = online::sled::Settings::new(data);
         (settings.tier_bytes, settings.cache_bytes) = (4 << 30, 3 << 30);

@@ -8,6 +8,7 @@ pub mod protobuf;
 
 mod frame;
 mod metadata;
+pub(crate) mod sql;
 mod typed;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use model::row::Version;
-use model::value::{coerce, is_null};
+use model::value::{NULL, coerce, is_null};
 use model::{EntityKey, Timestamp, Value, ValueType};
 use service::windows;
 use window::Scalar;
@@ -23,7 +24,6 @@ use window::Scalar;
 use crate::feed::{Content, Feature, Feed, Format, Key, Source};
 use crate::pipeline::Message;
 pub use frame::schema_id;
-pub(crate) use metadata::type_of as metadata_type;
 pub use typed::{Columns, time, value};
 
 /// An event of a view. What it has in common with those that other views make of the message is there once.
@@ -54,6 +54,8 @@ pub enum Reason {
     WrongType(String),
     /// Its time is later than the server's clock allows.
     Future(String),
+    /// The view's SQL fails over it.
+    Transformation(String),
 }
 
 impl Reason {
@@ -66,6 +68,7 @@ impl Reason {
             Self::MissingTimestamp(_) => "missing_timestamp",
             Self::WrongType(_) => "wrong_type",
             Self::Future(_) => "future",
+            Self::Transformation(_) => "transformation",
         }
     }
 }
@@ -78,7 +81,8 @@ impl fmt::Display for Reason {
             | Self::MissingKey(detail)
             | Self::MissingTimestamp(detail)
             | Self::WrongType(detail)
-            | Self::Future(detail) => detail,
+            | Self::Future(detail)
+            | Self::Transformation(detail) => detail,
         };
         write!(f, "{}: {detail}", self.label())
     }
@@ -110,6 +114,8 @@ struct Takes {
 enum Taken<'a> {
     Features(&'a [Feature]),
     Columns(&'a [Source]),
+    /// For SQL: times are µs.
+    Rows(&'a [Source]),
 }
 
 impl<'a> Decoder<'a> {
@@ -118,10 +124,12 @@ impl<'a> Decoder<'a> {
     pub fn new(feeds: &[&'a Feed], writers: &'a avro::Writers) -> Self {
         let (mut keys, mut times, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let of_feed = |feed: &&'a Feed| {
-            let content = match &feed.content {
-                Content::Rows(features) => Taken::Features(features),
-                Content::Windows { columns, .. } => Taken::Columns(columns),
-            };
+            if let Some(sql) = &feed.sql {
+                // of the message it takes nothing else
+                let values = place(&mut values, Taken::Rows(&sql.reads));
+                return (*feed, Takes { key: 0, time: 0, created: None, values });
+            }
+            let content = Taken::by(feed);
             let takes = Takes {
                 key: place(&mut keys, &feed.keys[..]),
                 time: place(&mut times, &feed.time),
@@ -235,41 +243,102 @@ impl Reading<'_> {
             return Err(Reason::Tombstone);
         }
         let (message, now, skew_us) = (self.message, self.now, self.skew_us);
-        let record = match &self.record {
+        let record = match asked(&self.record, decoder, feed) {
             Ok(record) => record,
-            // it may be a member that only another feed wants
-            Err(_) if decoder.feeds.len() > 1 && matches!(feed.format, Format::Json) => {
-                return Decoder::new(&[*feed], decoder.writers).read(message, now, skew_us).event(0);
-            }
-            Err(reason) => return Err(reason.clone()),
+            Err(None) => return Decoder::new(&[*feed], decoder.writers).read(message, now, skew_us).event(0),
+            Err(Some(reason)) => return Err(reason.clone()),
         };
-        let value = |source: &Source| match metadata::column(source, message) {
-            Some(found) => typed::value(source, found?.as_ref()),
-            None => record.value(source),
-        };
-        let time = |source: &Source| match metadata::column(source, message) {
-            Some(found) => typed::time(source, found?.as_ref()),
-            None => record.time(source),
-        };
+        let value = |source: &Source| of_message(message, record, source);
+        let time = |source: &Source| time_of_message(message, record, source);
         let key = self.keys.get(takes.key, || entity_key(decoder.keys[takes.key], value))?;
         let mut at = |place: usize| self.times.get(place, || time(decoder.times[place]));
         let event = at(takes.time)?.ok_or_else(|| {
             Reason::MissingTimestamp(format!("the event time '{}' is missing or null", feed.time.name))
         })?;
-        if event.micros() > now.micros().saturating_add(skew_us) {
-            return Err(Reason::Future(format!(
-                "the event time {event} is more than {skew_us} us after the server's clock, {now}"
-            )));
-        }
+        not_after(event, now, skew_us)?;
         let created = takes.created.map(at).transpose()?.flatten().unwrap_or_default();
-        let (values, columns) = self.values.get(takes.values, || decoder.values[takes.values].of(value))?;
+        let (values, columns) = self.values.get(takes.values, || decoder.values[takes.values].of(value, time))?;
         Ok(Event { key, version: Version { event, created }, values, columns })
+    }
+
+    /// What the SQL of the feed of that place reads of the message.
+    pub(crate) fn row(&mut self, feed: usize) -> Result<Arc<[Value]>, Reason> {
+        let decoder = self.decoder;
+        let (feed, takes) = &decoder.feeds[feed];
+        if self.message.payload.is_none() && !metadata::is_beside(feed.sources()) {
+            return Err(Reason::Tombstone);
+        }
+        let (message, now, skew_us) = (self.message, self.now, self.skew_us);
+        let record = match asked(&self.record, decoder, feed) {
+            Ok(record) => record,
+            Err(None) => return Decoder::new(&[*feed], decoder.writers).read(message, now, skew_us).row(0),
+            Err(Some(reason)) => return Err(reason.clone()),
+        };
+        let value = |source: &Source| of_message(message, record, source);
+        let time = |source: &Source| time_of_message(message, record, source);
+        self.values.get(takes.values, || decoder.values[takes.values].of(value, time)).map(|(values, _)| values)
     }
 }
 
-impl Taken<'_> {
-    fn of(&self, value: impl Fn(&Source) -> Result<Value, Reason>) -> Result<Values, Reason> {
+/// What a feed asks for columns, or why it cannot; `None` where the fault may be in a member that only another feed wants.
+fn asked<'r>(
+    record: &'r Result<Record<'r>, Reason>,
+    decoder: &Decoder<'_>,
+    feed: &Feed,
+) -> Result<&'r Record<'r>, Option<&'r Reason>> {
+    match record {
+        Ok(record) => Ok(record),
+        Err(_) if decoder.feeds.len() > 1 && matches!(feed.format, Format::Json) => Err(None),
+        Err(reason) => Err(Some(reason)),
+    }
+}
+
+/// A column of a message, in its value or beside it.
+fn of_message(message: &Message, record: &Record<'_>, source: &Source) -> Result<Value, Reason> {
+    match metadata::column(source, message) {
+        Some(found) => typed::value(source, found?.as_ref()),
+        None => record.value(source),
+    }
+}
+
+/// The same as a point in time.
+fn time_of_message(message: &Message, record: &Record<'_>, source: &Source) -> Result<Option<Timestamp>, Reason> {
+    match metadata::column(source, message) {
+        Some(found) => typed::time(source, found?.as_ref()),
+        None => record.time(source),
+    }
+}
+
+fn not_after(event: Timestamp, now: Timestamp, skew_us: i64) -> Result<(), Reason> {
+    if event.micros() > now.micros().saturating_add(skew_us) {
+        return Err(Reason::Future(format!(
+            "the event time {event} is more than {skew_us} us after the server's clock, {now}"
+        )));
+    }
+    Ok(())
+}
+
+impl<'a> Taken<'a> {
+    fn by(feed: &'a Feed) -> Self {
+        match &feed.content {
+            Content::Rows(features) => Self::Features(features),
+            Content::Windows { columns, .. } => Self::Columns(columns),
+        }
+    }
+
+    fn of(
+        &self,
+        value: impl Fn(&Source) -> Result<Value, Reason>,
+        time: impl Fn(&Source) -> Result<Option<Timestamp>, Reason>,
+    ) -> Result<Values, Reason> {
         match self {
+            Self::Rows(sources) => {
+                let column = |source: &Source| match source.value_type {
+                    ValueType::UnixTimestamp => Ok(time(source)?.map_or(NULL, sql::micros)),
+                    _ => value(source),
+                };
+                Ok((sources.iter().map(column).collect::<Result<_, _>>()?, Arc::default()))
+            }
             Self::Features(features) => {
                 let feature =
                     |f: &Feature| coerce(value(&f.source)?, f.value_type).map_err(|e| wrong(&f.source.name, &e));

@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use model::entity_key::DUMMY_ENTITY_ID;
+use model::ports::{RowQuery, StreamSql};
 use model::registry::{Field, View, ViewKind};
 use model::row::column_id;
-use model::schema::{self, Kafka};
+use model::schema::{self, Kafka, beside};
 use model::{Error, Result, ValueType};
 use service::windows;
 use window::Spec;
 
-use crate::decode::metadata_type;
 pub use crate::formats::Format;
 use crate::formats::Formats;
 
@@ -62,6 +62,17 @@ pub enum Content {
     },
 }
 
+/// A view's SQL.
+#[derive(Clone, Debug)]
+pub struct Sql {
+    /// The text.
+    pub text: Arc<str>,
+    /// The query that it is.
+    pub query: Arc<dyn RowQuery>,
+    /// The columns of the message that it reads, in the order of [`RowQuery::reads`].
+    pub reads: Vec<Source>,
+}
+
 /// What one view takes from its topic.
 #[derive(Clone, Debug)]
 pub struct Feed {
@@ -85,6 +96,8 @@ pub struct Feed {
     pub keys: Vec<Key>,
     /// Rows or windows.
     pub content: Content,
+    /// The SQL that messages go through first: time, keys and content are then columns of its result.
+    pub sql: Option<Sql>,
     /// Feeds with the same share take the same messages, which are fetched and decoded once for all of them: it is the
     /// name of the group whose members divide the topic's partitions among them.
     pub share: String,
@@ -109,8 +122,9 @@ impl Feed {
         };
         if view.has_transformation {
             return Err(Error::invalid(
-                "it has a transformation function, which does not run in the server: remove the function and let the \
-                 producer send the columns as the features have them",
+                "it has a transformation that does not run on a stream: write it as one SELECT (mode=\"sql\" and the tag \
+                 larder.sql, or mode=\"spark_sql\" and the SELECT as udf_string), or remove it and let the producer send \
+                 the columns as the features have them",
             ));
         }
         if topic.is_empty() || bootstrap_servers.is_empty() {
@@ -121,7 +135,8 @@ impl Feed {
         }
         let tags = source.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let (message_format, fields) = formats.of(&format, &tags)?;
-        let columns = Columns::new(&fields, &source.field_mapping);
+        let mut columns = Columns::new(&fields, &source.field_mapping);
+        let sql = columns.through_sql(view, formats.sql())?;
         let content = if view.is_windowed() {
             let spec = windows::spec_of(view)?;
             let wanted = spec.columns().iter().map(|name| columns.get(name)).collect::<Result<_>>()?;
@@ -140,6 +155,7 @@ impl Feed {
             format: message_format,
             watermark_delay_us,
             content,
+            sql,
             share: String::new(),
             identity: String::new(),
         };
@@ -152,9 +168,10 @@ impl Feed {
     /// State under one definition must not be continued under another.
     pub fn definition(&self) -> Option<String> {
         let Content::Windows { spec, .. } = &self.content else { return None };
+        let sql = self.sql.as_ref().map(|sql| format!(" sql={:?}", sql.text)).unwrap_or_default();
         let keys: Vec<_> = self.keys.iter().map(|k| (&k.name, k.source.as_ref().map(|s| &s.name))).collect();
         Some(format!(
-            "1 windows={:016x} topic={:?} time={:?} keys={keys:?}",
+            "1 windows={:016x} topic={:?} time={:?} keys={keys:?}{sql}",
             spec.fingerprint(),
             self.topic,
             self.time.name
@@ -172,8 +189,17 @@ impl Feed {
         format!("{group_prefix}.{}@{}/{hash:08x}", self.view.project, self.topic)
     }
 
-    /// All columns that are read.
+    /// All columns of the message that are read.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
+        let (of_sql, of_view) = match &self.sql {
+            Some(sql) => (Some(sql.reads.iter()), None),
+            None => (None, Some(self.columns())),
+        };
+        of_sql.into_iter().flatten().chain(of_view.into_iter().flatten())
+    }
+
+    /// All columns that the view takes, of the message or of what SQL makes of it.
+    fn columns(&self) -> impl Iterator<Item = &Source> {
         let (rows, windows): (&[Feature], &[Source]) = match &self.content {
             Content::Rows(features) => (features, &[]),
             Content::Windows { columns, .. } => (&[], columns),
@@ -193,7 +219,8 @@ impl Feed {
                 &self.time,
                 &self.created,
                 &self.keys,
-                self.watermark_delay_us
+                self.watermark_delay_us,
+                self.sql.as_ref().map(|sql| (&sql.text, &sql.reads))
             )
         );
         let _ = match &self.content {
@@ -222,12 +249,25 @@ impl Columns {
         let beside = mapping
             .keys()
             .filter(|name| !in_value(name))
-            .filter_map(|name| Some(Field { name: name.clone(), value_type: metadata_type(name)? }));
+            .filter_map(|name| Some(Field { name: name.clone(), value_type: beside::type_of(name)? }));
         let columns = fields.iter().cloned().chain(beside).map(|field| {
             let name = mapping.get(&field.name).unwrap_or(&field.name).clone();
             (name, Source { name: field.name, value_type: field.value_type })
         });
         Self(columns.collect())
+    }
+
+    /// Puts the columns of a view's SQL in the place of the message's.
+    fn through_sql(&mut self, view: &View, engine: Option<&dyn StreamSql>) -> Result<Option<Sql>> {
+        let Some(text) = &view.sql else { return Ok(None) };
+        let field = |(name, source): (&String, &Source)| Field { name: name.clone(), value_type: source.value_type };
+        let fields = windows::sql::with_metadata(self.0.iter().map(field).collect());
+        let Some(query) = windows::sql::compile(engine, view, &fields)? else { return Ok(None) };
+        let reads = query.reads().iter().map(|&at| self.get(&fields[at].name)).collect::<Result<_>>()?;
+        let column =
+            |field: &Field| (field.name.clone(), Source { name: field.name.clone(), value_type: field.value_type });
+        self.0 = query.gives().iter().map(column).collect();
+        Ok(Some(Sql { text: Arc::clone(text), query, reads }))
     }
 
     /// A column by the view's name for it, or by the message's.
@@ -236,8 +276,8 @@ impl Columns {
     }
 
     fn get(&self, name: &str) -> Result<Source> {
-        let beside = || metadata_type(name).map(|value_type| Source { name: name.to_owned(), value_type });
-        self.find(name).cloned().or_else(beside).ok_or_else(|| {
+        let of_message = || beside::type_of(name).map(|value_type| Source { name: name.to_owned(), value_type });
+        self.find(name).cloned().or_else(of_message).ok_or_else(|| {
             let known: Vec<_> = self.0.keys().map(String::as_str).collect();
             Error::invalid(format!(
                 "the stream's schema has no column '{name}': add it to the message format's schema, which has {}",

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use model::ports::StreamSql;
 use model::registry::Field;
 use model::schema::{self, Format as Registered};
 use model::{Error, Result};
@@ -23,6 +24,7 @@ const WIRE_FORMAT: &str = "larder.wire_format";
 pub struct Formats {
     messages: DescriptorPool,
     registry: Option<Arc<SchemaRegistry>>,
+    sql: Option<Arc<dyn StreamSql>>,
 }
 
 /// How a feed's messages are read.
@@ -61,7 +63,19 @@ impl Formats {
             })?;
         }
         let registry = settings.schema_registry.clone().map(SchemaRegistry::new).transpose()?.map(Arc::new);
-        Ok(Self { messages, registry })
+        Ok(Self { messages, registry, sql: None })
+    }
+
+    /// The same, with what runs the SQL of views.
+    #[must_use]
+    pub fn with_sql(mut self, sql: Option<Arc<dyn StreamSql>>) -> Self {
+        self.sql = sql;
+        self
+    }
+
+    /// What runs the SQL of views, if anything does.
+    pub(crate) fn sql(&self) -> Option<&dyn StreamSql> {
+        self.sql.as_deref()
     }
 
     /// The format of a source, and the columns of its messages.

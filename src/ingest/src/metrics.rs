@@ -184,6 +184,9 @@ pub(crate) fn written(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64
     counter!("larder_ingest_messages_total", of(feed)).increment(messages as u64);
     counter!("larder_ingest_applied_total", of(feed)).increment(applied.applied as u64);
     counter!("larder_ingest_late_total", of(feed)).increment(batch.late as u64);
+    if feed.sql.is_some() {
+        counter!("larder_ingest_filtered_total", of(feed)).increment(batch.filtered as u64);
+    }
     if feed.view.reading.cut_over_us.is_some() {
         counter!("larder_ingest_before_cut_over_total", of(feed)).increment(batch.before_cut_over as u64);
     }

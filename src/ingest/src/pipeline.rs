@@ -14,6 +14,7 @@ use model::value::is_null;
 use prost::Message as _;
 
 use crate::decode::avro::Writers;
+use crate::decode::sql::{Outcome, Selecting};
 use crate::decode::{Decoder, Event, Reason};
 use crate::error::Stop;
 use crate::feed::{Content, Feed};
@@ -66,6 +67,8 @@ pub struct Batch {
     pub progress: BTreeMap<i32, Progress>,
     /// How many of the events were older than their partition's watermark.
     pub late: usize,
+    /// How many messages the view's SQL left out.
+    pub filtered: usize,
     /// How many messages it is made of.
     pub messages: usize,
     /// Events from before the cut-over: a backfill had them, or should have.
@@ -137,7 +140,8 @@ pub fn prepare(
     let feeds: Vec<&Feed> = takers.iter().map(|taker| taker.feed).collect();
     let decoder = Decoder::new(&feeds, writers);
     let mut batches: Vec<Batch> = takers.iter().map(|_| Batch::default()).collect();
-    for message in messages {
+    let mut selecting: Vec<Option<Selecting<'_>>> = feeds.iter().map(|feed| Selecting::new(feed)).collect();
+    for (place, message) in messages.iter().enumerate() {
         let mut reading = None;
         for (at, (taker, batch)) in takers.iter().zip(&mut batches).enumerate() {
             let before = taker.progress.get(&message.partition);
@@ -145,20 +149,31 @@ pub fn prepare(
                 continue;
             }
             let reading = reading.get_or_insert_with(|| decoder.read(message, now, skew_us));
-            batch.take(taker.feed, message, reading.event(at), before.map_or(Timestamp::MIN, |p| p.max_event));
+            match &mut selecting[at] {
+                Some(selecting) => selecting.take(place, reading.row(at)),
+                None => batch.take(taker, message, reading.event(at).map(Some)),
+            }
+        }
+    }
+    for ((taker, batch), selecting) in takers.iter().zip(&mut batches).zip(selecting) {
+        for (place, outcome) in selecting.into_iter().flat_map(|selecting| selecting.run(now, skew_us)) {
+            batch.take(taker, &messages[place], outcome);
         }
     }
     batches
 }
 
 impl Batch {
-    /// Takes a message; `before` is the latest event time of its partition before the batch.
-    fn take(&mut self, feed: &Feed, message: &Message, event: Result<Event, Reason>, before: Timestamp) {
+    /// Takes a message and what became of it.
+    fn take(&mut self, taker: &Taker<'_>, message: &Message, outcome: Outcome) {
         self.messages += 1;
+        let feed = taker.feed;
+        let before = taker.progress.get(&message.partition).map_or(Timestamp::MIN, |p| p.max_event);
         let behind = self.progress.entry(message.partition).or_insert(Progress { next: 0, max_event: before });
         behind.next = message.offset + 1;
-        match event {
-            Ok(event) => {
+        match outcome {
+            Ok(None) => self.filtered += 1,
+            Ok(Some(event)) => {
                 let time = event.version.event;
                 let watermark = behind.max_event.micros().saturating_sub(feed.watermark_delay_us);
                 self.late += usize::from(time.micros() < watermark);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::entity_key::DUMMY_ENTITY_ID;
-use model::ports::{Clock, EventLog, OnlineStore};
+use model::ports::{Clock, EventLog, OnlineStore, StreamSql};
 use model::registry::{Registry, View};
 use service::streams::{Board, State};
 use service::windows::live::Live;
@@ -39,6 +39,8 @@ pub struct Deps {
     pub board: Arc<Board>,
     /// Where events are written down, if they are.
     pub event_log: Option<Arc<dyn EventLog>>,
+    /// What runs the SQL of views, if anything does.
+    pub stream_sql: Option<Arc<dyn StreamSql>>,
 }
 
 /// What should become of a view's stream.
@@ -81,8 +83,8 @@ type Name = (String, String);
 ///
 /// Must run on a multi-threaded tokio runtime. Errors: a setting that cannot be.
 pub async fn run(deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
-    let formats = deps.settings.check()?;
-    let Deps { mut registry, store, clock, settings, gate, live, board, event_log } = deps;
+    let formats = deps.settings.check()?.with_sql(deps.stream_sql);
+    let Deps { mut registry, store, clock, settings, gate, live, board, event_log, .. } = deps;
     let settings = Arc::new(settings);
     let readers = Readers::new(readers::Deps { store, clock, settings, formats, live, board, event_log });
     let mut actors: BTreeMap<Name, Actor> = BTreeMap::new();

@@ -4,6 +4,7 @@
 mod datasets;
 mod event_log;
 mod jobs;
+mod stream_sql;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 pub use datasets::{DatasetPreview, DatasetRetrieval, DatasetRows, DatasetStore, EntityRows, KeptDataset};
 pub use event_log::{EventAppender, EventLog, LogOf, LoggedEvent};
 pub use jobs::JobStore;
+pub use stream_sql::{Query, RowQuery, Selected, StreamSql};
 
 use crate::entity_key::{EntityKey, EntityKeys};
 use crate::error::{Error, Kind, Result};

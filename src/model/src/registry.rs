@@ -4,6 +4,7 @@
 pub mod object;
 mod on_demand;
 mod reading;
+mod stream_sql;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,6 +5,7 @@
 //! DDL (`carrier string, dep_delay double, ts timestamp`), or the JSON of a Spark `StructType`.
 
 pub mod avro;
+pub mod beside;
 
 use proto::feast::core::{DataSource, data_source::Options, stream_format};
 use serde_json::Value as Json;

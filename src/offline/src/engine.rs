@@ -32,6 +32,7 @@ use crate::keys::KeyType;
 use crate::scan::{ParquetFiles, Pieces};
 use crate::source::{Location, missing};
 use crate::store::Stores;
+use crate::stream_sql::Through;
 
 pub(crate) use pieces::InPieces;
 
@@ -61,6 +62,8 @@ pub(crate) struct Table {
     /// Its columns.
     pub(crate) schema: SchemaRef,
     files: Arc<ParquetFiles>,
+    /// The SQL that its rows go through, and what stands behind it.
+    through: Option<Through>,
 }
 
 /// Which part of a source to read, by the source's own column names.
@@ -209,11 +212,25 @@ impl Engine {
         self.open_with(source, None).await
     }
 
-    /// Opens a view's source, and behind it the events that the view's stream brought, where they are kept.
+    /// Opens a view's source, and, where it is asked for, behind it the events that the view's stream brought, where they
+    /// are kept. The source of a windowed view with SQL has messages, which go through it.
     ///
     /// Errors: as [`Engine::open`].
-    pub(crate) async fn open_history(&self, source: &Arc<DataSource>, view: &View) -> Result<Table> {
-        self.open_with(source, self.log.as_ref().map(|log| (log, view))).await
+    pub(crate) async fn open_history(&self, source: &Arc<DataSource>, view: &View, logged: bool) -> Result<Table> {
+        let log = self.log.as_ref().filter(|_| logged).map(|log| (log, view));
+        let Some(sql) = view.sql.as_ref().filter(|_| view.is_windowed()) else {
+            return self.open_with(source, log).await;
+        };
+        let mut table = self.open_with(source, None).await?;
+        let logged = match log {
+            Some((log, view)) => log.open_files(view).await?,
+            None => None,
+        };
+        let logged = logged.map(|files| (files.clone() as Arc<dyn TableProvider>, files.schema()));
+        let through = Through::new(&self.context(), view, sql, (source, &table.schema), logged)?;
+        table.schema = through.schema();
+        table.through = Some(through);
+        Ok(table)
     }
 
     /// What of a history counts, where the view's state was built from its source up to a cut-over: the source before
@@ -252,7 +269,7 @@ impl Engine {
                 opened => break Arc::new(opened.map_err(named)?),
             }
         };
-        Ok(Table { source: source.clone(), schema: files.schema(), files })
+        Ok(Table { source: source.clone(), schema: files.schema(), files, through: None })
     }
 
     /// Reads a cut of a source: keys, time, created, values and, if sorted, the row number.
@@ -275,53 +292,26 @@ impl Engine {
     }
 
     fn frame(&self, table: &Table, files: Arc<dyn TableProvider>, cut: &Cut, order: Order) -> Result<DataFrame> {
-        let type_of = |name: &str| -> Result<DataType> {
-            let field = table.schema.field_with_name(name).map_err(|e| Error::internal("a column vanished", e))?;
-            Ok(field.data_type().clone())
+        let context = self.context();
+        let frames = match &table.through {
+            None => vec![context.read_table(files).map_err(engine)?],
+            Some(through) => through.frames(&context, files)?,
         };
-        let mut frame = self.context().read_table(files).map_err(engine)?;
-        let time_type = type_of(&cut.time)?;
-        let mut filters = Vec::new();
-        if let Some(from) = cut.from {
-            filters.push(ident(&cut.time).gt_eq(bound(from, &time_type, true)));
-        }
-        if let Some(to) = cut.to {
-            filters.push(ident(&cut.time).lt_eq(bound(to, &time_type, false)));
-        }
-        if let Some(in_range) = filters.into_iter().reduce(Expr::and) {
-            let kept = if cut.only_keyed { in_range } else { in_range.or(ident(&cut.time).is_null()) };
-            frame = frame.filter(kept).map_err(engine)?;
-        }
-        if cut.only_keyed {
-            let not_null = cut.keys.iter().map(|(k, _)| ident(k)).chain([ident(&cut.time)]).map(Expr::is_not_null);
-            if let Some(filter) = not_null.reduce(Expr::and) {
-                frame = frame.filter(filter).map_err(engine)?;
+        let mut all: Option<DataFrame> = None;
+        for (behind, frame) in (0_u64..).zip(frames) {
+            let mut frame = cut_out(frame, &table.schema, cut)?;
+            if order != Order::File {
+                frame = frame.window(vec![row_number().alias("row")]).map_err(engine)?;
             }
+            if order != Order::File && behind > 0 {
+                frame = frame.with_column("row", ident("row") + lit(behind << 62)).map_err(engine)?;
+            }
+            all = Some(match all {
+                None => frame,
+                Some(before) => before.union(frame).map_err(engine)?,
+            });
         }
-        let created = cut.created.as_ref().filter(|_| cut.known);
-        if let Some(created) = created {
-            frame = frame.filter(ident(created).is_not_null()).map_err(engine)?;
-        }
-        if let Some(wanted) = cut.wanted.iter().cloned().reduce(Expr::and) {
-            frame = frame.filter(wanted).map_err(engine)?;
-        }
-        let mut columns = Vec::new();
-        for (i, (name, key)) in cut.keys.iter().enumerate() {
-            let from = type_of(name)?;
-            let to = key.sort_type(&from);
-            let column = if from == to { ident(name) } else { cast(ident(name), to) };
-            columns.push(column.alias(format!("k{i}")));
-        }
-        columns.push(ident(&cut.time).alias("t"));
-        columns.extend(cut.created.iter().map(|c| ident(c).alias("c")));
-        columns.extend(cut.values.iter().enumerate().map(|(i, v)| ident(v).alias(format!("v{i}"))));
-        if let Some(created) = created {
-            let micros = |name: &str| cast(ident(name), utc_micros());
-            let (time, created) = (micros(&cut.time), micros(created));
-            let later = when(created.clone().gt(time.clone()), created).otherwise(time).map_err(engine)?;
-            columns.push(later.alias("a"));
-        }
-        frame = frame.select(columns).map_err(engine)?;
+        let frame = all.ok_or_else(|| Error::new(Kind::Internal, "a table without rows' source"))?;
         if order == Order::File {
             return Ok(frame);
         }
@@ -332,7 +322,6 @@ impl Engine {
             sort.push(by("c"));
         }
         sort.push(by("row"));
-        let frame = frame.window(vec![row_number().alias("row")]).map_err(engine)?;
         frame.sort(sort).map_err(engine)
     }
 
@@ -358,6 +347,56 @@ impl Engine {
     fn context(&self) -> SessionContext {
         SessionContext::new_with_config_rt(self.config.clone(), self.runtime.clone())
     }
+}
+
+/// The rows and columns of a cut, of a frame of this schema.
+fn cut_out(mut frame: DataFrame, schema: &SchemaRef, cut: &Cut) -> Result<DataFrame> {
+    let type_of = |name: &str| -> Result<DataType> {
+        let field = schema.field_with_name(name).map_err(|e| Error::internal("a column vanished", e))?;
+        Ok(field.data_type().clone())
+    };
+    let time_type = type_of(&cut.time)?;
+    let mut filters = Vec::new();
+    if let Some(from) = cut.from {
+        filters.push(ident(&cut.time).gt_eq(bound(from, &time_type, true)));
+    }
+    if let Some(to) = cut.to {
+        filters.push(ident(&cut.time).lt_eq(bound(to, &time_type, false)));
+    }
+    if let Some(in_range) = filters.into_iter().reduce(Expr::and) {
+        let kept = if cut.only_keyed { in_range } else { in_range.or(ident(&cut.time).is_null()) };
+        frame = frame.filter(kept).map_err(engine)?;
+    }
+    if cut.only_keyed {
+        let not_null = cut.keys.iter().map(|(k, _)| ident(k)).chain([ident(&cut.time)]).map(Expr::is_not_null);
+        if let Some(filter) = not_null.reduce(Expr::and) {
+            frame = frame.filter(filter).map_err(engine)?;
+        }
+    }
+    let created = cut.created.as_ref().filter(|_| cut.known);
+    if let Some(created) = created {
+        frame = frame.filter(ident(created).is_not_null()).map_err(engine)?;
+    }
+    if let Some(wanted) = cut.wanted.iter().cloned().reduce(Expr::and) {
+        frame = frame.filter(wanted).map_err(engine)?;
+    }
+    let mut columns = Vec::new();
+    for (i, (name, key)) in cut.keys.iter().enumerate() {
+        let from = type_of(name)?;
+        let to = key.sort_type(&from);
+        let column = if from == to { ident(name) } else { cast(ident(name), to) };
+        columns.push(column.alias(format!("k{i}")));
+    }
+    columns.push(ident(&cut.time).alias("t"));
+    columns.extend(cut.created.iter().map(|c| ident(c).alias("c")));
+    columns.extend(cut.values.iter().enumerate().map(|(i, v)| ident(v).alias(format!("v{i}"))));
+    if let Some(created) = created {
+        let micros = |name: &str| cast(ident(name), utc_micros());
+        let (time, created) = (micros(&cut.time), micros(created));
+        let later = when(created.clone().gt(time.clone()), created).otherwise(time).map_err(engine)?;
+        columns.push(later.alias("a"));
+    }
+    frame.select(columns).map_err(engine)
 }
 
 /// A stream whose errors about damaged files are told as `tell` makes them of what is wrong.

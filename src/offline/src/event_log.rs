@@ -23,7 +23,8 @@ use crate::convert::{arrow_type, from_values, timestamps, utc_micros};
 use crate::engine::blocking;
 use crate::error::{arrow as arrow_error, damaged, io};
 use crate::metrics;
-use crate::source::listing::At;
+use crate::scan::ParquetFiles;
+use crate::source::listing::{At, Found, Listing};
 use names::Segment;
 
 /// So many files beside each other become one.
@@ -64,6 +65,31 @@ impl Log {
         let (kept, _) = names::list(&names::folders(&self.folder(view, &stream.topic))?)?;
         Ok(kept.iter().map(|segment| At::Local(segment.path())).collect())
     }
+
+    /// The files of a view's log, open; `None` where it has none yet.
+    ///
+    /// Errors: a file that cannot be read.
+    pub(crate) async fn open_files(&self, view: &View) -> Result<Option<Arc<ParquetFiles>>> {
+        // Files that were listed stay until they are open.
+        let _unmerged = self.merging.read().await;
+        let files = self.files(view)?.into_iter().map(|at| Found { at, partition: Vec::new() });
+        let listing = Listing { files: files.collect(), ..Listing::default() };
+        if listing.files.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(ParquetFiles::open(listing).await?)))
+    }
+}
+
+/// What a column of a view is named in its log: as in its batch source.
+pub(crate) fn name_in_log(view: &View, name: &str) -> String {
+    let source = view.batch_source.as_deref();
+    let named = |name: Option<&String>| name.filter(|name| !name.is_empty()).cloned();
+    if name == view.event_time_column() {
+        return named(source.map(|s| &s.timestamp_field)).unwrap_or_else(|| name.to_owned());
+    }
+    let mapped = source.and_then(|s| s.field_mapping.iter().find(|(_, to)| *to == name));
+    mapped.map_or_else(|| name.to_owned(), |(from, _)| from.clone())
 }
 
 impl EventLog for Log {

@@ -133,8 +133,10 @@ async fn open_with(engine: &Engine, view: &View, logged: bool) -> Result<(Table,
             view.name
         ))
     })?;
-    let table = if logged { engine.open_history(source, view).await? } else { engine.open(source).await? };
-    let time = if source.timestamp_field.is_empty() { view.event_time_column() } else { &source.timestamp_field };
+    let table = engine.open_history(source, view, logged).await?;
+    // the result of a view's SQL has the view's own column
+    let of_view = view.sql.is_some() && view.is_windowed() || source.timestamp_field.is_empty();
+    let time = if of_view { view.event_time_column() } else { &source.timestamp_field };
     let time = time_column(source, &table.schema, time)?
         .ok_or_else(|| Error::invalid(format!("data source '{}' has no timestamp_field", source.name)))?;
     let created = time_column(source, &table.schema, &source.created_timestamp_column)?;

@@ -34,6 +34,7 @@ mod request;
 mod scan;
 mod source;
 mod store;
+pub mod stream_sql;
 pub mod transform;
 mod verbs;
 mod window_fold;

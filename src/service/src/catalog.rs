@@ -23,14 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::ports::{Change, Clock, Object, ObjectKind, RegistryStore, Table};
+use model::ports::{Change, Clock, Object, ObjectKind, RegistryStore, StreamSql, Table};
 use model::registry::Registry;
 use model::{Error, Kind, Result, Timestamp};
 use proto::feast::core;
 use tokio::sync::watch;
 
 /// How the catalog behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct CatalogSettings {
     /// How often the store is looked at for changes behind our back; zero is never.
     pub cache_ttl: Duration,
@@ -40,6 +40,8 @@ pub struct CatalogSettings {
     /// Whether the rows of deleted views are noted for removal: somebody must then remove them
     /// ([`crate::clear`]), and views come back only when that is done.
     pub clear_online_rows: bool,
+    /// What runs the SQL of stream views: they are refused without it.
+    pub stream_sql: Option<Arc<dyn StreamSql>>,
 }
 
 /// The registry of all projects.
@@ -56,6 +58,7 @@ struct Inner {
     stamp: Mutex<Option<u64>>,
     writing: tokio::sync::Mutex<()>,
     clear_online_rows: bool,
+    stream_sql: Option<Arc<dyn StreamSql>>,
     /// Held to read by who writes online rows, from the look at the registry to the write.
     rows: Arc<tokio::sync::RwLock<()>>,
 }
@@ -78,6 +81,7 @@ impl Catalog {
             stamp: Mutex::new(Some(stamp)),
             writing: tokio::sync::Mutex::default(),
             clear_online_rows: settings.clear_online_rows,
+            stream_sql: settings.stream_sql,
             rows: Arc::default(),
         });
         if !settings.cache_ttl.is_zero() {
@@ -262,7 +266,7 @@ impl Inner {
             return Ok(());
         }
         let next = current.changed(changes.iter().cloned())?;
-        apply::check(&next, &changes)?;
+        apply::check(&next, &changes, self.stream_sql.as_deref())?;
         changed::check(&current, &next, &changes)?;
         tell(&changes);
         self.set_known(None);

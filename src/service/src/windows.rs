@@ -7,6 +7,7 @@
 mod fold;
 pub mod live;
 mod rebuild;
+pub mod sql;
 
 use std::collections::BTreeMap;
 
@@ -252,7 +253,8 @@ fn encode_with(state: &State, spec: &Spec, buffer: &mut Vec<u8>) -> Option<Bytes
 
 /// The types of the columns that the view may aggregate, by name.
 fn column_types(view: &View) -> Result<BTreeMap<String, ColumnType>> {
-    if let Some(source) = &view.stream_source
+    // behind SQL the columns are what is needed of them: it is compiled to give that
+    if let Some(source) = view.stream_source.as_ref().filter(|_| view.sql.is_none())
         && let Some(fields) = schema::stream_columns(source)?
     {
         return Ok(fields.into_iter().map(|f| (f.name, column_type(f.value_type))).collect());
@@ -268,6 +270,20 @@ fn column_types(view: &View) -> Result<BTreeMap<String, ColumnType>> {
         types.entry(aggregation.column.clone()).and_modify(|ty| *ty = stricter(*ty, wanted)).or_insert(wanted);
     }
     Ok(types)
+}
+
+/// The types that the functions and features need of the columns that SQL gives.
+fn column_types_of_sql(view: &View) -> Result<Vec<(String, ValueType)>> {
+    let value_type = |column: ColumnType| match column {
+        ColumnType::Bool => ValueType::Bool,
+        ColumnType::Int => ValueType::Int64,
+        ColumnType::Float => ValueType::Double,
+        ColumnType::Timestamp => ValueType::UnixTimestamp,
+        ColumnType::Text => ValueType::String,
+        ColumnType::Bytes => ValueType::Bytes,
+        ColumnType::Other => ValueType::Invalid,
+    };
+    Ok(column_types(view)?.into_iter().map(|(name, column)| (name, value_type(column))).collect())
 }
 
 /// The type that a column must have for a function whose feature has this type.

@@ -1,7 +1,7 @@
-//! What a message says beside its value, as columns: `__key` (and `__key.name` for a member of a JSON key),
-//! `__headers.name`, `__timestamp`, `__partition`, `__offset`. Knows no format.
+//! What stands in the columns of a message that are beside its value ([`model::schema::beside`]). Knows no format.
 
 use base64::Engine as _;
+use model::schema::beside::{HEADERS, KEY, OFFSET, PARTITION, TIMESTAMP, type_of};
 use model::{Timestamp, ValueType};
 use serde_json::Value as Json;
 
@@ -9,29 +9,15 @@ use super::{Reason, json};
 use crate::feed::{Feed, Source};
 use crate::pipeline::Message;
 
-const KEY: &str = "__key";
-const HEADERS: &str = "__headers.";
-const TIMESTAMP: &str = "__timestamp";
-const PARTITION: &str = "__partition";
-const OFFSET: &str = "__offset";
-
-/// The type of a column of this kind, where its name is that of one.
-pub(crate) fn type_of(name: &str) -> Option<ValueType> {
-    let below_key = name.strip_prefix(KEY).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    Some(match name {
-        TIMESTAMP => ValueType::UnixTimestamp,
-        PARTITION => ValueType::Int32,
-        OFFSET => ValueType::Int64,
-        _ if below_key || name.starts_with(HEADERS) => ValueType::String,
-        _ => return None,
-    })
-}
-
 /// Whether the view's key and time stand beside the value: then a message without a value is an event whose other
 /// columns are null.
 pub(super) fn suffices(feed: &Feed) -> bool {
-    let beside = |source: &Source| type_of(&source.name).is_some();
-    beside(&feed.time) && feed.keys.iter().filter_map(|key| key.source.as_ref()).all(beside)
+    is_beside(feed.keys.iter().filter_map(|key| key.source.as_ref()).chain([&feed.time]))
+}
+
+/// Whether all columns stand beside the value.
+pub(super) fn is_beside<'a>(mut sources: impl Iterator<Item = &'a Source>) -> bool {
+    sources.all(|source| type_of(&source.name).is_some())
 }
 
 /// What stands in a column of this kind; `None` where the column is not of this kind.

@@ -107,6 +107,7 @@ impl Ingest {
             live: live.clone(),
             board: Arc::default(),
             event_log: None,
+            stream_sql: None,
         };
         let task = tokio::spawn(ingest::run(deps, stop.clone()));
         Self { registry: sender, stop, task, leftovers, live }

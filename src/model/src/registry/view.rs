@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proto::feast::core;
 
 use super::object::version_name;
-use super::{OnDemand, Project, Reading, SourceView};
+use super::{OnDemand, Project, Reading, SourceView, stream_sql};
 use crate::entity_key::{DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME};
 use crate::error::{Error, Kind, Result};
 use crate::feature_ref::FeatureRef;
@@ -95,7 +95,9 @@ pub struct View {
     pub timestamp_field: String,
     /// The transformation mode of a stream view (`python`, `sql`, …).
     pub mode: String,
-    /// Whether a stream view has a transformation of its own (a Python function or Substrait).
+    /// The SQL that messages go through before they are events of a stream view (mode `sql` or `spark_sql`).
+    pub sql: Option<Arc<str>>,
+    /// Whether a stream view has another transformation of its own (a Python function or Substrait).
     pub has_transformation: bool,
     /// The version number that the registry counts.
     pub version: i32,
@@ -135,17 +137,16 @@ impl View {
         entities: &BTreeMap<String, Arc<core::Entity>>,
     ) -> Self {
         let spec = view.spec.unwrap_or_default();
+        let (sql, has_transformation) = stream_sql::of(&spec);
         let mut out = Self::empty(project, &spec.name, ViewKind::Stream);
         out.keys_and_features(&spec.entities, &spec.entity_columns, &spec.features, entities);
         out.ttl_us = duration_us(spec.ttl.as_ref());
         out.online = spec.online;
         out.disabled = spec.disabled;
         out.sources(spec.batch_source, spec.stream_source);
+        (out.sql, out.has_transformation) = (sql, has_transformation);
         out.timestamp_field = spec.timestamp_field;
         out.mode = spec.mode;
-        #[allow(deprecated)] // older registries have only this one
-        let function = spec.user_defined_function.is_some_and(|f| !f.body.is_empty());
-        out.has_transformation = function || spec.feature_transformation.is_some_and(|t| t.transformation.is_some());
         out.tiling_hop_us = if spec.enable_tiling { duration_us(spec.tiling_hop_size.as_ref()) } else { 0 };
         out.aggregations = spec
             .aggregations
@@ -208,6 +209,7 @@ impl View {
             tiling_hop_us: 0,
             timestamp_field: String::new(),
             mode: String::new(),
+            sql: None,
             has_transformation: false,
             version: 0,
             table: Arc::new(Table::new(project, name)),

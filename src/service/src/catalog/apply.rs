@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use model::ports::{Change, Object, ObjectKind};
+use model::ports::{Change, Object, ObjectKind, StreamSql};
 use model::registry::Registry;
 use model::row::column_id;
 use model::{Error, Result, Timestamp};
@@ -239,8 +239,9 @@ fn new_project(name: &str, now: Timestamp) -> Object {
 
 /// What Larder will have to compute must be computable.
 ///
-/// Errors: two features of a view under one column id; a window that cannot be kept, with the reason.
-pub(super) fn check(registry: &Registry, changes: &[Change]) -> Result<()> {
+/// Errors: two features of a view under one column id; a window that cannot be kept, SQL that cannot be run, with the
+/// reason.
+pub(super) fn check(registry: &Registry, changes: &[Change], sql: Option<&dyn StreamSql>) -> Result<()> {
     for change in changes {
         let Change::Put(object) = change else { continue };
         if !object.kind.is_view() {
@@ -258,6 +259,7 @@ pub(super) fn check(registry: &Registry, changes: &[Change]) -> Result<()> {
                 )));
             }
         }
+        crate::windows::sql::check(sql, view)?;
         if view.is_windowed() {
             crate::windows::spec_of(view)?;
         }

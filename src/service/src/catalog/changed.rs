@@ -71,5 +71,8 @@ fn difference(old: &View, new: &View) -> Result<Option<&'static str>> {
     if topic(old) != topic(new) {
         return Ok(Some("its topic"));
     }
+    if old.sql != new.sql {
+        return Ok(Some("its SQL"));
+    }
     Ok((old.event_time_column() != new.event_time_column()).then_some("its timestamp column"))
 }

@@ -76,7 +76,13 @@ struct World {
 }
 
 async fn world() -> World {
-    world_with(CatalogSettings { cache_ttl: Duration::ZERO, online_versions: false, clear_online_rows: false }).await
+    world_with(CatalogSettings {
+        cache_ttl: Duration::ZERO,
+        online_versions: false,
+        clear_online_rows: false,
+        ..CatalogSettings::default()
+    })
+    .await
 }
 
 async fn world_with(settings: CatalogSettings) -> World {
@@ -305,7 +311,12 @@ fn asked(registry: &Registry, refs: &[&str]) -> Result<Vec<(String, Vec<String>)
 
 #[tokio::test]
 async fn versions_are_asked_for_where_each_has_a_table() {
-    let settings = CatalogSettings { cache_ttl: Duration::ZERO, online_versions: true, clear_online_rows: true };
+    let settings = CatalogSettings {
+        cache_ttl: Duration::ZERO,
+        online_versions: true,
+        clear_online_rows: true,
+        ..CatalogSettings::default()
+    };
     let w = world_with(settings).await;
     for features in [&["a"], &["b"], &["c"]] {
         w.apply(ObjectKind::FeatureView, &view("v", features)).await.expect("applies");
@@ -476,8 +487,12 @@ async fn a_change_behind_our_back_is_seen_when_asked_for_and_before_a_write() {
 #[tokio::test]
 async fn the_snapshot_follows_the_store_by_itself() {
     let store = Arc::new(Memory::default());
-    let settings =
-        CatalogSettings { cache_ttl: Duration::from_millis(2), online_versions: false, clear_online_rows: false };
+    let settings = CatalogSettings {
+        cache_ttl: Duration::from_millis(2),
+        online_versions: false,
+        clear_online_rows: false,
+        ..CatalogSettings::default()
+    };
     let clock = Arc::new(Ticking(AtomicI64::new(0)));
     let catalog = Catalog::open(store.clone(), clock, settings).await.expect("opens");
     let mut told = catalog.subscribe();

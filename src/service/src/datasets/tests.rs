@@ -99,7 +99,12 @@ struct World {
 
 async fn world(memory: Arc<Memory>) -> World {
     let clock: Arc<dyn Clock> = Arc::new(Ticking::default());
-    let settings = CatalogSettings { cache_ttl: Duration::ZERO, online_versions: false, clear_online_rows: false };
+    let settings = CatalogSettings {
+        cache_ttl: Duration::ZERO,
+        online_versions: false,
+        clear_online_rows: false,
+        ..CatalogSettings::default()
+    };
     let catalog = Arc::new(Catalog::open(memory.clone(), clock.clone(), settings).await.expect("opens"));
     let spec = core::ProjectSpec { name: "p".into(), ..Default::default() };
     let project = core::Project { spec: Some(spec), meta: None }.encode_to_vec();

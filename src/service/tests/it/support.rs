@@ -140,7 +140,12 @@ pub(crate) async fn world(mut objects: Vec<Object>, functions: Option<Functions>
     let spec = core::EntitySpecV2 { name: "driver".into(), join_key: "driver_id".into(), ..Default::default() };
     objects.push(object(ObjectKind::Entity, "driver", &core::Entity { spec: Some(spec), meta: None }));
     let clock: Arc<dyn Clock> = Arc::new(Still);
-    let settings = CatalogSettings { cache_ttl: Duration::ZERO, online_versions: false, clear_online_rows: false };
+    let settings = CatalogSettings {
+        cache_ttl: Duration::ZERO,
+        online_versions: false,
+        clear_online_rows: false,
+        ..CatalogSettings::default()
+    };
     let catalog = Catalog::open(Arc::new(Fixed(objects)), clock.clone(), settings).await.expect("opens");
     let (store, catalog) = (Arc::new(Store::default()), Arc::new(catalog));
     let transformer = functions.map(Arc::new);
