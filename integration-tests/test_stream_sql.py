@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -151,7 +151,9 @@ def test_the_same_comes_out_online_and_of_history(
     assert json.loads(letters["transformation"].value or b"")["quantity"] == 0
     left_out = len(sent) - sum(int(total[0]) for total in want.values())
     labels = {"view": "spent_sql"}
-    wait_until(lambda: sum(metric(world.larder, "larder_ingest_filtered_total", **labels)) == left_out, "what is left out")
+    wait_until(
+        lambda: sum(metric(world.larder, "larder_ingest_filtered_total", **labels)) == left_out, "what is left out"
+    )
     # history: the source's messages, and what the log has of those that came
     both = expected(past + sent) if logged else want
     cards = sorted(both)
@@ -159,6 +161,31 @@ def test_the_same_comes_out_online_and_of_history(
         wait_until(lambda: offline(world, "spent_sql", cards)["a"][0] == both["a"][0], "the log at its checkpoint")
     found = offline(world, "spent_sql", cards)
     assert found == {card: pytest.approx(both[card]) for card in cards}
+
+
+def test_a_backfill_goes_through_the_sql(tmp_path: Path, larder: StartLarder, kafka: broker.Kafka) -> None:
+    repo = make_repo(tmp_path / "repo")
+    world = World(larder(repo), store(repo), kafka)
+    cut_over = now_us() - MINUTE
+    past = events(300, 3, cut_over - HOUR)
+    raw = pd.DataFrame(past)
+    for column in ["ts", "created"]:
+        raw[column] = pd.to_datetime(raw[column], unit="us", utc=True)
+    raw.to_parquet(repo / "data" / "cards.parquet", index=False)
+    topic = Topic(kafka)
+    world.features.apply([CARD, view("filled", topic)])
+    world.features.materialize(as_time(0), as_time(cut_over), feature_views=["filled"])
+    new = [message("A", cut_over + 1, amount=2.0, quantity=2, merchant="shop", vip=True)]
+    topic.send(new)
+    want = expected(past + new)
+    cards = sorted(want)
+    wait_until(lambda: online(world, "filled", cards)["a"][0] == want["a"][0], "the event behind the cut-over", 60)
+    assert online(world, "filled", cards) == {card: pytest.approx(want[card]) for card in cards}
+
+
+def as_time(us: int) -> datetime:
+    """µs since 1970 as a time."""
+    return datetime.fromtimestamp(us / 1e6, UTC)
 
 
 def test_rows_go_through_sql_too(tmp_path: Path, larder: StartLarder, kafka: broker.Kafka) -> None:

@@ -19,6 +19,7 @@ use crate::event_log::{LOGGED, name_in_log};
 use crate::source::column;
 
 /// What a view's history goes through.
+#[derive(Clone)]
 pub(crate) struct Through {
     plan: Plan,
     /// The columns that the query reads, made of the source's.
