@@ -10,6 +10,7 @@ use offline::export::{Entities, Features, Job, Place};
 
 use crate::cli;
 use crate::config::{Config, Registry};
+use crate::open;
 use crate::run::{self, SystemClock};
 
 /// Why nothing was exported.
@@ -68,7 +69,7 @@ pub(crate) async fn run(config: Config, options: cli::Export) -> Result<(), Erro
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     let (columns, shown) = (export.columns(), bar.clone());
     let out = options.out.to_string_lossy();
-    let rows = export.write(&out, run::object_store(&config), options.overwrite, move |rows| shown.inc(rows)).await?;
+    let rows = export.write(&out, open::object_store(&config), options.overwrite, move |rows| shown.inc(rows)).await?;
     bar.finish_and_clear();
     let took = HumanDuration(start.elapsed());
     println!("{out}: {} rows of {columns} columns in {took}", HumanCount(rows));
@@ -91,7 +92,7 @@ async fn here(config: &Config) -> Result<Place, Error> {
         return Err(Error::NoRegistry(registry));
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let catalog = Arc::new(run::open_catalog(config, clock.clone()).await?);
-    let offline = run::open_offline(config, &catalog, clock)?;
-    Ok(Place::Here(Box::new(offline.with_transformer(run::transformer_when_needed(config)))))
+    let catalog = Arc::new(open::open_catalog(config, clock.clone()).await?);
+    let offline = open::open_offline(config, &catalog, clock)?;
+    Ok(Place::Here(Box::new(offline.with_transformer(open::transformer_when_needed(config)))))
 }

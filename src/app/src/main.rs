@@ -7,6 +7,7 @@ mod config;
 #[cfg(feature = "offline")]
 mod export;
 mod observe;
+mod open;
 #[cfg(feature = "offline")]
 mod parity;
 mod run;

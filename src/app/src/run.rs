@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{Router, middleware};
 use model::Timestamp;
-use model::ports::{Clock, DatasetStore, JobStore, OfflineLog, OnlineStore, RegistryStore, Transformer};
+use model::ports::{Clock, DatasetStore, OfflineLog, OnlineStore, Transformer};
 use server::listen::Routed;
-use service::catalog::{Catalog, CatalogSettings};
+use service::catalog::Catalog;
 use service::datasets::Datasets;
 use service::materialize::{self, Materializer};
 use service::parity::Parity;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Service;
 use crate::config::{self, Config};
-use crate::{observe, telemetry};
+use crate::{observe, open, telemetry};
 
 /// Why the server could not start or stop cleanly.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     }
     #[cfg(feature = "kafka")]
     ingest_settings(&config).check()?;
-    let mut shared = open(&config).await?;
+    let mut shared = shared(&config).await?;
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     listen(&config, &shared, telemetry.router(), &shutdown, &mut tasks).await?;
@@ -155,7 +155,7 @@ fn streams(
             live: shared.live.clone(),
             board: shared.board.clone(),
             event_log: shared.event_log(),
-            stream_sql: stream_sql(),
+            stream_sql: open::stream_sql(),
         };
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
@@ -178,16 +178,16 @@ fn streams(
     None
 }
 
-async fn open(config: &Config) -> Result<Shared, Error> {
+async fn shared(config: &Config) -> Result<Shared, Error> {
     std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: config.data.clone(), source })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let catalog = Arc::new(open_catalog(config, clock.clone()).await?);
-    let store = open_store(config).await?;
+    let catalog = Arc::new(open::open_catalog(config, clock.clone()).await?);
+    let store = open::open_store(config).await?;
     #[cfg(feature = "offline")]
-    let transformer: Arc<dyn Transformer> = open_transformer(config)?;
+    let transformer: Arc<dyn Transformer> = open::open_transformer(config)?;
     #[cfg(feature = "offline")]
     let offline = if config.services.contains(&Service::Offline) {
-        Some(open_offline(config, &catalog, clock.clone())?.with_transformer(transformer.clone()))
+        Some(open::open_offline(config, &catalog, clock.clone())?.with_transformer(transformer.clone()))
     } else {
         None
     };
@@ -202,7 +202,7 @@ async fn open(config: &Config) -> Result<Shared, Error> {
     let materializes = log.clone().filter(|_| config.services.contains(&Service::Online));
     let (materializer, runner) = match materializes {
         Some(log) => {
-            let jobs = open_jobs(config)?;
+            let jobs = open::open_jobs(config)?;
             let ports =
                 materialize::Ports { catalog: catalog.clone(), store: store.clone(), log, jobs, clock: clock.clone() };
             let (materializer, runner) = Materializer::open(ports, config.project.clone()).await?;
@@ -227,103 +227,6 @@ async fn open(config: &Config) -> Result<Shared, Error> {
         #[cfg(feature = "offline")]
         offline,
     })
-}
-
-/// What runs the SQL of stream views, where it is built in.
-#[allow(clippy::unnecessary_wraps)] // without the offline side there is none
-fn stream_sql() -> Option<Arc<dyn model::ports::StreamSql>> {
-    #[cfg(feature = "offline")]
-    return Some(Arc::new(offline::stream_sql::Sql::default()));
-    #[cfg(not(feature = "offline"))]
-    None
-}
-
-pub(crate) async fn open_catalog(config: &Config, clock: Arc<dyn Clock>) -> Result<Catalog, Error> {
-    let (store, cache_ttl): (Arc<dyn RegistryStore>, _) = match &config.registry {
-        config::Registry::Embedded => {
-            (Arc::new(online::registry::sled::Store::open(&config.data.join("registry"))?), Duration::ZERO)
-        }
-        config::Registry::File { path, cache_ttl_seconds } => {
-            (Arc::new(online::registry::file::Store::new(path.clone())), Duration::from_secs(*cache_ttl_seconds))
-        }
-    };
-    let settings = CatalogSettings {
-        cache_ttl,
-        online_versions: config.online_versions,
-        clear_online_rows: true,
-        stream_sql: stream_sql(),
-    };
-    Ok(Catalog::open(store, clock, settings).await?)
-}
-
-/// Where jobs outlive the server; `None`, where another process on the same directory has that already.
-fn open_jobs(config: &Config) -> Result<Option<Arc<dyn JobStore>>, Error> {
-    let path = config.data.join("jobs");
-    let jobs = online::jobs::Directory::open(&path)?;
-    if jobs.is_none() {
-        tracing::warn!(path = %path.display(), "another process keeps its jobs there: those of this one end with it");
-    }
-    Ok(jobs.map(|jobs| Arc::new(jobs) as Arc<dyn JobStore>))
-}
-
-async fn open_store(config: &Config) -> Result<Arc<dyn OnlineStore>, Error> {
-    Ok(match &config.online {
-        config::OnlineStore::Memory => Arc::new(online::memory::Store::new()),
-        config::OnlineStore::Redis(settings) => Arc::new(online::redis::Store::open(settings).await?),
-        config::OnlineStore::Sqlite { path } => {
-            Arc::new(online::sqlite::Store::open(online::sqlite::Settings::new(path))?)
-        }
-        config::OnlineStore::Sled { cache_bytes, tier_bytes, log_bytes, durability } => {
-            let mut settings = online::sled::Settings::new(config.data.join("online"));
-            settings.cache_bytes = *cache_bytes;
-            settings.tier_bytes = *tier_bytes;
-            settings.log_bytes = *log_bytes;
-            settings.durability = match durability {
-                config::Durability::Memory => online::sled::Durability::Memory,
-                config::Durability::Flush => online::sled::Durability::Flush,
-                config::Durability::Fsync => online::sled::Durability::Fsync,
-            };
-            Arc::new(online::sled::Store::open(settings)?)
-        }
-    })
-}
-
-/// What object stores are told.
-#[cfg(feature = "offline")]
-pub(crate) fn object_store(config: &Config) -> offline::ObjectStoreOptions {
-    offline::ObjectStoreOptions::new(&config.object_store.0, std::env::vars())
-}
-
-#[cfg(feature = "offline")]
-pub(crate) fn open_transformer(config: &Config) -> Result<Arc<offline::transform::Transformers>, Error> {
-    Ok(Arc::new(offline::transform::Transformers::start(transformations(config))?))
-}
-
-/// The same, started by the first function that is to be run.
-#[cfg(feature = "offline")]
-pub(crate) fn transformer_when_needed(config: &Config) -> Arc<offline::transform::Transformers> {
-    Arc::new(offline::transform::Transformers::when_needed(transformations(config)))
-}
-
-#[cfg(feature = "offline")]
-pub(crate) fn open_offline(
-    config: &Config,
-    catalog: &Arc<Catalog>,
-    clock: Arc<dyn Clock>,
-) -> Result<offline::Offline, Error> {
-    let settings = offline::Settings {
-        repo_dir: config.dir.clone(),
-        spill_dir: config.data.join("offline-spill"),
-        upload_dir: config.data.join("flight-uploads"),
-        memory_limit_bytes: usize::try_from(config.offline_memory_bytes).unwrap_or(usize::MAX),
-        default_project: Some(config.project.clone()),
-        object_store: object_store(config),
-        event_log: config.event_log.clone(),
-        ..offline::Settings::default()
-    };
-    let catalog = catalog.clone();
-    let registry: offline::RegistrySource = Arc::new(move || catalog.snapshot());
-    Ok(offline::Offline::new(settings, registry, clock)?)
 }
 
 /// Binds every listener and serves it. Nothing serves before all could be bound.
@@ -435,24 +338,6 @@ fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
         .map_err(|e| bad(cert, e.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-#[cfg(feature = "offline")]
-fn transformations(config: &Config) -> Option<offline::transform::Settings> {
-    let wanted = [Service::Online, Service::Offline].iter().any(|s| config.services.contains(s));
-    let found = config.transformations.as_ref().filter(|_| wanted)?;
-    Some(offline::transform::Settings {
-        python: match &found.python {
-            config::Python::Workers { interpreter, workers, memory_mb } => offline::transform::Python::Workers {
-                interpreter: interpreter.clone(),
-                workers: *workers,
-                memory_bytes: memory_mb.saturating_mul(1 << 20),
-            },
-            config::Python::Address(address) => offline::transform::Python::Address(address.clone()),
-        },
-        deadline: Duration::from_millis(found.deadline_ms),
-        queue: found.queue,
-    })
 }
 
 #[cfg(feature = "kafka")]
