@@ -18,9 +18,11 @@ use crate::machine;
 
 /// Entities whose events come often.
 const FEW: u64 = 10_000;
-/// As many events of them, and of those whose memory is measured for each entity.
+/// As many events of them.
 const EVENTS: u64 = 1_000_000;
-const EACH: u64 = 5;
+/// Events of each entity whose memory is measured, over 55 minutes; so many entities have theirs at a time.
+const EACH: u64 = 20;
+const AT_A_TIME: u64 = 20_000;
 /// Neighbours in the stream are no neighbours in the store: prime to all numbers of entities here.
 const STEP: u64 = 7_368_787;
 /// Events of one ms of the stream's time, as in `events.py`: about 0.55.
@@ -53,32 +55,39 @@ pub(super) fn run(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// The events of one batch: 171 bytes, as those of `events.py`.
-fn batch(from: u64, to: u64, entities: u64) -> Vec<Message> {
-    let message = |number: u64| {
-        let user = number.wrapping_mul(STEP) % entities;
-        let ts = BEGIN_MS + number * 1000 / A_SECOND;
-        let text = format!(
-            "{{\"user_id\": \"u{user:08}\", \"ts\": {ts}, \"amount\": {}.{:02}, \"merchant\": \"m{:05}\", \"country\": \"DE\", \
+/// An event of 171 bytes, as those of `events.py`.
+fn event(number: u64, user: u64, ts: u64) -> Message {
+    let text = format!(
+        "{{\"user_id\": \"u{user:08}\", \"ts\": {ts}, \"amount\": {}.{:02}, \"merchant\": \"m{:05}\", \"country\": \"DE\", \
              \"device\": \"{:032x}\", \"ch\": \"web\", \"ok\": true}}",
-            number % 500,
-            number % 100,
-            number % 300,
-            number.wrapping_mul(STEP)
-        );
-        Message { offset: number as i64, payload: Some(text.into_bytes()), ..Message::default() }
-    };
-    (from..to).map(message).collect()
+        number % 500,
+        number % 100,
+        number % 300,
+        number.wrapping_mul(STEP)
+    );
+    Message { offset: number as i64, payload: Some(text.into_bytes()), ..Message::default() }
+}
+
+/// Entities in turn, as time goes on.
+fn in_turn(number: u64, entities: u64) -> Message {
+    event(number, number.wrapping_mul(STEP) % entities, BEGIN_MS + number * 1000 / A_SECOND)
+}
+
+/// Some entities' last hour, then that of the next.
+fn in_groups(number: u64) -> Message {
+    let (group, within) = (number / (AT_A_TIME * EACH), number % (AT_A_TIME * EACH));
+    let minute = within / AT_A_TIME * 55 / (EACH - 1);
+    event(number, group * AT_A_TIME + within % AT_A_TIME, BEGIN_MS + minute * 60_000)
 }
 
 /// Takes events through the pipeline until they are durable.
-async fn feed(reader: &mut Reader, events: u64, entities: u64, options: &cli::Streams) -> Result<()> {
+async fn feed(reader: &mut Reader, events: u64, batch: usize, event: impl Fn(u64) -> Message) -> Result<()> {
     let mut now = Timestamp(0);
     let mut from = 0;
     while from < events {
-        let to = (from + options.batch as u64).min(events);
-        let messages = batch(from, to, entities);
-        now = Timestamp(messages.last().map_or(now.micros(), time_of));
+        let to = (from + batch as u64).min(events);
+        let messages: Vec<Message> = (from..to).map(&event).collect();
+        now = now.max(Timestamp(messages.last().map_or(0, time_of)));
         reader.step(&messages, now).await?;
         from = to;
     }
@@ -91,7 +100,7 @@ async fn spread(entities: u64, events: u64, options: &cli::Streams) -> Result<Ta
     let live = Arc::<Live>::default();
     let mut reader = Reader::new(feeds(1, 3, 5)?, &store, &live, checkpoints(options));
     let (start, cpu) = (Instant::now(), machine::cpu_seconds(std::process::id()));
-    feed(&mut reader, events, entities, options).await?;
+    feed(&mut reader, events, options.batch, |number| in_turn(number, entities)).await?;
     store.close().await?;
     Ok(Taken { cpu: machine::cpu_seconds(std::process::id()) - cpu, wall: start.elapsed().as_secs_f64() })
 }
@@ -101,12 +110,12 @@ async fn resident(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
     let before = machine::rss_mb(std::process::id());
     let store: Arc<dyn OnlineStore> = Arc::new(store(&options.work)?);
     let live = Arc::<Live>::default();
-    // windows of five minutes, ten and fifteen would end while the events come: of an hour each
+    // an hour each, which all events are in
     let feeds = feeds(1, 3, 60)?;
     let table = Arc::clone(&feeds[0].view.table);
     let mut reader = Reader::new(feeds, &store, &live, checkpoints(options));
     let entities = options.resident;
-    feed(&mut reader, entities * EACH, entities, options).await?;
+    feed(&mut reader, entities * EACH, options.batch, in_groups).await?;
     let after = machine::rss_mb(std::process::id());
     let mut bytes = 0;
     for from in (0..entities).step_by(1000) {

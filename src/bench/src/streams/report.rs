@@ -43,7 +43,7 @@ They are moved in time so that the last one is now, and the windows, an hour and
 user's count is read. Seconds are from the registration to the last event applied, CPU that of the server until its last checkpoint is written.
 - `entities/few`, `entities/many`: one view of three windows, in process: a million events of ten thousand entities, and ten million \
 events of as many, none of which comes twice. CPU is that of the process until all is durable and the store is closed. Memory: a million \
-entities with five events each over 2.5 hours, in windows of an hour; what the process had more resident afterwards, the embedded store's \
+entities with twenty events each over 55 minutes, in windows of an hour hopping by a minute; what the process had more resident afterwards, the embedded store's \
 caches included, beside the bytes of keys and stored states.
 - The hot key: 12 hours of ten events a second; count, sum and maximum over them, by a read of the state and by decoding and \
 adding up the raw events.

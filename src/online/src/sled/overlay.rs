@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use foldhash::quality::RandomState;
+
 use super::layout::Entry;
 use super::tier::Key;
 
@@ -20,7 +22,7 @@ pub(crate) type Positions = BTreeMap<Vec<u8>, [u8; 16]>;
 /// The last entry of each key, among those of some groups.
 #[derive(Default)]
 pub(crate) struct Layer {
-    entries: papaya::HashMap<Key, Entry>,
+    entries: papaya::HashMap<Key, Entry, RandomState>,
     positions: Mutex<Positions>,
     bytes: AtomicUsize,
 }
