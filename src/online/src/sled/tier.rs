@@ -244,15 +244,11 @@ impl Tier {
         Write(stripes)
     }
 
-    /// The write is on disk: from now on reads see it. A window state is kept only where one was read before: mostly
-    /// they are read where they grow ([`model::ports::StateWrite`] comes from there).
+    /// The write is on disk: from now on reads see it.
     pub(crate) fn end(&self, write: Write, entries: impl Iterator<Item = (Key, Entry)>) {
         let Write(stripes) = write;
         if self.is_on() {
             for (key, entry) in entries {
-                if matches!(entry, Entry::State(_)) && !self.knows(&key) {
-                    continue;
-                }
                 if let Some(stripe) = self.stripe(&key) {
                     self.put(&mut self.stripes[stripe].lock(), &key, &entry);
                 }
@@ -261,7 +257,8 @@ impl Tier {
         self.turn(&stripes);
     }
 
-    fn knows(&self, key: &[u8]) -> bool {
+    /// Whether something is kept of a key.
+    pub(crate) fn knows(&self, key: &[u8]) -> bool {
         let (prefix, entity) = layout::split(key);
         let Some(table) = self.tables.known(prefix) else { return false };
         let map = self.map.pin();

@@ -205,7 +205,9 @@ impl Writer {
         }
         let write = self.log_and_show(&entries, positions)?;
         self.shared.metrics.batch_rows.record(entries.len() as f64);
-        self.shared.tier.end(write, entries.into_iter());
+        // states are mostly read where they grow: the tier has those that were read from here before
+        let kept = |(key, entry): &(Key, Entry)| !matches!(entry, Entry::State(_)) || self.shared.tier.knows(key);
+        self.shared.tier.end(write, entries.into_iter().filter(kept));
         self.shared.metrics.tier_bytes.set(self.shared.tier.bytes() as f64);
         Ok(())
     }
