@@ -5,7 +5,7 @@
 # FUZZ_TARGETS   which ones (default all)
 #
 # The corpus stays in fuzz/corpus between runs; it begins with the seeds of the regression test
-# (src/server/tests/it/fuzz.rs), where every finding gets a seed of its own. Findings are in fuzz/artifacts: as long
+# (src/server/tests/it/fuzz.rs, src/ingest/tests/it/fuzz.rs), where every finding gets a seed of its own. Findings are in fuzz/artifacts: as long
 # as there is one, this fails and names it. cargo-fuzz comes into LARDER_CACHE (default ~/.cache/larder).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CACHE="${LARDER_CACHE:-$HOME/.cache/larder}"
 CARGO_FUZZ=0.13.2
 SECONDS_EACH="${FUZZ_SECONDS:-60}"
-read -ra targets <<<"${FUZZ_TARGETS:-body entity_key row value}"
+read -ra targets <<<"${FUZZ_TARGETS:-body entity_key row stream_avro stream_json stream_protobuf value window_state}"
 
 tools="$CACHE/cargo-fuzz-$CARGO_FUZZ"
 if [[ ! -x "$tools/bin/cargo-fuzz" ]]; then
@@ -24,7 +24,7 @@ if [[ ! -x "$tools/bin/cargo-fuzz" ]]; then
 fi
 
 # what `cargo test` checks, to begin with
-LARDER_FUZZ_CORPUS="$PWD/fuzz/corpus" cargo test -q --locked -p server --test it the_seeds_hold
+LARDER_FUZZ_CORPUS="$PWD/fuzz/corpus" cargo test -q --locked -p server -p ingest --test it the_seeds_hold
 
 # libFuzzer needs two compiler flags that a stable compiler keeps behind this switch, and no sanitizer: none of our
 # crates has unsafe code.
@@ -44,7 +44,7 @@ done
 mapfile -t findings < <(find fuzz/artifacts -mindepth 2 -type f | sort)
 if ((${#findings[@]})); then
     printf 'fuzz: a finding: %s\n' "${findings[@]}"
-    echo "fuzz: mend it, add it to the seeds in src/server/tests/it/fuzz.rs, and remove the file"
+    echo "fuzz: mend it, add it to the seeds of the regression test, and remove the file"
     exit 1
 fi
 echo "fuzz: nothing found"

@@ -3,7 +3,10 @@
 
 mod decode;
 mod formats;
+mod fuzz;
 mod kafka;
 mod live;
 mod pipeline;
+#[path = "../../../../fuzz/stream_checks.rs"]
+mod stream_checks;
 mod support;
