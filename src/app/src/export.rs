@@ -9,9 +9,10 @@ use model::ports::Clock;
 use offline::export::{Entities, Features, Job, Place};
 
 use crate::cli;
+use crate::clock::SystemClock;
 use crate::config::{Config, Registry};
 use crate::open;
-use crate::run::{self, SystemClock};
+use crate::run::{self};
 
 /// Why nothing was exported.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,7 @@ async fn here(config: &Config) -> Result<Place, Error> {
     if !registry.exists() {
         return Err(Error::NoRegistry(registry));
     }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let catalog = Arc::new(open::open_catalog(config, clock.clone()).await?);
     let offline = open::open_offline(config, &catalog, clock)?;
     Ok(Place::Here(Box::new(offline.with_transformer(open::transformer_when_needed(config)))))

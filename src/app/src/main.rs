@@ -3,6 +3,7 @@
 #[cfg(feature = "offline")]
 mod admin;
 mod cli;
+mod clock;
 mod config;
 #[cfg(feature = "offline")]
 mod export;

@@ -4,10 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::{Router, middleware};
-use model::Timestamp;
 use model::ports::{Clock, DatasetStore, OfflineLog, OnlineStore, Transformer};
 use server::listen::Routed;
 use service::catalog::Catalog;
@@ -25,6 +24,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Service;
+use crate::clock::SystemClock;
 use crate::config::{self, Config};
 use crate::{observe, open, telemetry};
 
@@ -50,16 +50,6 @@ pub(crate) enum Error {
     #[cfg(feature = "kafka")]
     #[error(transparent)]
     Ingest(#[from] ingest::Error),
-}
-
-/// The machine's clock.
-pub(crate) struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-    }
 }
 
 /// What all services share.
@@ -180,7 +170,7 @@ fn streams(
 
 async fn shared(config: &Config) -> Result<Shared, Error> {
     std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: config.data.clone(), source })?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let catalog = Arc::new(open::open_catalog(config, clock.clone()).await?);
     let store = open::open_store(config).await?;
     #[cfg(feature = "offline")]
