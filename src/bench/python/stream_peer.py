@@ -191,10 +191,19 @@ class Served:
 
     def greet(self) -> None:
         """Asks for a position: the broker has the topic of positions then, which its first group waits for."""
-        from confluent_kafka import Consumer, TopicPartition
+        from confluent_kafka import Consumer, KafkaException, TopicPartition
 
         client = Consumer({"bootstrap.servers": self.broker.bootstrap_servers, "group.id": "first"})
-        client.committed([TopicPartition("events", 0)], timeout=30)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                client.committed([TopicPartition("events", 0)], timeout=30)
+                break
+            except KafkaException:
+                # no coordinator until the topic is there
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)  # nothing else tells when it is
         client.close()
 
     def apply(self, views: int, windows: int, extra: list[tuple[str, str]] | None = None) -> None:
