@@ -15,13 +15,15 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.flight as fl
+import pyarrow.fs as fs
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource
 from feast.data_format import DeltaFormat
 from feast.data_source import PushMode
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
+from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
@@ -234,6 +236,45 @@ def test_a_batch_is_written_to_objects_and_a_training_set_kept_there(world: Worl
     with pytest.raises(Exception, match="already exists"):
         job.persist(storage)
     job.persist(storage, allow_overwrite=True)
+
+
+def test_logged_features_are_partitioned_in_a_store_and_read_from_there(world: World) -> None:
+    """The folders that `partition_by` makes are a source's partitions again."""
+    world.put("seen.parquet", rows(0))
+    view = world.view(f"s3://{BUCKET}/seen.parquet")
+    place = FileLoggingDestination(path=f"s3://{BUCKET}/logs", partition_by=["__log_date", "driver_id"])
+    features = [world.features.get_feature_view(view)]
+    service = FeatureService(name="logged", features=features, logging_config=LoggingConfig(destination=place))
+    world.features.apply([service])
+    schema = FeatureServiceLoggingSource(service, "sources").get_schema(world.features.registry)
+    logged = [
+        {
+            "driver_id": driver,
+            f"{view}__trips": 1000 * turn + 100 * driver + day,
+            "__log_timestamp": BEGIN + pd.Timedelta(days=day),
+            "__log_date": (BEGIN + pd.Timedelta(days=day)).date(),
+            "__request_id": f"request {driver}/{day}/{turn}",
+        }
+        for turn in range(2)
+        for driver in (1, 2)
+        for day in range(3)
+    ]
+    for turn in range(2):
+        batch = pa.Table.from_pylist(logged[turn * 6 : turn * 6 + 6], schema=schema)
+        world.features.write_logged_features(batch, service)
+    found = world.s3.client().get_file_info(fs.FileSelector(f"{BUCKET}/logs", recursive=True))
+    objects = [info.path for info in found if info.type == fs.FileType.File]
+    folders = {path.removeprefix(f"{BUCKET}/logs/").rsplit("/", 1)[0] for path in objects}
+    assert folders == {f"__log_date=2024-01-0{day}/driver_id={driver}" for day in (1, 2, 3) for driver in (1, 2)}
+    assert len(objects) == 12, "each write made files of its own"
+    again = world.view(f"s3://{BUCKET}/logs/", Field(name=f"{view}__trips", dtype=Int64), when="__log_timestamp")
+    one = world.read(again, f"{view}__trips")
+    assert {trips % 1000 for trips in one[f"{view}__trips"].to_pylist()} == {100, 101, 102, 200, 201, 202}
+    every = world.features.get_historical_features(
+        f'SELECT driver_id, __log_timestamp AS event_timestamp FROM "{again}_source"', [f"{view}:trips"]
+    ).to_df()
+    assert len(every) == len(logged)
+    assert set(every["trips"]) == {100, 101, 102, 200, 201, 202}
 
 
 def test_a_missing_object_or_bucket_is_named(world: World) -> None:

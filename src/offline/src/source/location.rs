@@ -201,10 +201,15 @@ pub(crate) async fn objects(bucket: &Bucket, key: &str) -> Result<(Shape, Vec<(A
     Ok((Shape::File, Vec::new()))
 }
 
-/// Whether a key has, below its root, a segment that is no data (`.` and `_` before the name).
+/// Whether a key has, below its root, a segment that is no data.
 fn is_hidden(key: &str, root: &str) -> bool {
     let below = key.strip_prefix(root).unwrap_or(key);
-    below.split('/').any(|s| s.starts_with(['.', '_']))
+    below.split('/').any(is_no_data)
+}
+
+/// `.` and `_` before a name say so, but for partitions: Feast's logs have `__log_date=…`.
+fn is_no_data(name: &str) -> bool {
+    name.starts_with('.') || (name.starts_with('_') && !name.contains('='))
 }
 
 /// Collects the files below a directory that the test wants; hidden ones (`.` and `_` before the
@@ -217,8 +222,7 @@ fn walk(dir: &Path, out: &mut Vec<PathBuf>, wanted: &dyn Fn(&Path) -> bool) -> R
     };
     for entry in entries {
         let path = entry.map_err(|e| io("listing", dir, e))?.path();
-        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(['.', '_']));
-        if hidden {
+        if path.file_name().is_some_and(|n| is_no_data(&n.to_string_lossy())) {
             continue;
         }
         if path.is_dir() {

@@ -26,6 +26,9 @@ fn a_source_is_a_file_a_directory_or_a_pattern() {
     assert!(matches!(of(&format!("file://{}", a.display())), Location::File(path) if path == a));
     assert_eq!(of("d/**/b.parquet").files().expect("list"), [b]);
     assert_eq!(of("new.parquet").files().expect("list"), Vec::<PathBuf>::new());
+    let logged = touch("logs/__log_date=2026-01-01/c.parquet");
+    touch("logs/_temporary/d.parquet");
+    assert_eq!(of("logs").files().expect("list"), [logged]);
     for remote in ["abfss://bucket/x.parquet", "hdfs://bucket/x"] {
         let error = Location::of(&source(remote), dir.path(), &Stores::default()).expect_err(remote);
         assert_eq!(error.kind(), Kind::Unsupported);
