@@ -257,15 +257,6 @@ impl Tier {
         self.turn(&stripes);
     }
 
-    /// Whether something is kept of a key.
-    pub(crate) fn knows(&self, key: &[u8]) -> bool {
-        let (prefix, entity) = layout::split(key);
-        let Some(table) = self.tables.known(prefix) else { return false };
-        let map = self.map.pin();
-        let known = |block: &Block| block.key() == entity && block.open().tables().any(|other| other == table);
-        map.get(&self.hash(entity)).is_some_and(|slot| known(&slot.block))
-    }
-
     /// The write may be on disk or not, or it removed every key that meets the condition: forgets
     /// those keys, so that the disk is asked.
     pub(crate) fn end_forgetting(&self, write: Write, forget: impl Fn(&[u8]) -> bool) {
@@ -297,7 +288,13 @@ impl Tier {
     /// The write removed these keys: what is known of them goes, and their absence is not kept, for nobody
     /// will ask.
     pub(crate) fn end_without<'a>(&self, write: Write, keys: impl Iterator<Item = &'a Key>) {
+        self.forget(keys);
         let Write(stripes) = write;
+        self.turn(&stripes);
+    }
+
+    /// What is known of these keys goes, while a write of them is under way.
+    pub(crate) fn forget<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         let mut gone: HashMap<usize, HashSet<u64>> = HashMap::new();
         let map = self.map.pin();
         for key in keys {
@@ -318,7 +315,6 @@ impl Tier {
         for (stripe, gone) in gone {
             self.stripes[stripe].lock().queue.retain(|hash| !gone.contains(hash));
         }
-        self.turn(&stripes);
     }
 
     fn hash(&self, entity: &[u8]) -> u64 {

@@ -205,9 +205,10 @@ impl Writer {
         }
         let write = self.log_and_show(&entries, positions)?;
         self.shared.metrics.batch_rows.record(entries.len() as f64);
-        // states are mostly read where they grow: the tier has those that were read from here before
-        let kept = |(key, entry): &(Key, Entry)| !matches!(entry, Entry::State(_)) || self.shared.tier.knows(key);
-        self.shared.tier.end(write, entries.into_iter().filter(kept));
+        // states are mostly read where they grow: whoever asks for one here makes the tier keep it
+        let is_state = |entry: &Entry| matches!(entry, Entry::State(_));
+        self.shared.tier.forget(entries.iter().filter(|(_, entry)| is_state(entry)).map(|(key, _)| key));
+        self.shared.tier.end(write, entries.into_iter().filter(|(_, entry)| !is_state(entry)));
         self.shared.metrics.tier_bytes.set(self.shared.tier.bytes() as f64);
         Ok(())
     }
