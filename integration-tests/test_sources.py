@@ -243,8 +243,8 @@ def test_logged_features_are_partitioned_in_a_store_and_read_from_there(world: W
     world.put("seen.parquet", rows(0))
     view = world.view(f"s3://{BUCKET}/seen.parquet")
     place = FileLoggingDestination(path=f"s3://{BUCKET}/logs", partition_by=["__log_date", "driver_id"])
-    features = [world.features.get_feature_view(view)]
-    service = FeatureService(name="logged", features=features, logging_config=LoggingConfig(destination=place))
+    seen = world.features.get_feature_view(view)
+    service = FeatureService(name="logged", features=[seen], logging_config=LoggingConfig(destination=place))
     world.features.apply([service])
     schema = FeatureServiceLoggingSource(service, "sources").get_schema(world.features.registry)
     logged = [

@@ -1,7 +1,7 @@
 //! Materialization: rows of the source for a second, of Larder into sled and of Feast into SQLite. Knows no process.
 
 use super::Bench;
-use super::world::Outcome;
+use super::world::{Memory, Outcome};
 use crate::error::Result;
 use crate::figures::number;
 
@@ -10,8 +10,9 @@ pub(super) const QUANTILES: [&str; 6] = ["quiet_p50", "quiet_p99", "busy_p50", "
 
 pub(super) fn run(bench: &mut Bench) {
     println!("\nF");
-    for (work, runs) in [("F-tenth", 1), ("F", bench.runs)] {
-        if let Err(error) = larder(bench, work, runs) {
+    let works = [("F-tenth", 1, Memory::Default), ("F", bench.runs, Memory::Default)];
+    for (work, runs, memory) in works.into_iter().chain([("F-tenth", 1, Memory::Small), ("F", 1, Memory::Small)]) {
+        if let Err(error) = larder(bench, work, runs, memory) {
             bench.figures.failed(format!("{work}: larder"), error);
         }
     }
@@ -23,24 +24,27 @@ pub(super) fn run(bench: &mut Bench) {
     }
 }
 
-fn larder(bench: &mut Bench, work: &str, runs: usize) -> Result<()> {
+fn larder(bench: &mut Bench, work: &str, runs: usize, memory: Memory) -> Result<()> {
+    let name = if matches!(memory, Memory::Small) { "larder-small" } else { "larder" };
     let mut outcomes = Vec::new();
     for _ in 0..runs {
         // an online store of its own: the first time is what is measured
-        let server = bench.world.larder(None)?;
+        let server = bench.world.larder(memory)?;
         let mut outcome = server.measure(|| bench.world.fill("larder", work))?;
-        outcome.reads.extend(bench.world.beside(work)?.reads);
+        if matches!(memory, Memory::Default) {
+            outcome.reads.extend(bench.world.beside(work)?.reads);
+        }
         outcomes.push(outcome);
         server.stop()?;
     }
-    keep(bench, work, "larder", &outcomes);
+    keep(bench, work, name, &outcomes);
     Ok(())
 }
 
 fn keep(bench: &mut Bench, work: &str, system: &str, outcomes: &[Outcome]) {
     for o in outcomes {
         let (rows, wall) = (number(o.rows as f64), number(o.wall));
-        println!("  {system:<7} {rows:>10} rows {wall:>8} s {:>8} CPU-s {:>7} MB", number(o.cpu), number(o.rss));
+        println!("  {system:<12} {rows:>10} rows {wall:>8} s {:>8} CPU-s {:>7} MB", number(o.cpu), number(o.rss));
     }
     for quantile in QUANTILES {
         let values: Vec<f64> = outcomes.iter().filter_map(|o| o.reads.get(quantile)).copied().collect();

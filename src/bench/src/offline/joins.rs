@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Bench;
-use super::world::Outcome;
+use super::world::{Memory, Outcome};
 use crate::error::Result;
 use crate::figures::number;
 
@@ -17,14 +17,13 @@ pub(super) struct Case {
     pub(super) systems: &'static [&'static str],
     /// The first so many entity rows; 0 is all.
     rows: usize,
-    /// Larder's `offline.memory_limit_bytes`, where it is not the default.
-    memory: Option<u64>,
+    memory: Memory,
 }
 
 const ALL: &[&str] = &["larder", "larder-bare", "larder-frame", "larder-export", "duckdb", "polars"];
 
 const fn case(name: &'static str, bar: &'static str, work: &'static str, systems: &'static [&'static str]) -> Case {
-    Case { name, bar, work, systems, rows: 0, memory: None }
+    Case { name, bar, work, systems, rows: 0, memory: Memory::Default }
 }
 
 /// In the order of the report.
@@ -40,8 +39,8 @@ pub(super) const CASES: [Case; 8] = [
     Case { rows: 1_000, ..case("C, 1,000 flights", "C", "C", &["larder-frame", "feast-duckdb", "feast-dask"]) },
     case("D", "D", "D", ALL),
     Case { rows: 10_000, ..case("D, 10,000 rows", "D", "D", &["larder-frame", "feast-duckdb", "feast-dask"]) },
-    Case { memory: Some(512_000_000), ..case("E", "E", "D", &["larder", "larder-bare", "larder-export"]) },
-    Case { memory: Some(512_000_000), ..case("E, 10 times the entity rows", "E", "D", &["larder-tenfold"]) },
+    Case { memory: Memory::Joins(512_000_000), ..case("E", "E", "D", &["larder", "larder-bare", "larder-export"]) },
+    Case { memory: Memory::Joins(512_000_000), ..case("E, 10 times the entity rows", "E", "D", &["larder-tenfold"]) },
 ];
 
 /// Measures one.

@@ -67,7 +67,7 @@ fn fills(out: &mut String, figures: &Figures) {
         "| rows | system | seconds | CPU-seconds | peak MB | rows per second | rows per CPU-second |\n|---|---|---|---|---|---|---|\n",
     );
     for (work, title) in [("F", "all"), ("F-tenth", "a tenth")] {
-        for system in ["larder", "feast"] {
+        for system in ["larder", "larder-small", "feast"] {
             let of = |what: &str| figures.get(&format!("{work}/{system}/{what}"));
             if let Some(wall) = of("wall") {
                 let cells = ["cpu", "rss", "rows-per-second", "rows-per-cpu-second"].map(|what| cell(of(what)));
@@ -114,6 +114,8 @@ has answered one request of one row before; the systems take turns, each run beg
 - Feast's dask and duckdb stores run once, within the limits that the command names for time and address space, \
 on fewer entity rows where the table says so.
 - What comes out is compared by a hash of all cells that knows neither the order of rows nor of columns.
+- `larder-small` is Larder whose store keeps little in memory (`tier_bytes` 32 MB, `cache_bytes` 64 MB, `log_bytes` 16 MB), with \
+`offline.memory_limit_bytes` 128 MB: what materializing takes beside the store, of a tenth of the keys and of all.
 - Before a materialization Larder's store is empty. Meanwhile one client in Python reads key after key, \
 which takes CPU too; afterwards some hundred keys are read and compared. The same client reads before, and once more \
 while the same process fetches training sets: server and clients share the machine's cores.

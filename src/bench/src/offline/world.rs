@@ -46,6 +46,21 @@ pub(super) struct World {
     metrics: SocketAddr,
 }
 
+/// What Larder may take of memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Memory {
+    Default,
+    /// Joins may take so many bytes.
+    Joins(u64),
+    /// Little of everything.
+    Small,
+}
+
+/// A store that keeps little in memory, and what offline work may take beside it, bytes.
+const SMALL_STORE: &str =
+    "online_store:\n  type: sled\n  tier_bytes: 32000000\n  cache_bytes: 64000000\n  log_bytes: 16000000\n";
+const SMALL_LIMIT: u64 = 128_000_000;
+
 /// Larder, serving.
 pub(super) struct Server {
     process: Process,
@@ -126,17 +141,22 @@ impl World {
         Ok(())
     }
 
-    fn configure(&self, dir: &Path, memory: Option<u64>) -> Result<()> {
+    fn configure(&self, dir: &Path, memory: Memory) -> Result<()> {
         remove(dir)?;
         fs::create_dir_all(dir).map_err(tried(format!("making {}", dir.display())))?;
         let registry = self.repo("larder").join("registry.db");
-        let limit = memory.map(|bytes| format!("offline:\n  memory_limit_bytes: {bytes}\n")).unwrap_or_default();
-        let yaml = format!("project: bench\nregistry:\n  type: file\n  path: {}\n{limit}", registry.display());
+        let limit = |bytes: u64| format!("offline:\n  memory_limit_bytes: {bytes}\n");
+        let more = match memory {
+            Memory::Default => String::new(),
+            Memory::Joins(bytes) => limit(bytes),
+            Memory::Small => SMALL_STORE.to_owned() + &limit(SMALL_LIMIT),
+        };
+        let yaml = format!("project: bench\nregistry:\n  type: file\n  path: {}\n{more}", registry.display());
         fs::write(dir.join("larder.yaml"), yaml).map_err(tried(format!("configuring {}", dir.display())))
     }
 
-    /// Starts Larder with nothing in its online store; `memory` is what joins may take, bytes.
-    pub(super) fn larder(&self, memory: Option<u64>) -> Result<Server> {
+    /// Starts Larder with nothing in its online store.
+    pub(super) fn larder(&self, memory: Memory) -> Result<Server> {
         let dir = self.setup.work.join("larder");
         self.configure(&dir, memory)?;
         let ports = [self.online, self.offline, self.metrics].map(|address| address.port().to_string());
@@ -185,7 +205,7 @@ impl World {
     }
 
     /// One training set by `larder export`, in a process of its own, into a Parquet file.
-    pub(super) fn export(&self, work: &str, memory: Option<u64>, rows: usize) -> Result<Outcome> {
+    pub(super) fn export(&self, work: &str, memory: Memory, rows: usize) -> Result<Outcome> {
         let dir = self.setup.work.join("export");
         self.configure(&dir, memory)?;
         let words = ["export", &text(&self.setup.larder), work, &text(&dir), &rows.to_string()];
