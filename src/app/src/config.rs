@@ -116,6 +116,8 @@ pub(crate) enum Start {
 #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
 pub(crate) struct Ingest {
     pub(crate) group_prefix: String,
+    /// This process among the members of its groups; `None` is a name of its own for each host and data directory.
+    pub(crate) group_instance_id: Option<String>,
     pub(crate) start: Start,
     pub(crate) batch_messages: usize,
     pub(crate) linger_ms: u64,
@@ -148,6 +150,7 @@ impl Default for Ingest {
     fn default() -> Self {
         Self {
             group_prefix: "larder".into(),
+            group_instance_id: None,
             start: Start::Earliest,
             batch_messages: 1000,
             linger_ms: 5,

@@ -330,13 +330,27 @@ fn tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
     Ok(Arc::new(config))
 }
 
+/// This process among the workers of a consumer group. With a store of its own it is the only one; of a shared store there
+/// may be others, on other hosts or in other data directories.
+#[cfg(feature = "kafka")]
+fn instance(config: &Config) -> String {
+    if !matches!(config.online, config::OnlineStore::Redis(_)) {
+        return "larder".to_owned();
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    format!("larder-{}-{:08x}", host.trim(), model::row::column_id(&data.to_string_lossy()))
+}
+
 #[cfg(feature = "kafka")]
 fn ingest_settings(config: &Config) -> ingest::Settings {
     let projects = config.projects.clone();
+    let group_instance_id = Some(config.ingest.group_instance_id.clone().unwrap_or_else(|| instance(config)));
     let config = &config.ingest;
     ingest::Settings {
         projects,
         group_prefix: config.group_prefix.clone(),
+        group_instance_id,
         auto_offset_reset: match config.start {
             config::Start::Earliest => ingest::OffsetReset::Earliest,
             config::Start::Latest => ingest::OffsetReset::Latest,

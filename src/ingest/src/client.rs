@@ -20,6 +20,8 @@ pub(crate) fn of_share(feed: &Feed, settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("statistics.interval.ms", "5000").set("topic.metadata.refresh.interval.ms", "2000");
     config.set("queued.min.messages", "20000");
+    // who comes or goes moves the fewest partitions, and the others are read meanwhile
+    config.set("partition.assignment.strategy", "cooperative-sticky");
     if let Some(id) = &settings.group_instance_id {
         // A static member that comes back is given its partitions without a look at what it subscribes to.
         config.set("group.instance.id", format!("{id}.{}", feed.topic));

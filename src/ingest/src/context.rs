@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use model::Timestamp;
-use model::ports::WriteBatch;
+use model::ports::{Fence, WriteBatch};
 use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaError;
@@ -82,6 +82,13 @@ impl Context {
         self.epoch.load(Ordering::SeqCst)
     }
 
+    /// Claims these partitions for a view, before its positions are read: what another process writes afterwards is refused.
+    pub(crate) fn claim(&self, feed: &Feed, partitions: &BTreeSet<i32>) -> Result<Vec<Fence>, String> {
+        let partitions: Vec<i32> = partitions.iter().copied().collect();
+        let claimed = self.runtime.block_on(self.deps.store.claim(&feed.group, &feed.topic, &partitions));
+        claimed.map_err(|e| format!("the partitions cannot be claimed: {e}"))
+    }
+
     /// Where a view stands in these partitions.
     pub(crate) fn stored(
         &self,
@@ -128,6 +135,7 @@ impl Context {
         let mut state = self.state();
         let State { members, tracks, .. } = &mut *state;
         for member in &mut *members {
+            member.writer.claimed(self.claim(&member.feed, &came)?);
             member.progress.extend(self.stored(consumer, &member.feed, &came)?);
         }
         let mut list = TopicPartitionList::new();

@@ -77,7 +77,22 @@ impl Member {
         self.progress.retain(|partition, _| !partitions.contains(partition));
         self.behind.retain(|partition| !partitions.contains(partition));
         for &partition in partitions {
-            metrics::lag(&self.feed, partition, 0);
+            metrics::lost(&self.feed, partition);
+        }
+    }
+
+    /// Goes back to these positions, to read by itself what lies between them and where the others stand.
+    pub(crate) fn rewind(&mut self, stored: &BTreeMap<i32, Progress>, reached: &[(i32, i64)]) {
+        // its client starts again, too
+        self.reads.clear();
+        for &(partition, next) in reached {
+            // a start that may move is stored: where nothing is, it was the oldest message
+            let oldest = Progress { next: -1, max_event: Timestamp::MIN };
+            let at = stored.get(&partition).copied().unwrap_or(oldest);
+            self.progress.insert(partition, at);
+            if at.next < next {
+                self.behind.insert(partition);
+            }
         }
     }
 
@@ -85,7 +100,7 @@ impl Member {
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.writer.forget();
         for &partition in self.progress.keys() {
-            metrics::lag(&self.feed, partition, 0);
+            metrics::lost(&self.feed, partition);
         }
         // its states are gone before it is: whoever is told may remove the view
         drop(self.writer);

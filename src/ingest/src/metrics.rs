@@ -140,6 +140,13 @@ pub(crate) fn assigned(feed: &Feed, partition: i32, offset: Option<i64>) {
         stored_offset = offset,
         "partition assigned"
     );
+    gauge!("larder_ingest_assigned", of_partition(feed, partition)).set(1.0);
+}
+
+/// A partition is no longer read here.
+pub(crate) fn lost(feed: &Feed, partition: i32) {
+    gauge!("larder_ingest_assigned", of_partition(feed, partition)).set(0.0);
+    lag(feed, partition, 0);
 }
 
 /// The topic no longer has the stored position: its retention passed it, or it was made anew.
@@ -154,6 +161,21 @@ pub(crate) fn position_lost(feed: &Feed, partition: i32, stored: i64, found: i64
         found,
         "the topic goes on at another offset than the stored one: messages between were removed (retention, \
          compaction, transactions), or the topic was made anew"
+    );
+}
+
+/// Another process has claimed a partition that was read here.
+pub(crate) fn fenced(feed: &Feed) {
+    counter!("larder_ingest_fenced_total", of(feed)).increment(1);
+}
+
+/// Another process wrote a state that was changed here.
+pub(crate) fn contended(feed: &Feed) {
+    counter!("larder_ingest_state_conflicts_total", of(feed)).increment(1);
+    tracing::debug!(
+        view = feed.view.name,
+        "another process wrote an entity's state, too: the view goes back to its stored positions. Messages of an entity \
+         belong in one partition: produce them with its key"
     );
 }
 

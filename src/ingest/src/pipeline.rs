@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::Timestamp;
-use model::ports::{OnlineStore, Position, RowWrite, WriteBatch};
+use model::ports::{FENCED, Fence, OnlineStore, Position, RowWrite, WriteBatch};
 use model::row::{Column, Row};
 use model::value::is_null;
 use prost::Message as _;
@@ -89,6 +89,10 @@ pub struct Applied {
 pub enum Failure {
     /// The store may take it later.
     Unavailable(model::Error),
+    /// Another process wrote a state that was changed here: what was applied since the stored positions comes again.
+    Contended(model::Error),
+    /// Another process has the partitions now.
+    Fenced(model::Error),
     /// The state was built for another definition, or cannot be read: to go on would be wrong.
     State(model::Error),
     /// Anything else.
@@ -97,7 +101,12 @@ pub enum Failure {
 
 impl Failure {
     pub(crate) fn of_store(error: model::Error) -> Self {
-        if error.kind() == model::Kind::Unavailable { Self::Unavailable(error) } else { Self::Other(error) }
+        match error.kind() {
+            model::Kind::Unavailable => Self::Unavailable(error),
+            model::Kind::Conflict if error.class() == FENCED => Self::Fenced(error),
+            model::Kind::Conflict => Self::Contended(error),
+            _ => Self::Other(error),
+        }
     }
 
     /// Of the event log: what is there cannot be continued, or it may take more later (a full disk).
@@ -111,7 +120,7 @@ impl Failure {
             format!("{e}{cause}")
         };
         match self {
-            Self::Unavailable(e) | Self::Other(e) => Stop::Restart(tell(&e)),
+            Self::Unavailable(e) | Self::Contended(e) | Self::Fenced(e) | Self::Other(e) => Stop::Restart(tell(&e)),
             Self::State(e) => Stop::Blocked(tell(&e)),
         }
     }
@@ -190,12 +199,13 @@ impl Batch {
     }
 }
 
-/// Writes the rows of a batch, and its positions where they are not stored later: all of it, or nothing.
+/// Writes the rows of a batch, and its positions, behind these fences, where they are not stored later: all of it, or
+/// nothing.
 pub(crate) async fn write_rows(
     feed: &Feed,
     store: &dyn OnlineStore,
     batch: &Batch,
-    with_positions: bool,
+    with_positions: Option<Vec<Fence>>,
 ) -> Result<Applied, Failure> {
     let Content::Rows(features) = &feed.content else { return Ok(Applied::default()) };
     let rows = batch.events.iter().map(|event| {
@@ -207,8 +217,11 @@ pub(crate) async fn write_rows(
         RowWrite { table: Arc::clone(&feed.view.table), key: event.key.clone(), row: Row::pack(columns.collect()) }
     });
     let rows = rows.collect();
-    let positions = if with_positions { positions(feed, &batch.progress) } else { Vec::new() };
-    let written = store.write(WriteBatch { rows, positions, ..WriteBatch::default() }).await;
+    let (positions, fences) = match with_positions {
+        Some(fences) => (positions(feed, &batch.progress), fences),
+        None => (Vec::new(), Vec::new()),
+    };
+    let written = store.write(WriteBatch { rows, positions, fences, ..WriteBatch::default() }).await;
     let written = written.map_err(Failure::of_store)?;
     Ok(Applied { applied: written.applied, dropped: written.stale })
 }

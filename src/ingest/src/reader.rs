@@ -115,20 +115,24 @@ impl Reader<'_> {
     /// Takes a view in, if its state may be continued, at its own positions.
     fn admit(&mut self, join: Join) {
         let Join { feed, stop, tell } = join;
-        let assigned = self.state().tracks.keys().copied().collect();
-        let stored = self
-            .runtime
-            .block_on(marker::check(&feed, &*self.deps.store))
-            .and_then(|()| self.consumer.context().stored(self.consumer, &feed, &assigned).map_err(Stop::Restart));
-        let progress = match stored {
-            Ok(progress) => progress,
+        let assigned: BTreeSet<i32> = self.state().tracks.keys().copied().collect();
+        let context = self.consumer.context();
+        let claim = || {
+            let fences = context.claim(&feed, &assigned)?;
+            Ok((fences, context.stored(self.consumer, &feed, &assigned)?))
+        };
+        let checked = self.runtime.block_on(marker::check(&feed, &*self.deps.store));
+        let stored = checked.and_then(|()| claim().map_err(Stop::Restart));
+        let (fences, progress) = match stored {
+            Ok(stored) => stored,
             Err(stop) => {
                 let _ = tell.send(Err(stop));
                 return;
             }
         };
         let writer = Writer::new(&feed, self.deps.store.clone(), &self.deps.live, self.deps.settings.checkpoints);
-        let writer = writer.with_log(self.deps.event_log.clone());
+        let mut writer = writer.with_log(self.deps.event_log.clone());
+        writer.claimed(fences);
         self.joined += 1;
         metrics::started(&feed);
         let mut member = Member::new(self.joined, feed, writer, stop, tell);
@@ -357,6 +361,13 @@ impl Reader<'_> {
                 match self.attempt(&mut work, waiting.attempts + 1) {
                     Ok(()) => {}
                     Err(Failure::Unavailable(error)) => again.push((work, error)),
+                    Err(Failure::Contended(_)) => self.rewind(work.member)?,
+                    Err(Failure::Fenced(error)) => {
+                        if let Some(member) = self.state().members.iter().find(|member| member.id == work.member) {
+                            metrics::fenced(&member.feed);
+                        }
+                        return Err(Failure::Fenced(error).into_stop());
+                    }
                     Err(failure) => self.give_up(work.member, failure.into_stop()),
                 }
             }
@@ -383,6 +394,21 @@ impl Reader<'_> {
             }
         }
         waiting.over()
+    }
+
+    /// Another process wrote a state that a view changed here: the view goes back to its stored positions, and reads from
+    /// there by itself.
+    fn rewind(&self, id: u64) -> Result<(), Stop> {
+        let mut state = self.state();
+        let State { members, tracks, .. } = &mut *state;
+        let Some(member) = members.iter_mut().find(|member| member.id == id) else { return Ok(()) };
+        metrics::contended(&member.feed);
+        member.writer.contend();
+        let stored = self.runtime.block_on(pipeline::stored_progress(&member.feed, &*self.deps.store));
+        let stored = stored.map_err(|e| Stop::Restart(format!("the stored positions cannot be read: {e}")))?;
+        let reached: Vec<(i32, i64)> = tracks.iter().map(|(partition, track)| (*partition, track.next)).collect();
+        member.rewind(&stored, &reached);
+        Ok(())
     }
 
     /// Sends a batch's dead letters, then writes it; or writes a checkpoint.

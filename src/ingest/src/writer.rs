@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::Timestamp;
-use model::ports::{EventLog, OnlineStore, WriteBatch};
-use service::windows::live::{Live, Owner};
+use model::ports::{EventLog, Fence, OnlineStore, WriteBatch};
+use service::windows::live::{Checkpoint, Live, Owner};
 use service::windows::{FoldError, FoldEvent};
 
 use crate::decode::Event;
@@ -71,13 +71,21 @@ pub struct Writer {
     /// Whether a batch was left half applied, by a failure or a panic: what the states hold then has no positions.
     torn: bool,
     logging: Option<Logging>,
+    /// The partitions that are claimed, where other processes may claim them too.
+    fences: BTreeMap<i32, Fence>,
+    /// When another process last wrote a state that was changed here.
+    contended: Option<Instant>,
 }
+
+/// So long after another process wrote an entity's state, too, checkpoints follow each batch: the shorter they are, the
+/// sooner one of the two comes through.
+const CONTENDED: Duration = Duration::from_secs(10);
 
 impl Writer {
     /// A writer; a windowed view's states are live from now on.
     pub fn new(feed: &Arc<Feed>, store: Arc<dyn OnlineStore>, live: &Arc<Live>, checkpoints: Checkpoints) -> Self {
         let owner = match &feed.content {
-            Content::Windows { spec, .. } => Some(live.own(&feed.view, (**spec).clone())),
+            Content::Windows { spec, .. } => Some(live.own(&feed.view, (**spec).clone(), store.is_shared())),
             Content::Rows(_) => None,
         };
         Self {
@@ -89,7 +97,24 @@ impl Writer {
             since: None,
             torn: false,
             logging: None,
+            fences: BTreeMap::new(),
+            contended: None,
         }
+    }
+
+    /// Partitions were claimed for the feed's group: positions are written behind these fences from now on.
+    pub fn claimed(&mut self, fences: Vec<Fence>) {
+        self.fences.extend(fences.into_iter().map(|fence| (fence.partition, fence)));
+    }
+
+    /// Another process wrote a state that was changed here: all is given up, and comes again from the stored positions.
+    pub fn contend(&mut self) {
+        self.forget();
+        self.contended = Some(Instant::now());
+    }
+
+    fn fences<'a>(&self, partitions: impl Iterator<Item = &'a i32>) -> Vec<Fence> {
+        partitions.filter_map(|partition| self.fences.get(partition).cloned()).collect()
     }
 
     /// Writes down the events, too.
@@ -121,7 +146,9 @@ impl Writer {
 
     async fn write(&mut self, batch: &Batch, now: Timestamp) -> Result<Applied, Failure> {
         let Some(owner) = &mut self.owner else {
-            return pipeline::write_rows(&self.feed, &*self.store, batch, self.logging.is_none()).await;
+            let fences = self.fences(batch.progress.keys());
+            return pipeline::write_rows(&self.feed, &*self.store, batch, self.logging.is_none().then_some(fences))
+                .await;
         };
         let events: Vec<_> = batch.events.iter().map(taken).collect();
         self.torn = true;
@@ -142,6 +169,9 @@ impl Writer {
 
     /// Whether so much changed that it should be written whatever that costs.
     fn is_full(&self) -> bool {
+        if self.since.is_some() && self.contended.is_some_and(|at| at.elapsed() < CONTENDED) {
+            return true;
+        }
         let changes = self.owner.as_ref().map_or(0, Owner::changes);
         changes.max(self.logging.as_ref().map_or(0, Logging::waiting)) >= self.checkpoints.entities
     }
@@ -166,10 +196,12 @@ impl Writer {
         if let Some(logging) = &mut self.logging {
             logging.append(&self.feed, &*self.store).await.map_err(Failure::of_log)?;
         }
-        let states = self.owner.as_mut().map(|owner| owner.checkpoint(now)).unwrap_or_default();
+        let Checkpoint { states, before } =
+            self.owner.as_mut().map(|owner| owner.checkpoint(&*self.store, now)).unwrap_or_default();
         let written = states.len();
-        let batch =
-            WriteBatch { states, positions: pipeline::positions(&self.feed, &self.pending), ..WriteBatch::default() };
+        let positions = pipeline::positions(&self.feed, &self.pending);
+        let fences = self.fences(self.pending.keys());
+        let batch = WriteBatch { states, before, positions, fences, ..WriteBatch::default() };
         self.store.write(batch).await.map_err(Failure::of_store)?;
         if let Some(owner) = &mut self.owner {
             owner.settle(self.checkpoints.memory);

@@ -4,6 +4,7 @@
 mod datasets;
 mod event_log;
 mod jobs;
+mod shared;
 mod stream_sql;
 
 use std::cmp::Ordering;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 pub use datasets::{DatasetPreview, DatasetRetrieval, DatasetRows, DatasetStore, EntityRows, KeptDataset};
 pub use event_log::{EventAppender, EventLog, LogOf, LoggedEvent};
 pub use jobs::JobStore;
+pub use shared::{Before, FENCED, Fence};
 pub use stream_sql::{Query, RowQuery, Selected, StreamSql};
 
 use crate::entity_key::{EntityKey, EntityKeys};
@@ -200,8 +202,12 @@ pub struct WriteBatch {
     pub rows: Vec<RowWrite>,
     /// Window states to replace.
     pub states: Vec<StateWrite>,
+    /// What each of them replaces: anything else there is a conflict. Empty where it is whatever is there.
+    pub before: Vec<Before>,
     /// Consumer positions to set.
     pub positions: Vec<Position>,
+    /// What must still be claimed.
+    pub fences: Vec<Fence>,
 }
 
 /// What a write did.
@@ -254,10 +260,34 @@ pub trait OnlineStore: Send + Sync {
     fn read_states<'a>(&'a self, reads: &'a [Read]) -> BoxFuture<'a, Result<Vec<Vec<Option<Bytes>>>>>;
 
     /// Applies a batch atomically. Returns once it is as durable as the store is configured to be.
+    ///
+    /// Errors: `Conflict`, where other processes write the store too: a state is not what it was taken for, or, with the
+    /// class [`FENCED`], a partition was claimed by another. Nothing is written then.
     fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<Written>>;
 
     /// All positions of a consumer group.
     fn positions<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Position>>>;
+
+    /// Whether other processes may write states and positions, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// What tells a stored state from any other; `None` where nobody else writes it.
+    fn tag(&self, _state: &[u8]) -> Option<u64> {
+        None
+    }
+
+    /// Claims partitions for a group's one reader: who claimed them before can no longer write their positions. Gives the
+    /// fences to write with; none where no other process can.
+    fn claim<'a>(
+        &'a self,
+        _group: &'a str,
+        _topic: &'a str,
+        _partitions: &'a [i32],
+    ) -> BoxFuture<'a, Result<Vec<Fence>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Removes all rows and states of a table. Gives how many. Of what is written to the table meanwhile,
     /// some may be removed too: the caller sees to it that nobody does.

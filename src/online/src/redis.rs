@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ports::{BoxFuture, OnlineStore, Position, Read, Table, WriteBatch, Written};
+use model::ports::{BoxFuture, Fence, OnlineStore, Position, Read, Table, WriteBatch, Written};
 use model::{Result, Row};
 use redis::{Cmd, Script, Value};
 
@@ -144,8 +144,14 @@ impl Store {
             let operation = self.fields(&write.table).merge(&write.table, &write.row)?;
             operations.push((layout::entity(&write.table.project, &write.key), operation));
         }
-        for write in &batch.states {
-            operations.push((layout::state(&write.table, &write.key), layout::set_state(write)));
+        for fence in &batch.fences {
+            operations.push((layout::positions(&fence.group), layout::expect_claim(fence)));
+        }
+        for (at, write) in batch.states.iter().enumerate() {
+            let key = layout::state(&write.table, &write.key);
+            let expected = batch.before.get(at).copied().and_then(layout::expect_state);
+            operations.extend(expected.map(|expected| (key.clone(), expected)));
+            operations.push((key, layout::set_state(write)));
         }
         for position in &batch.positions {
             operations.push((layout::positions(&position.group), layout::set_position(position)));
@@ -180,7 +186,8 @@ impl Store {
         if !self.connection.is_cluster() {
             return vec![vec![operations.iter().collect()]];
         }
-        let (positions, rest): (Vec<_>, Vec<_>) = operations.iter().partition(|(_, o)| o.first() == Some(&b'P'));
+        let of_positions = |(_, o): &&Operation| matches!(o.first(), Some(b'P' | b'F'));
+        let (positions, rest): (Vec<_>, Vec<_>) = operations.iter().partition(of_positions);
         let by_key = |operations: Vec<&'a Operation>| {
             let mut calls: Vec<Vec<&Operation>> = Vec::new();
             let mut known: HashMap<&[u8], usize> = HashMap::new();
@@ -270,7 +277,38 @@ impl OnlineStore for Store {
                 _ => None,
             };
             let damaged = || self.connection.damaged(&format!("a position of consumer group '{group}'"));
-            fields.chunks(2).map(|pair| position(pair).ok_or_else(damaged)).collect()
+            let pairs = fields.chunks(2).filter(|pair| !pair.first().is_some_and(|field| layout::is_claim(field)));
+            pairs.map(|pair| position(pair).ok_or_else(damaged)).collect()
+        })
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    /// In a cluster a batch is no unit: a conflict over one state would leave the others written.
+    fn tag(&self, state: &[u8]) -> Option<u64> {
+        (!self.connection.is_cluster()).then(|| layout::tag(state))
+    }
+
+    fn claim<'a>(&'a self, group: &'a str, topic: &'a str, partitions: &'a [i32]) -> BoxFuture<'a, Result<Vec<Fence>>> {
+        Box::pin(async move {
+            let count = |partition: &i32| {
+                let mut command = redis::cmd("HINCRBY");
+                command.arg(layout::positions(group)).arg(layout::claim(topic, *partition)).arg(1);
+                command
+            };
+            let answers = self.connection.all(partitions.iter().map(count).collect()).await?;
+            let fence = |(partition, answer): (&i32, Value)| match answer {
+                Value::Int(epoch) => Ok(Fence {
+                    group: group.to_owned(),
+                    topic: topic.to_owned(),
+                    partition: *partition,
+                    epoch: epoch as u64,
+                }),
+                _ => Err(self.connection.unexpected("HINCRBY")),
+            };
+            partitions.iter().zip(answers).map(fence).collect()
         })
     }
 

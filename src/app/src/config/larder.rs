@@ -78,6 +78,7 @@ struct Offline {
 #[serde(deny_unknown_fields)]
 struct IngestFile {
     group_prefix: Option<String>,
+    group_instance_id: Option<String>,
     auto_offset_reset: Option<Start>,
     batch_messages: Option<usize>,
     linger_ms: Option<u64>,
@@ -289,6 +290,7 @@ fn read_ingest(yaml: &Yaml, dir: &Path, file: IngestFile) -> Result<Ingest, Erro
     let schema_registry = file.schema_registry.map(|registry| read_schema_registry(yaml, registry)).transpose()?;
     Ok(Ingest {
         group_prefix: file.group_prefix.unwrap_or(default.group_prefix),
+        group_instance_id: file.group_instance_id,
         start: file.auto_offset_reset.unwrap_or(default.start),
         batch_messages: file.batch_messages.unwrap_or(default.batch_messages).max(1),
         linger_ms: file.linger_ms.unwrap_or(default.linger_ms),

@@ -36,7 +36,7 @@ proptest! {
         let view = stream.view();
         let spec = service::windows::spec_of(&view).expect("a good definition");
         let live = Arc::new(Live::default());
-        let mut owner: Owner = live.own(&view, spec.clone());
+        let mut owner: Owner = live.own(&view, spec.clone(), false);
         let store = MemoryStore::default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut plain: HashMap<EntityKey, State> = HashMap::new();
@@ -53,7 +53,7 @@ proptest! {
                 }
                 Step::Checkpoint(seconds, budget) => {
                     now += seconds * SECOND;
-                    let states = owner.checkpoint(Timestamp(now));
+                    let states = owner.checkpoint(&store, Timestamp(now)).states;
                     runtime.block_on(store.write(WriteBatch { states, ..WriteBatch::default() })).expect("written");
                     owner.settle(budget);
                 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::ports::FENCED;
 use model::{Error, Kind, Result};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClient;
@@ -189,6 +190,12 @@ impl Connection {
 
     fn failed(&self, error: RedisError) -> Error {
         let (code, said) = server_said(&error);
+        let other = "another process reads the stream, too: what was not written comes again";
+        match code.as_str() {
+            "FENCED" => return Error::of_class(Kind::Conflict, FENCED, format!("{said}: {other}")),
+            "CONFLICT" => return Error::new(Kind::Conflict, format!("{said}: {other}")),
+            _ => {}
+        }
         let ours = matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse)
             || matches!(code.as_str(), "WRONGTYPE" | "ERR" | "DAMAGED");
         if ours {

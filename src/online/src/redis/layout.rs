@@ -12,13 +12,14 @@
 //! counts only while its event time is the one in `_ts:view`: else Feast has written since.
 //!
 //! Window states are `larder:state:` and project, view (each behind its `u32` length) and entity key;
-//! a consumer group's positions are fields of the hash `larder:positions:<group>`.
+//! a consumer group's positions are fields of the hash `larder:positions:<group>`, and so are the claims of its
+//! partitions: a zero, and what a position's field is, with the number of the last claim in decimal digits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::ports::{Position, StateWrite, Table};
+use model::ports::{Before, Fence, Position, StateWrite, Table};
 use model::row::{Column, Version};
 use model::{EntityKey, Result, Row, Timestamp};
 use prost::Message;
@@ -197,6 +198,41 @@ pub(crate) fn set_position(position: &Position) -> Vec<u8> {
     out.extend_from_slice(&field);
     out.extend_from_slice(&position.offset.to_le_bytes());
     out.extend_from_slice(&position.max_event.0.to_le_bytes());
+    out
+}
+
+/// What a state is told by: the first 8 bytes of its SHA-1, which the script compares.
+pub(crate) fn tag(state: &[u8]) -> u64 {
+    let digest = sha1_smol::Sha1::from(state).digest().bytes();
+    digest.iter().take(8).fold(0, |tag, byte| tag << 8 | u64::from(*byte))
+}
+
+/// The operation that checks what a state's write replaces; `None` where it is whatever is there.
+pub(crate) fn expect_state(before: Before) -> Option<Vec<u8>> {
+    match before {
+        Before::Any => None,
+        Before::Absent => Some(b"Bnone".to_vec()),
+        Before::Tagged(tag) => Some(format!("B{tag:016x}").into_bytes()),
+    }
+}
+
+/// The field of a partition's claims in the hash of positions.
+pub(crate) fn claim(topic: &str, partition: i32) -> Vec<u8> {
+    [&[0], topic.as_bytes(), &partition.to_le_bytes()].concat()
+}
+
+/// Whether a field of that hash is a claim.
+pub(crate) fn is_claim(field: &[u8]) -> bool {
+    field.first() == Some(&0)
+}
+
+/// The operation that checks a claim.
+pub(crate) fn expect_claim(fence: &Fence) -> Vec<u8> {
+    let field = claim(&fence.topic, fence.partition);
+    let mut out = vec![b'F'];
+    out.extend_from_slice(&(field.len() as u32).to_le_bytes());
+    out.extend_from_slice(&field);
+    out.extend_from_slice(fence.epoch.to_string().as_bytes());
     out
 }
 

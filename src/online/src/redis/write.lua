@@ -2,7 +2,9 @@
 -- seconds, 0 for ever. Gives {rows applied, rows stale}. Nothing is written unless all can be.
 --
 -- Operations (see layout.rs): 'R' merges a row, column by column, unless what is stored is newer;
--- 'S' sets a key to the bytes that follow; 'D' deletes it; 'P' sets the field of a hash.
+-- 'S' sets a key to the bytes that follow; 'D' deletes it; 'P' sets the field of a hash; 'F' says what a field of a hash
+-- must be, or another process has claimed the partition since; 'B' says by its first 16 hexadecimal digits of SHA-1 what a
+-- state must be, or 'none', or another process has written it since.
 -- A time is 12 bytes: whole seconds as a double (exact), microseconds as u32. A version is two: event and created.
 
 local byte, sub, unpack_, pack_ = string.byte, string.sub, struct.unpack, struct.pack
@@ -155,6 +157,17 @@ for i, key in ipairs(KEYS) do
         rows[i] = row
     elseif kind == 'P' then
         redis.call('HEXISTS', key, '')
+    elseif kind == 'F' then
+        local field, at = unpack_('<I4c0', ARGV[i + 1], 2)
+        local claimed = redis.call('HGET', key, field)
+        if claimed ~= sub(ARGV[i + 1], at) then
+            return redis.error_reply('FENCED the claim is ' .. (claimed or 'none'))
+        end
+    elseif kind == 'B' then
+        local stored, wanted = redis.call('GET', key), sub(ARGV[i + 1], 2)
+        if wanted ~= (stored and sub(redis.sha1hex(stored), 1, 16) or 'none') then
+            return redis.error_reply('CONFLICT a state was written by another process')
+        end
     end
 end
 
@@ -170,7 +183,7 @@ for i, key in ipairs(KEYS) do
         redis.call('SET', key, sub(ARGV[i + 1], 2))
     elseif kind == 'D' then
         redis.call('DEL', key)
-    else
+    elseif kind == 'P' then
         local field, at = unpack_('<I4c0', ARGV[i + 1], 2)
         redis.call('HSET', key, field, sub(ARGV[i + 1], at))
     end

@@ -5,18 +5,20 @@
 
 use std::sync::Arc;
 
-use model::ports::{Clock, OnlineStore, RowWrite, StateWrite, WriteBatch};
+use model::ports::{Clock, OnlineStore, RowWrite, WriteBatch};
 use model::registry::View;
-use model::{EntityKey, Error, Result, Timestamp, ValueType, value};
+use model::{EntityKey, Error, Kind, Result, Timestamp, ValueType, value};
 use tokio::sync::Mutex;
 use window::{Scalar, Spec};
 
 use super::{Cell, Frame, column, read_keys, read_versions};
 use crate::metrics;
-use crate::windows::{self, FoldError, FoldEvent};
+use crate::windows::{self, FoldError, FoldEvent, Folded};
 
 /// How far ahead of the server's clock an event may be, µs (WINDOWS.md).
 const MAX_FUTURE_US: i64 = 5_000_000;
+/// How often a push is folded anew that another process was quicker than.
+const ATTEMPTS: u32 = 20;
 
 /// One view's events of a push.
 pub(super) struct ViewEvents {
@@ -84,28 +86,46 @@ impl Folder {
 
     /// Writes a request's rows and applies its events, in one write: all of it is there or nothing.
     pub(super) async fn write(&self, rows: Vec<RowWrite>, batches: Vec<ViewEvents>) -> Result<()> {
-        let mut batch = WriteBatch { rows, ..WriteBatch::default() };
         if batches.is_empty() {
-            self.store.write(batch).await?;
+            self.store.write(WriteBatch { rows, ..WriteBatch::default() }).await?;
             return Ok(());
         }
         let _one_at_a_time = self.lock.lock().await;
-        let now = self.clock.now();
-        for events in batches {
-            batch.states.extend(self.fold(events, now).await?);
+        let mut attempts = 0;
+        loop {
+            let now = self.clock.now();
+            let mut batch = WriteBatch { rows: rows.clone(), ..WriteBatch::default() };
+            let mut counts = Vec::with_capacity(batches.len());
+            for events in &batches {
+                let folded = self.fold(events, now).await?;
+                counts.push((folded.applied, folded.late_dropped));
+                batch.states.extend(folded.states);
+                batch.before.extend(folded.before);
+            }
+            attempts += 1;
+            match self.store.write(batch).await {
+                // another process was quicker with one of the entities: again, from what it wrote
+                Err(e) if e.kind() == Kind::Conflict && attempts < ATTEMPTS => {}
+                Err(e) if e.kind() == Kind::Conflict => {
+                    let said = "other servers keep pushing events of the same entities: try again";
+                    return Err(Error::new(Kind::Unavailable, said).with_cause(e));
+                }
+                written => {
+                    written?;
+                    for (events, (applied, late)) in batches.iter().zip(counts) {
+                        metrics::events_pushed(&events.view.project, &events.view.name, applied, late);
+                    }
+                    return Ok(());
+                }
+            }
         }
-        self.store.write(batch).await?;
-        Ok(())
     }
 
-    async fn fold(&self, batch: ViewEvents, now: Timestamp) -> Result<Vec<StateWrite>> {
+    async fn fold(&self, batch: &ViewEvents, now: Timestamp) -> Result<Folded> {
         let ViewEvents { view, spec, events } = batch;
         let events: Vec<_> = events.iter().map(borrow).collect();
-        let folded = windows::fold(&view, &spec, &*self.store, &events, now)
-            .await
-            .map_err(|(FoldError::Store(e) | FoldError::State(e))| e)?;
-        metrics::events_pushed(&view.project, &view.name, folded.applied, folded.late_dropped);
-        Ok(folded.states)
+        let folded = windows::fold(view, spec, &*self.store, &events, now).await;
+        folded.map_err(|(FoldError::Store(e) | FoldError::State(e))| e)
     }
 }
 

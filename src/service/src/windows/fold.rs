@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use model::ports::{OnlineStore, Read, StateWrite};
+use model::ports::{Before, OnlineStore, Read, StateWrite};
 use model::registry::View;
 use model::{EntityKey, Error, Timestamp};
 use window::{Outcome, Scalar, Spec, State};
@@ -27,6 +27,8 @@ pub struct Event<'a> {
 pub struct Folded {
     /// The states to write: one per entity; without bytes where nothing is left in it.
     pub states: Vec<StateWrite>,
+    /// What each of them replaces; empty where nobody else writes them.
+    pub before: Vec<Before>,
     /// Events that are in the states now.
     pub applied: usize,
     /// Events that were too old for every window.
@@ -64,14 +66,19 @@ pub async fn fold(
     let read = Read { table: Arc::clone(&view.table), keys };
     let stored = store.read_states(std::slice::from_ref(&read)).await.map_err(FoldError::Store)?;
     let mut states = Vec::with_capacity(read.keys.len());
+    let mut before = Vec::new();
     for (key, bytes) in read.keys.iter().zip(stored.into_iter().next().unwrap_or_default()) {
+        if store.tag(&[]).is_some() {
+            let tag = |bytes: &bytes::Bytes| store.tag(bytes).map_or(Before::Any, Before::Tagged);
+            before.push(bytes.as_ref().map_or(Before::Absent, tag));
+        }
         states.push(match bytes {
             Some(bytes) => super::decode(key, &bytes, spec, view).map_err(FoldError::State)?,
             None => State::new(spec),
         });
     }
     states.resize_with(read.keys.len(), || State::new(spec));
-    let mut folded = Folded::default();
+    let mut folded = Folded { before, ..Folded::default() };
     for event in events {
         let taken = window::Event { ts_us: event.time.micros(), columns: event.columns };
         match states[place[event.key]].apply(spec, taken, now.micros()) {

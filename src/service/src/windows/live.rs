@@ -13,7 +13,7 @@ use std::hash::BuildHasher as _;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
-use model::ports::{OnlineStore, Read, StateWrite, Table};
+use model::ports::{Before, OnlineStore, Read, StateWrite, Table};
 use model::registry::View;
 use model::{EntityKey, Result, Timestamp};
 use window::{Outcome, Spec, State};
@@ -39,12 +39,16 @@ pub struct States {
     spec: Spec,
     shards: Vec<RwLock<HashMap<EntityKey, Entry, RandomState>>>,
     hasher: RandomState,
+    /// Whether other processes write such states, too: what is not changed here is then read from the store.
+    shared: bool,
 }
 
 struct Entry {
     held: Held,
     /// The state's bytes, as they were last written.
     bytes: u32,
+    /// The tag of what the store has, where others write there too.
+    before: Before,
     /// The checkpoint behind which it last changed.
     round: u16,
     dirty: bool,
@@ -89,6 +93,17 @@ pub struct Owner {
     round: u16,
     /// What all states take, about.
     bytes: usize,
+    /// The tags of what the last checkpoint writes, in the order of `changed`.
+    tags: Vec<Before>,
+}
+
+/// What a checkpoint writes.
+#[derive(Debug, Default)]
+pub struct Checkpoint {
+    /// The states that changed: without bytes where nothing is left of an entity.
+    pub states: Vec<StateWrite>,
+    /// What each replaces; empty where nobody else writes them.
+    pub before: Vec<Before>,
 }
 
 /// What became of some events.
@@ -101,16 +116,19 @@ pub struct Applied {
 }
 
 impl Live {
-    /// Makes a view's states live. Of two owners of one view the later is read.
-    pub fn own(self: &Arc<Self>, view: &Arc<View>, spec: Spec) -> Owner {
+    /// Makes a view's states live. Of two owners of one view the later is read. `shared`: other processes write such
+    /// states to the store, too.
+    pub fn own(self: &Arc<Self>, view: &Arc<View>, spec: Spec, shared: bool) -> Owner {
         let states = Arc::new(States {
             view: Arc::clone(view),
             spec,
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::default(),
+            shared,
         });
         self.tables().insert(name(&view.table), Arc::clone(&states));
-        Owner { live: Arc::clone(self), states, changed: Vec::new(), cooling: Vec::new(), round: 0, bytes: 0 }
+        let (changed, cooling, tags) = (Vec::new(), Vec::new(), Vec::new());
+        Owner { live: Arc::clone(self), states, changed, cooling, round: 0, bytes: 0, tags }
     }
 
     /// The live states of a table, if it has any, built under this definition.
@@ -142,7 +160,7 @@ impl States {
     /// Errors: a value that its feature's type cannot hold.
     pub fn answer(&self, key: &EntityKey, spec: &Spec, view: &View, at: Timestamp) -> Option<Result<Windowed>> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        let entry = shard.get(key)?;
+        let entry = shard.get(key).filter(|entry| entry.dirty || !self.shared)?;
         Some(match &entry.held {
             Held::Live(state) => super::answer_of(state, spec, view, at),
             Held::Packed(bytes) => super::answer(key, bytes, spec, view, at),
@@ -212,7 +230,9 @@ impl Owner {
             for event in places.iter().map(|place| &events[*place as usize]) {
                 let entry = match shard.get_mut(event.key) {
                     Some(entry) => entry,
-                    None => shard.entry(event.key.clone()).or_insert_with(|| Entry::new(State::new(&states.spec), 0)),
+                    None => shard
+                        .entry(event.key.clone())
+                        .or_insert_with(|| Entry::new(State::new(&states.spec), 0, Before::Absent)),
                 };
                 if let Held::Packed(bytes) = &entry.held {
                     let state =
@@ -266,7 +286,8 @@ impl Owner {
         for (key, bytes) in read.keys.into_iter().zip(found) {
             let Some(bytes) = bytes else { continue };
             let state = super::decode(&key, &bytes, &states.spec, &states.view).map_err(FoldError::State)?;
-            fetched.push((key, Entry::new(state, bytes.len())));
+            let before = store.tag(&bytes).map_or(Before::Any, Before::Tagged);
+            fetched.push((key, Entry::new(state, bytes.len(), before)));
         }
         for (key, entry) in fetched {
             self.bytes += entry.cost();
@@ -280,24 +301,36 @@ impl Owner {
         self.changed.len()
     }
 
-    /// What changed since the last [`Owner::settle`], to be written: without bytes where nothing is left of an entity.
-    pub fn checkpoint(&mut self, now: Timestamp) -> Vec<StateWrite> {
+    /// What changed since the last [`Owner::settle`], to be written to `store`.
+    pub fn checkpoint(&mut self, store: &dyn OnlineStore, now: Timestamp) -> Checkpoint {
         let states = &self.states;
         let mut writes = Vec::with_capacity(self.changed.len());
+        let mut replaced = Vec::new();
+        self.tags.clear();
+        let tagged = store.tag(&[]).is_some();
         let mut buffer = Vec::new();
         for key in &self.changed {
             let mut shard = states.write(key);
+            // what changed is here, and live
+            let Some(Entry { held: Held::Live(_), .. }) = shard.get(key) else {
+                self.tags.push(Before::Any);
+                continue;
+            };
             let Some(entry) = shard.get_mut(key) else { continue };
-            // what changed is live
             let Held::Live(state) = &mut entry.held else { continue };
             state.evict(&states.spec, now.micros());
             let state = super::encode_with(state, &states.spec, &mut buffer);
             self.bytes -= entry.cost();
             entry.bytes = size(state.as_ref().map_or(0, bytes::Bytes::len));
             self.bytes += entry.cost();
+            if tagged {
+                replaced.push(entry.before);
+                let tag = |state: &bytes::Bytes| store.tag(state).map_or(Before::Any, Before::Tagged);
+                self.tags.push(state.as_ref().map_or(Before::Absent, tag));
+            }
             writes.push(StateWrite { table: Arc::clone(&states.view.table), key: key.clone(), state });
         }
-        writes
+        Checkpoint { states: writes, before: replaced }
     }
 
     /// The last checkpoint is in the store. Lets go of entities that rest, where all take more than `budget` bytes (an
@@ -305,10 +338,12 @@ impl Owner {
     pub fn settle(&mut self, budget: usize) {
         let states = Arc::clone(&self.states);
         self.pack();
+        let mut tags = std::mem::take(&mut self.tags).into_iter();
         for key in &self.changed {
             let mut shard = states.write(key);
             let empty = shard.get_mut(key).is_some_and(|entry| {
                 entry.dirty = false;
+                entry.before = tags.next().unwrap_or_default();
                 matches!(&entry.held, Held::Live(state) if state.is_empty())
             });
             if empty {
@@ -367,8 +402,8 @@ impl Owner {
 }
 
 impl Entry {
-    fn new(state: State, bytes: usize) -> Self {
-        Self { held: Held::Live(Box::new(state)), bytes: size(bytes), round: 0, dirty: false, used: true }
+    fn new(state: State, bytes: usize, before: Before) -> Self {
+        Self { held: Held::Live(Box::new(state)), bytes: size(bytes), before, round: 0, dirty: false, used: true }
     }
 
     /// What the state takes, about.
