@@ -211,6 +211,14 @@ impl Reader<'_> {
                 left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() { None } else { self.consumer.poll(left) }
             });
+            let now = self.consumer.context().epoch();
+            if now != epoch {
+                // of partitions that went, and of those that came back: they start from the store. What this poll gave
+                // comes behind the change: a partition's first message may come with its assignment.
+                let state = self.state();
+                messages.retain(|message| state.has_since(message.partition, epoch));
+                epoch = now;
+            }
             match polled {
                 Some(Ok(message)) => {
                     self.last_error = None;
@@ -225,13 +233,6 @@ impl Reader<'_> {
                 Some(Err(error)) => self.tell(error)?,
                 None if left.is_zero() => break,
                 None => {}
-            }
-            let now = self.consumer.context().epoch();
-            if now != epoch {
-                // of partitions that went, and of those that came back: they start from the store
-                let state = self.state();
-                messages.retain(|message| state.has_since(message.partition, epoch));
-                epoch = now;
             }
             // errors, and messages of partitions that went, are no reason to stay
             if messages.is_empty() && Instant::now() >= until {
