@@ -21,7 +21,7 @@ use crate::client;
 use crate::error::Stop;
 use crate::feed::Feed;
 use crate::member::Member;
-use crate::pipeline::{self, Progress};
+use crate::pipeline::{self, Failure, Progress};
 use crate::readers::Deps;
 use crate::{metrics, start};
 
@@ -173,6 +173,9 @@ impl Context {
         };
         for member in members {
             if let Err(failure) = self.runtime.block_on(member.writer.checkpoint(self.deps.clock.now())) {
+                if matches!(failure, Failure::Fenced(_)) {
+                    metrics::fenced(&member.feed);
+                }
                 outcome = Err(format!("the last checkpoint before a rebalance: {failure:?}"));
             }
             member.lose(&gone);

@@ -167,6 +167,12 @@ pub(crate) fn position_lost(feed: &Feed, partition: i32, stored: i64, found: i64
 /// Another process has claimed a partition that was read here.
 pub(crate) fn fenced(feed: &Feed) {
     counter!("larder_ingest_fenced_total", of(feed)).increment(1);
+    tracing::warn!(
+        project = feed.view.project,
+        view = feed.view.name,
+        topic = feed.topic,
+        "another worker has this one's partitions: what it had pending is not written, and comes again there"
+    );
 }
 
 /// Another process wrote a state that was changed here.

@@ -4,8 +4,8 @@
 //! A read is one round trip: one `HMGET` per entity key, with the fields of all its views, in one
 //! pipeline. A write is one run of a script (`write.lua`) that compares times and writes column by
 //! column, so that it is atomic: rows, window states and positions together. In a Redis Cluster it is
-//! atomic per key only, rows and states before positions: after a crash in between, a stream's last
-//! batch is counted again.
+//! atomic per key only, claims before rows and states before positions: after a crash or a worker's loss of
+//! its partitions in between, a stream's last batch is counted again.
 //!
 //! What the layout cannot hold: two features of one entity whose names have one 32-bit hash
 //! (1 in 4·10⁹ per pair). Where Feast writes over a row of ours, its time is the time of the whole row.
@@ -186,8 +186,10 @@ impl Store {
         if !self.connection.is_cluster() {
             return vec![vec![operations.iter().collect()]];
         }
-        let of_positions = |(_, o): &&Operation| matches!(o.first(), Some(b'P' | b'F'));
-        let (positions, rest): (Vec<_>, Vec<_>) = operations.iter().partition(of_positions);
+        let is = |kind: u8| move |(_, operation): &&Operation| operation.first() == Some(&kind);
+        let fences: Vec<_> = operations.iter().filter(is(b'F')).collect();
+        let positions = operations.iter().filter(|o| is(b'P')(o) || is(b'F')(o)).collect();
+        let rest = operations.iter().filter(|o| !is(b'P')(o) && !is(b'F')(o)).collect();
         let by_key = |operations: Vec<&'a Operation>| {
             let mut calls: Vec<Vec<&Operation>> = Vec::new();
             let mut known: HashMap<&[u8], usize> = HashMap::new();
@@ -200,7 +202,7 @@ impl Store {
             }
             calls
         };
-        [rest, positions].into_iter().map(by_key).filter(|calls| !calls.is_empty()).collect()
+        [fences, rest, positions].into_iter().map(by_key).filter(|calls| !calls.is_empty()).collect()
     }
 
     async fn clear_table(&self, table: &Table) -> Result<u64> {

@@ -142,6 +142,7 @@ fn batch(rows: Vec<RowStep>, states: Vec<(usize, usize, Option<u8>)>, positions:
         rows: rows.into_iter().map(row).collect(),
         states: states.into_iter().map(state).collect(),
         positions: positions.into_iter().map(|(g, p, o)| position(g, p, o)).collect(),
+        ..WriteBatch::default()
     }
 }
 

@@ -13,7 +13,7 @@
 //!
 //! Window states are `larder:state:` and project, view (each behind its `u32` length) and entity key;
 //! a consumer group's positions are fields of the hash `larder:positions:<group>`, and so are the claims of its
-//! partitions: a zero, and what a position's field is, with the number of the last claim in decimal digits.
+//! partitions: `\0claim\0`, and what a position's field is, with the number of the last claim in decimal digits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ use model::row::{Column, Version};
 use model::{EntityKey, Result, Row, Timestamp};
 use prost::Message;
 
+/// No topic has a zero in its name.
+const CLAIM: &[u8] = b"\0claim\0";
 const TIMES: u8 = 1;
 const TIME: usize = 12;
 const VERSION: usize = 2 * TIME;
@@ -218,12 +220,12 @@ pub(crate) fn expect_state(before: Before) -> Option<Vec<u8>> {
 
 /// The field of a partition's claims in the hash of positions.
 pub(crate) fn claim(topic: &str, partition: i32) -> Vec<u8> {
-    [&[0], topic.as_bytes(), &partition.to_le_bytes()].concat()
+    [CLAIM, topic.as_bytes(), &partition.to_le_bytes()].concat()
 }
 
 /// Whether a field of that hash is a claim.
 pub(crate) fn is_claim(field: &[u8]) -> bool {
-    field.first() == Some(&0)
+    field.starts_with(CLAIM)
 }
 
 /// The operation that checks a claim.

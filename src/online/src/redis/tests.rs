@@ -5,8 +5,9 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use model::Timestamp;
+use model::ports::{Before, FENCED, StateWrite};
 use model::row::{Column, Version, column_id};
+use model::{Kind, Timestamp};
 use prost::Message;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -129,6 +130,72 @@ fn hash(server: &Server, key: &[u8]) -> HashMap<Vec<u8>, Vec<u8>> {
 
 fn seconds(seconds: i64) -> Vec<u8> {
     prost_types::Timestamp { seconds, nanos: 0 }.encode_to_vec()
+}
+
+/// What a store has of a window state, and where its group stands.
+fn kept(store: &Store, table: &Arc<Table>) -> (Option<Bytes>, Vec<i64>) {
+    block_on(async {
+        let read = Read { table: Arc::clone(table), keys: vec![key("anna")] };
+        let state = store.read_states(std::slice::from_ref(&read)).await.expect("reads").remove(0).remove(0);
+        let positions = store.positions("g").await.expect("reads");
+        (state, positions.iter().map(|position| position.offset).collect())
+    })
+}
+
+fn batch(table: &Arc<Table>, state: &'static str, before: Before, offset: i64, fences: &[Fence]) -> WriteBatch {
+    let state = StateWrite { table: Arc::clone(table), key: key("anna"), state: Some(Bytes::from(state)) };
+    let position =
+        Position { group: "g".into(), topic: "t".into(), partition: 3, offset, max_event: Timestamp(offset) };
+    WriteBatch {
+        states: vec![state],
+        before: vec![before],
+        positions: vec![position],
+        fences: fences.to_vec(),
+        ..WriteBatch::default()
+    }
+}
+
+#[test]
+fn who_claims_a_partition_later_fences_the_others_off() {
+    let server = Server::new(&[]);
+    let (one, two) = (server.open(), server.open());
+    let views = table("shop", "users");
+    let claim = |store: &Store| block_on(store.claim("g", "t", &[3])).expect("claims");
+    let write = |store: &Store, state, offset, fences: &[Fence]| {
+        block_on(store.write(batch(&views, state, Before::Any, offset, fences)))
+    };
+    let first = claim(&one);
+    assert!(kept(&one, &views).1.is_empty(), "a claim is no position");
+    write(&one, "a", 1, &first).expect("it is the only one");
+    let second = claim(&two);
+    assert!(second[0].epoch > first[0].epoch);
+    let error = write(&one, "b", 2, &first).expect_err("it was passed");
+    assert_eq!((error.kind(), error.class()), (Kind::Conflict, FENCED));
+    assert_eq!(kept(&one, &views), (Some(Bytes::from("a")), vec![1]), "nothing of it is written");
+    write(&two, "c", 5, &second).expect("it is the latest");
+    let third = claim(&one);
+    write(&two, "d", 6, &second).expect_err("and back");
+    write(&one, "e", 7, &third).expect("the latest again");
+    assert_eq!(kept(&two, &views), (Some(Bytes::from("e")), vec![7]));
+}
+
+#[test]
+fn a_state_that_another_wrote_is_not_written_over() {
+    let server = Server::new(&[]);
+    let (one, two) = (server.open(), server.open());
+    let views = table("shop", "users");
+    let write = |store: &Store, state, before, offset| block_on(store.write(batch(&views, state, before, offset, &[])));
+    let tag = |state: &[u8]| Before::Tagged(one.tag(state).expect("one server"));
+    write(&one, "a", Before::Absent, 1).expect("there is none");
+    let error = write(&two, "b", Before::Absent, 2).expect_err("there is one");
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert_ne!(error.class(), FENCED);
+    assert_eq!(kept(&two, &views), (Some(Bytes::from("a")), vec![1]), "nothing of it is written");
+    write(&two, "b", tag(b"a"), 2).expect("it is what was read");
+    write(&one, "c", tag(b"a"), 3).expect_err("it was");
+    write(&one, "c", tag(b"b"), 3).expect("it is");
+    write(&two, "d", Before::Any, 4).expect("whatever it is");
+    assert_eq!(kept(&one, &views), (Some(Bytes::from("d")), vec![4]));
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn batch(writer: usize, batch: i64) -> WriteBatch {
         offset: batch + 1,
         max_event: Timestamp(batch),
     };
-    WriteBatch { rows: rows.collect(), states: states.into(), positions: vec![position] }
+    WriteBatch { rows: rows.collect(), states: states.into(), positions: vec![position], ..WriteBatch::default() }
 }
 
 /// The number of the batch that a writer must write next: its position.
