@@ -145,6 +145,8 @@ impl Engine {
         let reserve = (settings.memory_limit_bytes / 8).min(10 << 20);
         config.options_mut().execution.sort_spill_reservation_bytes = reserve;
         config.options_mut().execution.parquet.schema_force_view_types = false;
+        // It would make one of our pieces, as many as there are partitions.
+        config.options_mut().optimizer.repartition_file_scans = false;
         let stores = Stores::new(settings.object_store.clone())?;
         Ok(Self {
             repo: settings.repo_dir.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::array::{Array, ArrayAccessor, ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::take;
 use arrow::datatypes::Int64Type;
@@ -255,7 +255,13 @@ impl Groups {
             [only] => only.as_primitive_opt::<Int64Type>(),
             _ => None,
         };
-        let Some(ints) = int else { return self.by_bytes(keys, rows) };
+        let Some(ints) = int else {
+            return match keys {
+                [only] if let Some(texts) = only.as_string_opt::<i32>() => self.by_one(only, texts, rows),
+                [only] if let Some(bytes) = only.as_binary_opt::<i32>() => self.by_one(only, bytes, rows),
+                _ => self.by_bytes(keys, rows),
+            };
+        };
         let nulls = self.nulls.clone();
         let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
         let (mut least, mut greatest) = (i64::MAX, i64::MIN);
@@ -297,6 +303,30 @@ impl Groups {
                 Ok(Lookup::Int(known))
             }
         }
+    }
+
+    /// By one part of variable length: each key is brought into comparable form once, not each row.
+    fn by_one<'a, A, V>(&mut self, column: &ArrayRef, values: A, rows: &KeyRows) -> Result<Lookup>
+    where
+        A: ArrayAccessor<Item = &'a V>,
+        V: AsRef<[u8]> + ?Sized + 'a,
+    {
+        let mut numbers: HashMap<&[u8], u32, RandomState> = HashMap::default();
+        for row in 0..self.ids.len() {
+            if self.nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) {
+                self.ids[row] = *numbers.entry(values.value(row).as_ref()).or_insert_with(|| {
+                    self.firsts.push(row as u32);
+                    self.firsts.len() as u32 - 1
+                });
+            }
+        }
+        let mut known = HashMap::with_capacity_and_hasher(self.firsts.len(), RandomState::default());
+        for (step, firsts) in self.firsts.chunks(STEP).enumerate() {
+            let part = take(column, &UInt32Array::from(firsts.to_vec()), None).map_err(arrow_error)?;
+            let part = rows.rows(&[part], firsts.len())?;
+            known.extend(part.iter().zip((step * STEP) as u32..).map(|(key, id)| (key.as_ref().into(), id)));
+        }
+        Ok(Lookup::Bytes(known))
     }
 
     fn by_bytes(&mut self, keys: &[ArrayRef], rows: &KeyRows) -> Result<Lookup> {

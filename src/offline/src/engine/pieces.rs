@@ -81,3 +81,6 @@ impl Cut {
         !self.known && self.only_keyed && type_of(&self.time).is_some_and(fine) && self.keys.iter().all(safe)
     }
 }
+
+#[cfg(test)]
+mod tests;
