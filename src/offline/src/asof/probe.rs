@@ -308,7 +308,7 @@ impl Groups {
     /// By one part of variable length: each key is brought into comparable form once, not each row.
     fn by_one<'a, A, V>(&mut self, column: &ArrayRef, values: A, rows: &KeyRows) -> Result<Lookup>
     where
-        A: ArrayAccessor<Item = &'a V>,
+        A: ArrayAccessor<Item = &'a V> + Copy,
         V: AsRef<[u8]> + ?Sized + 'a,
     {
         let mut numbers: HashMap<&[u8], u32, RandomState> = HashMap::default();
