@@ -151,9 +151,10 @@ pub(crate) struct Export {
     /// Call the columns view__feature
     #[arg(long)]
     pub(crate) full_feature_names: bool,
-    /// Leave out what was not yet known: rows created later than the entity row's time
-    #[arg(long)]
-    pub(crate) known_at: bool,
+    /// Leave out what was not yet known: rows created, and events that arrived, later than the entity row's time
+    /// [default: as each view's tag larder.known_at says]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) known_at: Option<bool>,
 }
 
 /// Flags of `serve`; each wins over the configuration.

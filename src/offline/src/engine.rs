@@ -26,7 +26,7 @@ use proto::feast::core::DataSource;
 use crate::Settings;
 use crate::convert::utc_micros;
 use crate::error::{damage, engine, sql as sql_error};
-use crate::event_log::{LOGGED, Log};
+use crate::event_log::{ARRIVED, LOGGED, Log};
 use crate::frame::Room;
 use crate::keys::KeyType;
 use crate::scan::{ParquetFiles, Pieces};
@@ -83,11 +83,30 @@ pub(crate) struct Cut {
     pub(crate) to: Option<i64>,
     /// Leave out rows with a null key or time (else the caller counts them).
     pub(crate) only_keyed: bool,
-    /// A row is there only from its created time on, and not at all without one: [`Order::KeyKnown`] then.
-    pub(crate) known: bool,
+    /// When a row became known ([`Table::known`]): it is there only from then on, and not at all where that is null;
+    /// [`Order::KeyKnown`] then.
+    pub(crate) known: Option<Expr>,
     /// What rows of interest satisfy, over the source's own columns: rows, pages and row groups that
     /// do not are left out.
     pub(crate) wanted: Vec<Expr>,
+}
+
+impl Table {
+    /// When a row became known, in µs: an event of the log when it was accepted, a row of the source when it was created,
+    /// or, where the source does not say that beside a log, when it happened. `None` where nothing says it of any row.
+    ///
+    /// Errors: the engine's.
+    pub(crate) fn known(&self, time: &str, created: Option<&str>) -> Result<Option<Expr>> {
+        let micros = |name: &str| cast(ident(name), utc_micros());
+        if self.schema.index_of(ARRIVED).is_err() {
+            return Ok(created.map(micros));
+        }
+        if self.through.is_some() {
+            return Ok(Some(ident(ARRIVED)));
+        }
+        let of_source = micros(created.unwrap_or(time));
+        when(ident(LOGGED).eq(lit(1_i64)), micros(ARRIVED)).otherwise(of_source).map(Some).map_err(engine)
+    }
 }
 
 impl Cut {
@@ -106,10 +125,15 @@ impl Cut {
         self.keys.len() + 1 + usize::from(self.created.is_some())
     }
 
+    /// The order to merge in: this one, where rows count from their event times on.
+    pub(crate) fn order(&self, of_events: Order) -> Order {
+        if self.known.is_some() { Order::KeyKnown } else { of_events }
+    }
+
     /// Where the times stand that rows are sorted by and merged at: event times, or, of rows that are known only
-    /// from their created time on, the later of both.
+    /// from some time on, the later of both.
     pub(crate) fn merged_at(&self) -> usize {
-        if self.known { self.values_at() + self.values.len() } else { self.time_at() }
+        if self.known.is_some() { self.values_at() + self.values.len() } else { self.time_at() }
     }
 }
 
@@ -122,7 +146,7 @@ pub(crate) enum Order {
     KeyTimeCreated,
     /// By key, event time, and then as in the files: the order of arrival.
     KeyTime,
-    /// By key, the later of event time and created time, and then as in the files.
+    /// By key, the later of event time and the time at which a row became known, and then as in the files.
     KeyKnown,
 }
 
@@ -375,9 +399,10 @@ fn cut_out(mut frame: DataFrame, schema: &SchemaRef, cut: &Cut) -> Result<DataFr
             frame = frame.filter(filter).map_err(engine)?;
         }
     }
-    let created = cut.created.as_ref().filter(|_| cut.known);
-    if let Some(created) = created {
-        frame = frame.filter(ident(created).is_not_null()).map_err(engine)?;
+    if let Some(known) = &cut.known {
+        // What nobody knew by the last time that is asked for need not be sorted.
+        let by_then = |to: i64| known.clone().lt_eq(bound(to, &utc_micros(), false));
+        frame = frame.filter(cut.to.map_or_else(|| known.clone().is_not_null(), by_then)).map_err(engine)?;
     }
     if let Some(wanted) = cut.wanted.iter().cloned().reduce(Expr::and) {
         frame = frame.filter(wanted).map_err(engine)?;
@@ -392,10 +417,9 @@ fn cut_out(mut frame: DataFrame, schema: &SchemaRef, cut: &Cut) -> Result<DataFr
     columns.push(ident(&cut.time).alias("t"));
     columns.extend(cut.created.iter().map(|c| ident(c).alias("c")));
     columns.extend(cut.values.iter().enumerate().map(|(i, v)| ident(v).alias(format!("v{i}"))));
-    if let Some(created) = created {
-        let micros = |name: &str| cast(ident(name), utc_micros());
-        let (time, created) = (micros(&cut.time), micros(created));
-        let later = when(created.clone().gt(time.clone()), created).otherwise(time).map_err(engine)?;
+    if let Some(known) = &cut.known {
+        let time = cast(ident(&cut.time), utc_micros());
+        let later = when(known.clone().gt(time.clone()), known.clone()).otherwise(time).map_err(engine)?;
         columns.push(later.alias("a"));
     }
     frame.select(columns).map_err(engine)

@@ -39,7 +39,7 @@ const DAY: i64 = 86_400_000_000;
 /// Whether a row of a view's history is from its log (1) or from its source (0).
 pub(crate) const LOGGED: &str = "__logged";
 /// When an event was accepted.
-const ARRIVED: &str = "__arrived";
+pub(crate) const ARRIVED: &str = "__arrived";
 
 /// The logs of all views, below one directory.
 #[derive(Clone, Debug)]

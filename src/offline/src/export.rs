@@ -35,8 +35,8 @@ pub struct Job {
     pub entities: Entities,
     /// Whether columns are called `view__feature`.
     pub full_feature_names: bool,
-    /// Whether a row counts only from its created time on.
-    pub known_at: bool,
+    /// Whether a row counts only from when it became known on; `None` leaves that to each view.
+    pub known_at: Option<bool>,
 }
 
 /// Which features.
@@ -115,8 +115,10 @@ impl Job {
             "api": "get_historical_features",
             "project": self.project,
             "full_feature_names": self.full_feature_names,
-            "filter_by_created_timestamp": self.known_at,
         });
+        if let Some(known) = self.known_at {
+            command["filter_by_created_timestamp"] = json!(known);
+        }
         match &self.features {
             Features::Service(name) => command["feature_service_name"] = json!(name),
             Features::Refs(refs) => {

@@ -98,11 +98,11 @@ impl Probes {
     }
 }
 
-/// Opens a part's source and finds its columns. `known`: rows count only from their created time on, where the source
-/// has one.
+/// Opens a part's source and finds its columns. `known`: whether rows count only from when they became known on
+/// ([`Table::known`]); where the request does not say it the view does.
 ///
 /// Errors: a view without a batch source, a source without files or with columns missing.
-pub(crate) async fn ready(engine: &Engine, part: Part, known: bool) -> Result<Ready> {
+pub(crate) async fn ready(engine: &Engine, part: Part, known: Option<bool>) -> Result<Ready> {
     let (table, mut cut) = open_with(engine, &part.view, true).await?;
     cut.wanted.extend(engine.seam(&table, &cut.time, &part.view)?);
     let spec = if part.view.is_windowed() { Some(service::windows::spec_of(&part.view)?) } else { None };
@@ -111,8 +111,10 @@ pub(crate) async fn ready(engine: &Engine, part: Part, known: bool) -> Result<Re
         None => part.features.iter().map(|f| f.name.as_str()).collect(),
     };
     cut.values = named.into_iter().map(|n| column(&table.source, &table.schema, n)).collect::<Result<_>>()?;
-    cut.known = known && cut.created.is_some();
-    if spec.is_some() && !cut.known {
+    if known.unwrap_or(part.view.known_at) {
+        cut.known = table.known(&cut.time, cut.created.as_deref())?;
+    }
+    if spec.is_some() {
         cut.created = None;
     }
     Ok(Ready { part, table, cut, spec })
@@ -139,7 +141,9 @@ async fn open_with(engine: &Engine, view: &View, logged: bool) -> Result<(Table,
     let time = if of_view { view.event_time_column() } else { &source.timestamp_field };
     let time = time_column(source, &table.schema, time)?
         .ok_or_else(|| Error::invalid(format!("data source '{}' has no timestamp_field", source.name)))?;
-    let created = time_column(source, &table.schema, &source.created_timestamp_column)?;
+    // and no created time: what the source says of it is in what its rows are known from
+    let created = if view.sql.is_some() && view.is_windowed() { "" } else { &source.created_timestamp_column };
+    let created = time_column(source, &table.schema, created)?;
     let mut keys = Vec::new();
     if !view.is_entityless() {
         for key in &view.join_keys {
@@ -236,10 +240,11 @@ async fn as_of(
     last_resort: bool,
 ) -> Result<Joined> {
     let (cut, view) = (&ready.cut, &ready.part.view);
-    let unsorted = if cut.known { None } else { unsorted::as_of(engine, ready, probe, rows, &memory).await? };
+    let unsorted =
+        if cut.known.is_some() { None } else { unsorted::as_of(engine, ready, probe, rows, &memory).await? };
     let found = if let Some(found) = unsorted {
         found
-    } else if !last_resort && !cut.known {
+    } else if !last_resort && cut.known.is_none() {
         return Err(parts::too_many());
     } else {
         metrics::sorted(&view.name);
@@ -290,8 +295,7 @@ async fn sorted(
     let mut carry: Option<RecordBatch> = None;
     let mut scanned = 0;
     if !merge.is_done() {
-        let mut chunks =
-            engine.read(&ready.table, cut, if cut.known { Order::KeyKnown } else { Order::KeyTimeCreated }).await?;
+        let mut chunks = engine.read(&ready.table, cut, cut.order(Order::KeyTimeCreated)).await?;
         while !merge.is_done()
             && let Some(chunk) = chunks.next().await
         {
@@ -371,8 +375,7 @@ async fn windows(
     let mut merge = Merge::new(probe, rows)?;
     let mut scanned = 0;
     if !merge.is_done() {
-        let mut chunks =
-            engine.read(&ready.table, cut, if cut.known { Order::KeyKnown } else { Order::KeyTime }).await?;
+        let mut chunks = engine.read(&ready.table, cut, cut.order(Order::KeyTime)).await?;
         while !merge.is_done()
             && let Some(chunk) = chunks.next().await
         {
@@ -380,7 +383,7 @@ async fn windows(
             scanned += chunk.num_rows() as u64;
             let (keys, times) = sides(&chunk, cut, rows)?;
             let first = cut.values_at();
-            let at = cut.known.then(|| micros(&cut.time, chunk.column(cut.time_at()))).transpose()?;
+            let at = cut.known.as_ref().map(|_| micros(&cut.time, chunk.column(cut.time_at()))).transpose()?;
             fold.chunk(&chunk.columns()[first..first + cut.values.len()], at)?;
             merge.push(&keys, times.values(), &mut fold)?;
             tokio::task::yield_now().await;

@@ -41,6 +41,8 @@ impl Offline {
         let request = HistoricalRequest {
             project: view.project.clone(),
             views: vec![AskedView { name: view.name.clone(), ..AskedView::default() }],
+            // what is asked online is there at once
+            known: Some(false),
             refs: view.features.iter().map(|f| format!("{}:{}", view.name, f.name)).collect(),
             ..HistoricalRequest::default()
         };

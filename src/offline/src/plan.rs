@@ -26,8 +26,9 @@ pub(crate) struct HistoricalRequest {
     pub(crate) refs: Vec<String>,
     /// Whether results are called `view__feature`.
     pub(crate) full_feature_names: bool,
-    /// Whether a row counts only from its created time on (`filter_by_created_timestamp`).
-    pub(crate) known: bool,
+    /// Whether a row counts only from when it became known on (`filter_by_created_timestamp`); `None` leaves that to each
+    /// view.
+    pub(crate) known: Option<bool>,
 }
 
 impl HistoricalRequest {

@@ -95,7 +95,7 @@ pub(crate) async fn pull(engine: &Engine, source: &Arc<DataSource>, pull: Pull) 
     // A row without a time is in no range; the last rows are told from those without a key as they are read.
     let only_keyed = !pull.latest && (pull.from.is_some() || pull.to.is_some());
     let cut =
-        Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed, known: false, wanted: Vec::new() };
+        Cut { keys, time, created, values, from: pull.from, to: pull.to, only_keyed, known: None, wanted: Vec::new() };
     let first = cut.values_at();
     let width = cut.values.len();
     let out = Arc::new(Schema::new(fields));
@@ -123,7 +123,8 @@ pub(crate) async fn pull(engine: &Engine, source: &Arc<DataSource>, pull: Pull) 
     Ok(Export { schema: out, batches })
 }
 
-/// The entity rows of a request without an entity frame: every key with a row in the span, at its end.
+/// The entity rows of a request without an entity frame: every key with a row in the span, at its end; with
+/// a row that was known by then, where that is asked for.
 ///
 /// Errors (`InvalidArgument`): views with different join keys, for whose combinations there is no rule.
 pub(crate) async fn entity_rows(engine: &Engine, parts: &[Ready], from: Option<i64>, to: i64) -> Result<Frame> {
@@ -157,14 +158,7 @@ pub(crate) async fn entity_rows(engine: &Engine, parts: &[Ready], from: Option<i
             converter = Some(RowConverter::new(fields).map_err(arrow_error)?);
         }
         let Some(converter) = &converter else { continue };
-        let cut = Cut {
-            values: Vec::new(),
-            from: Some(from),
-            to: Some(to),
-            only_keyed: true,
-            known: false,
-            ..ready.cut.clone()
-        };
+        let cut = Cut { values: Vec::new(), from: Some(from), to: Some(to), only_keyed: true, ..ready.cut.clone() };
         let mut chunks = engine.read(&ready.table, &cut, Order::File).await?;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(engine_error)?;

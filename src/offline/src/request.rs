@@ -149,9 +149,9 @@ impl Command {
         self.fields.full_feature_names.unwrap_or(false)
     }
 
-    /// Whether rows count only from their created time on: Feast's parameter, which its client does not send (0.67).
-    pub(crate) fn known(&self) -> bool {
-        self.fields.filter_by_created_timestamp.unwrap_or(false)
+    /// Whether rows count only from when they became known on: Feast's parameter, which its client does not send (0.67).
+    pub(crate) fn known(&self) -> Option<bool> {
+        self.fields.filter_by_created_timestamp
     }
 
     pub(crate) fn pull(&self, latest: bool) -> Result<Pull> {

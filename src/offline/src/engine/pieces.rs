@@ -78,7 +78,7 @@ impl Cut {
             })
         };
         let fine = |column: D| matches!(column, D::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, _));
-        !self.known && self.only_keyed && type_of(&self.time).is_some_and(fine) && self.keys.iter().all(safe)
+        self.known.is_none() && self.only_keyed && type_of(&self.time).is_some_and(fine) && self.keys.iter().all(safe)
     }
 }
 

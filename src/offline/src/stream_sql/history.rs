@@ -13,10 +13,11 @@ use proto::feast::core::DataSource;
 use service::windows::sql;
 
 use super::{Plan, schema_of};
+use crate::convert::utc_micros;
 use crate::engine::ident;
 use crate::error::engine;
-use crate::event_log::{LOGGED, name_in_log};
-use crate::source::column;
+use crate::event_log::{ARRIVED, LOGGED, name_in_log};
+use crate::source::{column, time_column};
 
 /// What a view's history goes through.
 #[derive(Clone)]
@@ -26,7 +27,16 @@ pub(crate) struct Through {
     inputs: Vec<Expr>,
     /// The event log, and the query's columns in it.
     log: Option<(Arc<dyn TableProvider>, Vec<Expr>)>,
+    /// When the source's rows became known, where that is told of any row: when they were created, by the source's column,
+    /// or when they happened, by the query's.
+    known: Option<Known>,
     schema: SchemaRef,
+}
+
+#[derive(Clone)]
+enum Known {
+    Created(String),
+    Happened(String),
 }
 
 impl Through {
@@ -72,6 +82,11 @@ impl Through {
         if log.is_some() {
             fields.push(Field::new(LOGGED, DataType::Int64, true));
         }
+        let happened = log.is_some().then(|| Known::Happened(view.event_time_column().to_owned()));
+        let known = time_column(source, raw, &source.created_timestamp_column)?.map(Known::Created).or(happened);
+        if known.is_some() {
+            fields.push(Field::new(ARRIVED, utc_micros(), true));
+        }
         let log = log.map(|(files, logged)| {
             // What no aggregation asks for is not in the log, and nobody asks for it here.
             let columns = plan.columns.iter().map(|c| {
@@ -83,9 +98,12 @@ impl Through {
                 };
                 cast(found, c.data_type.clone()).alias(&c.name)
             });
-            (files, columns.chain([lit(1_i64).alias(LOGGED)]).collect())
+            (
+                files,
+                columns.chain([lit(1_i64).alias(LOGGED), cast(ident(ARRIVED), utc_micros()).alias(ARRIVED)]).collect(),
+            )
         });
-        Ok(Self { plan, inputs, log, schema: Arc::new(Schema::new(fields)) })
+        Ok(Self { plan, inputs, log, known, schema: Arc::new(Schema::new(fields)) })
     }
 
     /// The columns that come out.
@@ -95,10 +113,21 @@ impl Through {
 
     /// The source's rows, then the log's.
     pub(crate) fn frames(&self, context: &SessionContext, source: Arc<dyn TableProvider>) -> Result<Vec<DataFrame>> {
-        let rows = context.read_table(source).and_then(|rows| rows.select(self.inputs.clone())).map_err(engine)?;
-        let mut rows = self.plan.over(rows)?;
+        let mut inputs = self.inputs.clone();
+        if let Some(Known::Created(created)) = &self.known {
+            inputs.push(cast(ident(created), utc_micros()).alias(ARRIVED));
+        }
+        let rows = context.read_table(source).and_then(|rows| rows.select(inputs)).map_err(engine)?;
+        let columns: Vec<Expr> = self.plan.columns.iter().map(|column| ident(&column.name)).collect();
+        let logged = self.log.as_ref().map(|_| lit(0_i64).alias(LOGGED));
+        let (rows, known) = match &self.known {
+            None => (self.plan.over(rows, &[])?, None),
+            Some(Known::Created(_)) => (self.plan.over(rows, &[ARRIVED])?, Some(ident(ARRIVED))),
+            Some(Known::Happened(time)) => (self.plan.over(rows, &[])?, Some(cast(ident(time), utc_micros()))),
+        };
+        let behind = logged.into_iter().chain(known.map(|known| known.alias(ARRIVED)));
+        let rows = rows.select(columns.into_iter().chain(behind).collect::<Vec<_>>()).map_err(engine)?;
         let Some((files, columns)) = &self.log else { return Ok(vec![rows]) };
-        rows = rows.with_column(LOGGED, lit(0_i64)).map_err(engine)?;
         let logged = context.read_table(files.clone()).and_then(|rows| rows.select(columns.clone())).map_err(engine)?;
         Ok(vec![rows, logged])
     }

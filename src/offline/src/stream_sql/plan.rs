@@ -126,14 +126,14 @@ impl Plan {
         (0..schema.fields().len()).filter(|&at| read.contains(schema.field(at).name())).collect()
     }
 
-    /// The same over a table: its rows go through the query.
-    pub(crate) fn over(&self, frame: DataFrame) -> Result<DataFrame> {
+    /// The same over a table: its rows go through the query, and keep these columns of the table.
+    pub(crate) fn over(&self, frame: DataFrame, kept: &[&str]) -> Result<DataFrame> {
         let frame = match &self.filter {
             Some(filter) => frame.filter(filter.clone()).map_err(engine)?,
             None => frame,
         };
         let columns = self.columns.iter().map(|column| column.expr.clone().alias(&column.name));
-        frame.select(columns.collect::<Vec<_>>()).map_err(engine)
+        frame.select(columns.chain(kept.iter().map(|name| ident(name))).collect::<Vec<_>>()).map_err(engine)
     }
 }
 

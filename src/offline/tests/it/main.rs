@@ -7,5 +7,6 @@ mod joins;
 mod known;
 mod log;
 mod parts;
+mod served;
 mod sparse;
 mod support;

@@ -109,6 +109,11 @@ impl Repo {
 
     /// With so many rows in a batch; pieces that are read on their own have four batches and more.
     pub(crate) fn offline_by(&self, memory: usize, batch_rows: usize) -> Offline {
+        self.offline_with(memory, batch_rows, None)
+    }
+
+    /// With the logs of streams in a directory of the repo.
+    pub(crate) fn offline_with(&self, memory: usize, batch_rows: usize, event_log: Option<&str>) -> Offline {
         let data = self.dir.path().join("larder");
         let settings = Settings {
             repo_dir: self.dir.path().to_path_buf(),
@@ -116,6 +121,7 @@ impl Repo {
             upload_dir: data.join("uploads"),
             memory_limit_bytes: memory,
             batch_rows,
+            event_log: event_log.map(|dir| self.dir.path().join(dir)),
             ..Settings::default()
         };
         let registry = self.registry();

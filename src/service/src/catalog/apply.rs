@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use model::ports::{Change, Object, ObjectKind, StreamSql};
-use model::registry::Registry;
+use model::registry::{KNOWN_AT, Registry};
 use model::row::column_id;
 use model::{Error, Result, Timestamp};
 use prost::Message;
@@ -239,7 +239,7 @@ fn new_project(name: &str, now: Timestamp) -> Object {
 
 /// What Larder will have to compute must be computable.
 ///
-/// Errors: two features of a view under one column id; a window that cannot be kept, SQL that cannot be run, with the
+/// Errors: two features of a view under one column id; a tag that says nothing; a window that cannot be kept, SQL that cannot be run, with the
 /// reason.
 pub(super) fn check(registry: &Registry, changes: &[Change], sql: Option<&dyn StreamSql>) -> Result<()> {
     for change in changes {
@@ -258,6 +258,12 @@ pub(super) fn check(registry: &Registry, changes: &[Change], sql: Option<&dyn St
                     if other == feature.name { "the name is there twice" } else { "rename one of them" }
                 )));
             }
+        }
+        if let Some(value) = object.tags()?.get(KNOWN_AT)
+            && !["true", "false"].iter().any(|word| value.eq_ignore_ascii_case(word))
+        {
+            let name = &view.name;
+            return Err(Error::invalid(format!("the tag {KNOWN_AT} of view '{name}' is '{value}': say true or false")));
         }
         crate::windows::sql::check(sql, view)?;
         if view.is_windowed() {
