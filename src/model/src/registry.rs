@@ -15,7 +15,7 @@ use proto::feast::core;
 
 pub use on_demand::{Function, OnDemand, SourceView};
 pub use reading::{From, Reading};
-pub use view::{Aggregation, Field, JoinKey, KNOWN_AT, Projection, View, ViewKind};
+pub use view::{Aggregation, AsOf, Field, JoinKey, KNOWN_AT, Projection, View, ViewKind};
 
 use crate::error::{Error, Result};
 use crate::ports::{Change, Object, ObjectKind};

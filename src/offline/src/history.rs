@@ -17,7 +17,7 @@ use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use model::registry::View;
+use model::registry::{AsOf, View};
 use model::{Error, Result};
 use proto::feast::core::{DataSource, data_source::Options};
 use window::Spec;
@@ -111,7 +111,7 @@ pub(crate) async fn ready(engine: &Engine, part: Part, known: Option<bool>) -> R
         None => part.features.iter().map(|f| f.name.as_str()).collect(),
     };
     cut.values = named.into_iter().map(|n| column(&table.source, &table.schema, n)).collect::<Result<_>>()?;
-    if known.unwrap_or(part.view.known_at) {
+    if known.unwrap_or(part.view.as_of == AsOf::Known) {
         cut.known = table.known(&cut.time, cut.created.as_deref())?;
     }
     if spec.is_some() {

@@ -64,11 +64,21 @@ pub struct Aggregation {
     pub slide_us: i64,
 }
 
-/// The tag by which a view says whether its training sets have what was known at each entity row's time: `true` or `false`.
+/// What a training set has of the time before an entity row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// What had happened by then.
+    Happened,
+    /// What of that was known by then.
+    Known,
+}
+
+/// The tag by which a view says whether its training sets are [`AsOf::Known`]: `true` or `false`.
 pub const KNOWN_AT: &str = "larder.known_at";
 
-fn is_known_at(tags: &BTreeMap<String, String>) -> bool {
-    tags.get(KNOWN_AT).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+fn as_of(tags: &BTreeMap<String, String>) -> AsOf {
+    let is_known = tags.get(KNOWN_AT).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    if is_known { AsOf::Known } else { AsOf::Happened }
 }
 
 /// A view of any kind.
@@ -116,8 +126,8 @@ pub struct View {
     pub materialized: Vec<(i64, i64)>,
     /// What an on-demand view computes; `None` for every other kind.
     pub on_demand: Option<Arc<OnDemand>>,
-    /// Whether a training set has of it what was known at each entity row's time, where the request does not say it.
-    pub known_at: bool,
+    /// What a training set has of it, where the request does not say it.
+    pub as_of: AsOf,
 }
 
 impl View {
@@ -135,7 +145,7 @@ impl View {
         out.disabled = spec.disabled;
         out.sources(spec.batch_source, spec.stream_source);
         out.mode = spec.mode;
-        out.known_at = is_known_at(&spec.tags);
+        out.as_of = as_of(&spec.tags);
         out.meta(view.meta);
         out
     }
@@ -157,7 +167,7 @@ impl View {
         (out.sql, out.has_transformation) = (sql, has_transformation);
         out.timestamp_field = spec.timestamp_field;
         out.mode = spec.mode;
-        out.known_at = is_known_at(&spec.tags);
+        out.as_of = as_of(&spec.tags);
         out.tiling_hop_us = if spec.enable_tiling { duration_us(spec.tiling_hop_size.as_ref()) } else { 0 };
         out.aggregations = spec
             .aggregations
@@ -185,7 +195,7 @@ impl View {
         out.ttl_us = duration_us(spec.ttl.as_ref());
         out.online = spec.online;
         out.sources(None, spec.source);
-        out.known_at = is_known_at(&spec.tags);
+        out.as_of = as_of(&spec.tags);
         out
     }
 
@@ -228,7 +238,7 @@ impl View {
             reading: Arc::default(),
             materialized: Vec::new(),
             on_demand: None,
-            known_at: false,
+            as_of: AsOf::Happened,
         }
     }
 

@@ -344,9 +344,10 @@ fn frame(asked: &[(i64, i64)]) -> RecordBatch {
     ])
 }
 
-/// What is asked of views, some with the tag: nothing, what was known, and what happened.
-const ASKED: [(Option<bool>, fn(&str) -> bool); 3] =
-    [(Some(true), |_| true), (None, |view| view == "selected"), (Some(false), |_| false)];
+/// What a request says, and by view whether it is then given what was known.
+type Asked = (Option<bool>, fn(&str) -> bool);
+
+const ASKED: [Asked; 3] = [(Some(true), |_| true), (None, |view| view == "selected"), (Some(false), |_| false)];
 
 #[test]
 fn an_event_counts_from_when_it_arrived() {
