@@ -50,6 +50,9 @@ struct Jobs {
 struct Job {
     id: String,
     status: String,
+    phase: Option<String>,
+    lag: Option<u64>,
+    waits: Option<String>,
     #[serde(default)]
     rows: u64,
     #[serde(default)]
@@ -130,14 +133,14 @@ pub(crate) async fn backfill(config: Config, options: cli::Backfill) -> Result<(
     let Accepted { id } = server.ask(Method::POST, "/materialize?async=true", Some(body)).await?;
     let (start, bar) = (Instant::now(), ProgressBar::new_spinner());
     // the template is ours
-    let style = ProgressStyle::with_template("{elapsed} {spinner} {human_pos} events, {msg} entities, {per_sec}");
+    let style = ProgressStyle::with_template("{elapsed} {spinner} {human_pos} events, {msg}, {per_sec}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.enable_steady_tick(Duration::from_millis(100));
     loop {
         let Jobs { jobs } = server.ask(Method::GET, "/jobs", None).await?;
         let job = jobs.into_iter().find(|job| job.id == id).ok_or_else(|| Error::Lost(id.clone()))?;
         bar.set_position(job.rows);
-        bar.set_message(HumanCount(job.applied).to_string());
+        bar.set_message(how_far(&job));
         match job.status.as_str() {
             "waiting" | "running" => tokio::time::sleep(ASK).await,
             "done" => {
@@ -158,6 +161,19 @@ pub(crate) async fn backfill(config: Config, options: cli::Backfill) -> Result<(
                 return Err(Error::Ended { status: status.to_owned(), reason: job.error.unwrap_or_default() });
             }
         }
+    }
+}
+
+/// What the bar says beside the number of events.
+fn how_far(job: &Job) -> String {
+    let entities = format!("{} entities", HumanCount(job.applied));
+    match (job.phase.as_deref(), &job.waits, job.lag) {
+        (Some("catching_up"), Some(waits), _) => format!("{entities}; to catch up with the stream it waits: {waits}"),
+        (Some("catching_up"), None, Some(lag)) => {
+            format!("{entities}; catching up with the stream, {} messages behind", HumanCount(lag))
+        }
+        (Some("catching_up"), None, None) => format!("{entities}; catching up with the stream"),
+        _ => entities,
     }
 }
 

@@ -64,6 +64,8 @@ struct Shared {
     runner: Option<materialize::Runner>,
     live: Arc<service::windows::live::Live>,
     board: Arc<service::streams::Board>,
+    #[cfg(feature = "kafka")]
+    ingest: ingest::Deps,
     #[cfg(feature = "offline")]
     offline: Option<offline::Offline>,
 }
@@ -76,16 +78,6 @@ impl Shared {
             return offline.threads().clone();
         }
         Handle::current()
-    }
-
-    /// Where the events of streams are written down, if they are.
-    #[cfg(feature = "kafka")]
-    fn event_log(&self) -> Option<Arc<dyn model::ports::EventLog>> {
-        #[cfg(feature = "offline")]
-        if let Some(offline) = &self.offline {
-            return offline.event_log();
-        }
-        None
     }
 }
 
@@ -134,20 +126,9 @@ fn streams(
     shutdown: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Option<Arc<dyn service::clear::Streams>> {
-    let gate = ingest::gate::Gate::default();
+    let gate = shared.ingest.gate.clone();
     if config.services.contains(&Service::Ingest) {
-        let deps = ingest::Deps {
-            registry: shared.catalog.subscribe(),
-            store: shared.store.clone(),
-            clock: shared.clock.clone(),
-            settings: ingest_settings(config),
-            gate: gate.clone(),
-            live: shared.live.clone(),
-            board: shared.board.clone(),
-            event_log: shared.event_log(),
-            stream_sql: open::stream_sql(),
-        };
-        let shutdown = shutdown.clone();
+        let (deps, shutdown) = (shared.ingest.clone(), shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = ingest::run(deps, shutdown).await {
                 tracing::error!(%error, "ingestion stopped");
@@ -189,12 +170,40 @@ async fn shared(config: &Config) -> Result<Shared, Error> {
     let log = offline.clone().map(|o| Arc::new(o) as Arc<dyn OfflineLog>);
     #[cfg(not(feature = "offline"))]
     let log: Option<Arc<dyn OfflineLog>> = None;
+    let (live, board): (Arc<service::windows::live::Live>, Arc<service::streams::Board>) = Default::default();
+    #[cfg(feature = "kafka")]
+    let ingest = ingest::Deps {
+        registry: catalog.subscribe(),
+        store: store.clone(),
+        clock: clock.clone(),
+        settings: ingest_settings(config),
+        gate: ingest::gate::Gate::default(),
+        live: live.clone(),
+        board: board.clone(),
+        #[cfg(feature = "offline")]
+        event_log: offline.as_ref().and_then(offline::Offline::event_log),
+        #[cfg(not(feature = "offline"))]
+        event_log: None,
+        stream_sql: open::stream_sql(),
+    };
+    let streams: Option<Arc<dyn materialize::Streams>> = None;
+    #[cfg(feature = "kafka")]
+    let streams = match config.services.contains(&Service::Ingest) {
+        true => Some(Arc::new(ingest::shadow::Shadows::new(&ingest)?) as Arc<dyn materialize::Streams>),
+        false => streams,
+    };
     let materializes = log.clone().filter(|_| config.services.contains(&Service::Online));
     let (materializer, runner) = match materializes {
         Some(log) => {
             let jobs = open::open_jobs(config)?;
-            let ports =
-                materialize::Ports { catalog: catalog.clone(), store: store.clone(), log, jobs, clock: clock.clone() };
+            let ports = materialize::Ports {
+                catalog: catalog.clone(),
+                store: store.clone(),
+                log,
+                streams,
+                jobs,
+                clock: clock.clone(),
+            };
             let (materializer, runner) = Materializer::open(ports, config.project.clone()).await?;
             (Some(Arc::new(materializer)), Some(runner))
         }
@@ -204,8 +213,10 @@ async fn shared(config: &Config) -> Result<Shared, Error> {
         datasets: Arc::new(Datasets::new(catalog.clone(), kept, clock.clone(), config.project.clone())),
         materializer,
         runner,
-        live: Arc::default(),
-        board: Arc::default(),
+        live,
+        board,
+        #[cfg(feature = "kafka")]
+        ingest,
         catalog,
         store,
         clock,

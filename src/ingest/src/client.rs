@@ -42,6 +42,13 @@ pub(crate) fn of_view(feed: &Feed, settings: &Settings) -> ClientConfig {
     config
 }
 
+/// The client of a state that catches up: as a view's own, and told where a partition ends.
+pub(crate) fn of_shadow(feed: &Feed, settings: &Settings) -> ClientConfig {
+    let mut config = of_view(feed, settings);
+    config.set("queued.max.messages.kbytes", "65536").set("enable.partition.eof", "true");
+    config
+}
+
 fn common(config: &mut ClientConfig, feed: &Feed, settings: &Settings) {
     config.set("client.id", "larder").set("reconnect.backoff.max.ms", "5000");
     // a partition whose queue was full is fetched again after so long: by default a second, which a reader that catches

@@ -31,7 +31,7 @@ pub(crate) struct Running {
 
 /// A table that no consumer may write to until this is dropped.
 #[derive(Debug)]
-struct Closed {
+pub(crate) struct Closed {
     gate: Gate,
     table: Table,
 }
@@ -50,8 +50,14 @@ impl Gate {
         }
     }
 
+    /// Waits until the table is closed, or about to be: who writes to it should end.
+    pub(crate) async fn closing(&self, table: &Table) {
+        // the sender is our own: it cannot be gone
+        let _ = self.0.subscribe().wait_for(|t| t.closed.contains(table)).await;
+    }
+
     /// Closes the table, and waits until no consumer writes to it.
-    async fn close(&self, table: &Table) -> Closed {
+    pub(crate) async fn close(&self, table: &Table) -> Closed {
         self.0.send_modify(|t| {
             t.closed.insert(table.clone());
         });

@@ -38,6 +38,7 @@ mod reader;
 mod readers;
 pub mod schema_registry;
 mod settings;
+pub mod shadow;
 mod start;
 mod supervisor;
 mod waiting;

@@ -208,6 +208,18 @@ pub(crate) fn write_retry(feed: &Feed, what: &str, error: &str, attempt: u32) {
 
 /// One batch that is in the store.
 pub(crate) fn written(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64) {
+    counted(feed, batch, applied, seconds);
+    for (&partition, progress) in &batch.progress {
+        gauge!("larder_ingest_position", of_partition(feed, partition)).set(progress.next as f64);
+        if progress.max_event > Timestamp::MIN {
+            let watermark = progress.max_event.micros().saturating_sub(feed.watermark_delay_us);
+            gauge!("larder_ingest_watermark_seconds", of_partition(feed, partition)).set(watermark as f64 / 1e6);
+        }
+    }
+}
+
+/// What became of a batch that a state took which is not read yet.
+pub(crate) fn counted(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64) {
     let messages = batch.messages;
     counter!("larder_ingest_messages_total", of(feed)).increment(messages as u64);
     counter!("larder_ingest_applied_total", of(feed)).increment(applied.applied as u64);
@@ -222,13 +234,6 @@ pub(crate) fn written(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64
         if feed.view.is_windowed() { "larder_ingest_late_dropped_total" } else { "larder_ingest_stale_total" };
     counter!(dropped, of(feed)).increment(applied.dropped as u64);
     histogram!("larder_ingest_batch_seconds", of(feed)).record(seconds);
-    for (&partition, progress) in &batch.progress {
-        gauge!("larder_ingest_position", of_partition(feed, partition)).set(progress.next as f64);
-        if progress.max_event > Timestamp::MIN {
-            let watermark = progress.max_event.micros().saturating_sub(feed.watermark_delay_us);
-            gauge!("larder_ingest_watermark_seconds", of_partition(feed, partition)).set(watermark as f64 / 1e6);
-        }
-    }
     tracing::debug!(
         view = feed.view.name,
         messages,

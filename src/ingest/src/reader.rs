@@ -445,7 +445,7 @@ impl Reader<'_> {
 }
 
 /// Sends a batch's dead letters, once.
-fn bury(
+pub(crate) fn bury(
     producer: &mut Option<dead_letter::Producer>,
     deps: &Deps,
     runtime: &Handle,

@@ -22,6 +22,7 @@ use crate::readers::{self, Readers};
 use crate::settings::Settings;
 
 /// What ingestion is given.
+#[derive(Clone)]
 pub struct Deps {
     /// The registry, as it changes.
     pub registry: watch::Receiver<Arc<Registry>>,
@@ -189,7 +190,7 @@ async fn drive(
                     }
                     () = shutdown.cancelled() => return,
                 };
-                let ended = read(&feed, &readers, &mut want, &shutdown).await;
+                let ended = read(&feed, &readers, &gate, &mut want, &shutdown).await;
                 drop(running);
                 match ended {
                     Ok(()) => {
@@ -241,10 +242,11 @@ async fn drive(
     }
 }
 
-/// Reads the view's stream until that ends, `shutdown`, or something else is wanted.
+/// Reads the view's stream until that ends, `shutdown`, something else is wanted, or its table is closed.
 async fn read(
     feed: &Arc<Feed>,
     readers: &Readers,
+    gate: &Gate,
     want: &mut watch::Receiver<Want>,
     shutdown: &CancellationToken,
 ) -> Result<(), Stop> {
@@ -254,6 +256,10 @@ async fn read(
         outcome = &mut reading => outcome,
         _ = want.changed() => {
             want.mark_changed();
+            stop.cancel();
+            reading.await
+        }
+        () = gate.closing(&feed.view.table) => {
             stop.cancel();
             reading.await
         }

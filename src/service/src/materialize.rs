@@ -7,6 +7,7 @@
 //! `materialize_incremental` and `_get_feature_views_to_materialize` in `feast/feature_store.py`.
 
 mod backfill;
+mod catch_up;
 mod choose;
 mod jobs;
 mod record;
@@ -19,8 +20,10 @@ use model::{Error, Kind, Result, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalog::Catalog;
+pub use catch_up::{CatchingUp, Standing, Streams};
 pub use choose::Start;
-pub use jobs::{Progress, State};
+pub(crate) use choose::same_stream;
+pub use jobs::{Phase, Progress, State};
 use record::{Part, Record};
 pub use runner::Runner;
 
@@ -33,6 +36,8 @@ pub struct Ports {
     pub store: Arc<dyn OnlineStore>,
     /// Where they come from.
     pub log: Arc<dyn OfflineLog>,
+    /// With what a backfill catches up, if this process reads streams.
+    pub streams: Option<Arc<dyn Streams>>,
     /// Where jobs are written down; `None` forgets them with the process.
     pub jobs: Option<Arc<dyn JobStore>>,
     /// What the time is.

@@ -91,6 +91,13 @@ impl Reading {
         self.cut_over_us.map(Timestamp)
     }
 
+    /// Over to a generation of the state that holds what was before a time, and takes the rest from the stream.
+    #[must_use]
+    pub fn cut_over_at(self, generation: i64, time: Timestamp) -> Self {
+        let us = time.micros();
+        Self { generation, from: From::Time as i32, from_us: us, cut_over_us: Some(us), ..self }
+    }
+
     /// The name of the consumer group behind prefix and project.
     pub fn group(&self, table: &Table) -> String {
         named(base(table), self.generation)
@@ -110,6 +117,13 @@ impl View {
         }
         self.reading = Arc::new(reading);
         self
+    }
+
+    /// The windowed view as it will be when its stream is read in this way, of another generation.
+    #[must_use]
+    pub fn in_generation(&self, reading: Reading) -> Self {
+        let table = Arc::new(self.generation_table(reading.generation));
+        Self { table, reading: Arc::new(reading), ..self.clone() }
     }
 
     /// The table with a generation of a windowed view's state: `view@g` (no view is named so); the first has the plain

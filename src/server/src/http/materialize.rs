@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use model::{Error, Kind, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use service::materialize::{Materializer, Progress, Start, State};
+use service::materialize::{Materializer, Phase, Progress, Start, State};
 
 use super::Failure;
 use super::body::Body;
@@ -111,6 +111,11 @@ fn told(job: &Progress) -> Value {
         State::Failed => "failed",
         State::Cancelled => "cancelled",
     };
+    let phase = match job.phase {
+        _ if job.state != State::Running => None,
+        Phase::Reading => Some("reading"),
+        Phase::CatchingUp => Some("catching_up"),
+    };
     json!({
         "id": job.job,
         "verb": "materialize",
@@ -118,6 +123,9 @@ fn told(job: &Progress) -> Value {
         "start_ts": job.start.to_string(),
         "end_ts": job.end.to_string(),
         "status": status,
+        "phase": phase,
+        "lag": job.lag,
+        "waits": job.waits,
         "rows": job.rows,
         "applied": job.applied,
         "skipped": job.skipped,

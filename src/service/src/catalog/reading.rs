@@ -25,20 +25,15 @@ impl Catalog {
             let registered = registry.project(&view.project)?.view(&view.name, &view.project)?;
             let unchanged = registered.table == view.table
                 && crate::windows::spec_of(registered)?.fingerprint() == crate::windows::spec_of(&view)?.fingerprint()
-                && registered.join_keys == view.join_keys;
+                && registered.join_keys == view.join_keys
+                && crate::materialize::same_stream(&view, registered);
             if !unchanged {
                 return Err(Error::new(
                     Kind::Conflict,
                     format!("feature view {} was changed while it was backfilled: ask again", view.name),
                 ));
             }
-            let reading = Reading {
-                generation,
-                from: From::Time as i32,
-                from_us: cut_over.micros(),
-                cut_over_us: Some(cut_over.micros()),
-                ..noted(registry, registered)?
-            };
+            let reading = noted(registry, registered)?.cut_over_at(generation, cut_over);
             let object = view_object(registry, &view.project, &view.name)?;
             let mut changes = vec![Change::Put(apply::materialized(object, start, cut_over, now)?)];
             changes.extend(over(registered, &reading, note));

@@ -1,22 +1,23 @@
 //! The backfill of a windowed view: its state is built from the raw events before a cut-over time, in a table beside the
-//! one that is read, and one commit of the registry goes over to it. From then on the stream is read from the cut-over
-//! on, and of it only events of that time and later are applied ([`model::registry::Reading`]): none is missed at the
-//! seam, and none counted twice.
+//! one that is read; then it takes what the stream has from the cut-over on, of which only events of that time and later
+//! are applied ([`model::registry::Reading`]): none is missed at the seam, and none counted twice. When it lacks nothing
+//! that the old one has, one commit of the registry goes over to it, and the stream is read on from where it stands.
 //!
 //! What a crash, a failure or a cancel leaves of the new table is removed before it is built again, or at once; the old
 //! state is read until the commit. Knows no Kafka and no file.
 
 use std::sync::Arc;
 
-use model::ports::{OnlineStore, Table, WriteBatch};
+use model::ports::{Table, WriteBatch};
 use model::registry::View;
 use model::{Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
-use super::jobs::Handle;
+use super::catch_up::Standing;
+use super::jobs::{Handle, Phase};
 use super::record::Part;
 use super::runner::{Broken, unless_stopped};
+use super::{Shared, choose};
 use crate::metrics;
 use crate::windows::{self, Rebuild};
 
@@ -27,7 +28,7 @@ impl Shared {
         handle: &Handle,
         at: usize,
         part: &Part,
-        view: &View,
+        view: &Arc<View>,
         shutdown: &CancellationToken,
     ) -> Result<(), Broken> {
         let table = Arc::new(view.generation_table(part.generation));
@@ -40,9 +41,19 @@ impl Shared {
         let built = self.build(handle, at, part, view, &table, shutdown).await;
         if built.is_err() {
             // a job that waits for the next start removes it then; what fails here is only space
-            remove(&*self.ports.store, &table).await;
+            if let Err(error) = self.remove(&table).await {
+                tracing::warn!(view = view.name, %error, "what an unfinished backfill left could not be removed");
+            }
         }
         built
+    }
+
+    /// Removes a state that nobody reads, and how far its stream was read.
+    async fn remove(&self, table: &Table) -> Result<()> {
+        if let Some(streams) = &self.ports.streams {
+            streams.forget(table).await?;
+        }
+        self.ports.store.clear(table).await.map(drop)
     }
 
     async fn build(
@@ -50,14 +61,14 @@ impl Shared {
         handle: &Handle,
         at: usize,
         part: &Part,
-        view: &View,
+        view: &Arc<View>,
         table: &Arc<Table>,
         shutdown: &CancellationToken,
     ) -> Result<(), Broken> {
         let (start, cut_over) = (Timestamp(part.start_us), Timestamp(part.end_us));
         let (spec, columns) = (windows::spec_of(view)?, windows::columns(view));
         let began = self.ports.clock.now();
-        self.ports.store.clear(table).await?;
+        self.remove(table).await?;
         let open = self.ports.log.events(view, &columns, start..cut_over);
         let mut events = unless_stopped(handle, shutdown, open).await?;
         let mut rebuild = Rebuild::new(view, &spec, Arc::clone(table), began);
@@ -74,6 +85,7 @@ impl Shared {
         }
         let seconds = (self.ports.clock.now().micros() - began.micros()) as f64 / 1e6;
         metrics::materialized(&view.project, &view.name, rebuild.applied, entities, events.skipped(), seconds);
+        let _level = self.catch_up(handle, at, part, view, shutdown).await?;
         self.ports.catalog.cut_over(view, part.generation, start, cut_over).await?;
         tracing::info!(
             project = view.project,
@@ -86,10 +98,35 @@ impl Shared {
         );
         Ok(())
     }
-}
 
-async fn remove(store: &dyn OnlineStore, table: &Table) {
-    if let Err(error) = store.clear(table).await {
-        tracing::warn!(view = table.view, %error, "what an unfinished backfill left could not be removed");
+    /// Has the new state take what the stream brought since the cut-over, until it lacks nothing that the old one has.
+    /// Gives what keeps the old one from going on, until the commit.
+    async fn catch_up(
+        &self,
+        handle: &Handle,
+        at: usize,
+        part: &Part,
+        view: &Arc<View>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Box<dyn Send>>, Broken> {
+        let Some(streams) = &self.ports.streams else { return Ok(None) };
+        let reading = (*view.reading).clone().cut_over_at(part.generation, Timestamp(part.end_us));
+        let new = Arc::new(view.in_generation(reading));
+        let begun = streams.begin(new, Arc::clone(view));
+        let Some(mut behind) = unless_stopped(handle, shutdown, begun).await? else { return Ok(None) };
+        self.jobs.change(handle, at, |part| part.begin(Phase::CatchingUp));
+        self.jobs.save(handle).await;
+        loop {
+            let now = self.unchanged(view, |now| choose::same_rows(view, now) && choose::same_stream(view, now))?;
+            let paused = now.is_some_and(|now| now.reading.paused);
+            let Standing { lag, near, waits } = unless_stopped(handle, shutdown, behind.news(paused)).await?;
+            self.jobs.change(handle, at, |part| (part.lag, part.waits) = (lag, waits));
+            if !near {
+                continue;
+            }
+            if let Some(level) = unless_stopped(handle, shutdown, behind.level()).await? {
+                return Ok(Some(level));
+            }
+        }
     }
 }

@@ -75,6 +75,20 @@ pub(super) fn same_rows(old: &View, now: &View) -> bool {
         && refusal(now).is_none()
 }
 
+/// Whether what was read of the stream for `old` is what the view as it is now would take of it.
+pub(crate) fn same_stream(old: &View, now: &View) -> bool {
+    let source = |view: &View| {
+        let told = |source: &DataSource| DataSource {
+            description: String::new(),
+            owner: String::new(),
+            meta: None,
+            ..source.clone()
+        };
+        view.stream_source.as_deref().map(told)
+    };
+    (&old.sql, &old.timestamp_field) == (&now.sql, &now.timestamp_field) && source(old) == source(now)
+}
+
 /// When a view's interval begins; `None` where there is nothing left to do before `end`.
 ///
 /// Errors: an interval that is empty.

@@ -8,8 +8,8 @@ use model::ports::JobStore;
 use model::{Error, Kind, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-pub use super::record::State;
 use super::record::{Part, Record};
+pub use super::record::{Phase, State};
 
 /// How many jobs are remembered that have ended; others are never forgotten.
 const KEPT: usize = 200;
@@ -29,6 +29,12 @@ pub struct Progress {
     pub end: Timestamp,
     /// Where it stands.
     pub state: State,
+    /// What is done while it runs.
+    pub phase: Phase,
+    /// Messages of the stream that wait to be caught up with, where that is known.
+    pub lag: Option<u64>,
+    /// What does not answer, so that it does not come nearer.
+    pub waits: Option<String>,
     /// When it began; `None` while it waits.
     pub began: Option<Timestamp>,
     /// When it ended.
@@ -251,6 +257,9 @@ fn progress(id: &str, part: &Part) -> Progress {
         start: Timestamp(part.start_us),
         end: Timestamp(part.end_us),
         state: part.state(),
+        phase: part.phase(),
+        lag: part.lag,
+        waits: part.waits.clone(),
         began,
         ended: part.ended_us.map(Timestamp),
         rows: part.rows,

@@ -27,6 +27,16 @@ impl State {
     }
 }
 
+/// What is done for a view while its job runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Phase {
+    /// Its batch source is read.
+    Reading = 0,
+    /// A new state of windows takes what its stream has, before it is read.
+    CatchingUp = 1,
+}
+
 /// One view of a job.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Part {
@@ -56,6 +66,14 @@ pub(super) struct Part {
     /// For windows: the generation of their state that is being made, beside the one that is read.
     #[prost(int64, tag = "12")]
     pub(super) generation: i64,
+    #[prost(enumeration = "Phase", tag = "13")]
+    pub(super) phase: i32,
+    /// Messages of the stream that the new state lacks.
+    #[prost(uint64, optional, tag = "14")]
+    pub(super) lag: Option<u64>,
+    /// What does not answer.
+    #[prost(string, optional, tag = "15")]
+    pub(super) waits: Option<String>,
 }
 
 /// A job.
@@ -94,5 +112,12 @@ impl Part {
         self.set_state(state);
         self.ended_us = Some(now.micros());
         self.error = error;
+        self.begin(Phase::Reading);
+    }
+
+    /// What is done now.
+    pub(super) fn begin(&mut self, phase: Phase) {
+        self.set_phase(phase);
+        (self.lag, self.waits) = (None, None);
     }
 }

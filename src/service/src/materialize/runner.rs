@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::jobs::{Handle, State};
+use super::jobs::{Handle, Phase, State};
 use super::record::Part;
 use super::{Begun, Shared, choose, stopped};
 use crate::catalog::gone;
@@ -138,6 +138,7 @@ impl Shared {
         self.jobs.change(handle, at, |part| {
             part.set_state(State::Running);
             part.began_us = began.micros();
+            part.begin(Phase::Reading);
             (part.rows, part.applied, part.skipped) = (0, 0, 0);
         });
         self.jobs.save(handle).await;
@@ -151,7 +152,10 @@ impl Shared {
             Ok(()) => part.finish(State::Done, now, None),
             Err(Broken::Failed(error)) => part.finish(State::Failed, now, Some(error.message().to_owned())),
             Err(Broken::Cancelled) => part.finish(State::Cancelled, now, None),
-            Err(Broken::Stopped) => part.set_state(State::Waiting),
+            Err(Broken::Stopped) => {
+                part.set_state(State::Waiting);
+                part.begin(Phase::Reading);
+            }
         });
         self.jobs.save(handle).await;
         if let Err(Broken::Failed(error)) = &done {
@@ -209,17 +213,24 @@ impl Shared {
 
     /// A view that was deleted meanwhile gets no more rows, and one that was changed none that are not its own.
     pub(super) fn check_unchanged(&self, view: &View) -> Result<()> {
+        self.unchanged(view, |now| choose::same_rows(view, now)).map(drop)
+    }
+
+    /// The view as it is registered now, where that is the version that is materialized.
+    ///
+    /// Errors: it was deleted, or changed so that what was made is not its own.
+    pub(super) fn unchanged(&self, view: &View, is_same: impl Fn(&View) -> bool) -> Result<Option<Arc<View>>> {
         let registry = self.ports.catalog.snapshot();
         if !gone::in_use(&registry, &view.table) {
             return Err(Error::feature_view_not_found(&view.name, &view.project));
         }
         let now = registry.projects.get(&view.project).and_then(|p| p.views.get(&view.name));
         match now.filter(|now| now.table == view.table) {
-            Some(now) if !choose::same_rows(view, now) => Err(Error::new(
+            Some(now) if !is_same(now) => Err(Error::new(
                 Kind::Conflict,
                 format!("feature view {} was changed while it was materialized: ask again", view.name),
             )),
-            _ => Ok(()),
+            now => Ok(now.cloned()),
         }
     }
 }

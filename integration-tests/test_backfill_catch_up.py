@@ -1,0 +1,148 @@
+"""A backfilled state takes what its stream has before it is read: no value goes back, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+from conftest import StartLarder
+from larder_env import kafka as broker
+from larder_env.process import wait_until
+from larder_env.repo import store
+from larder_env.server import Larder
+from larder_env.topics import Topic
+from online import read_online
+from test_backfill import LIFETIME, Repo, at, by_card, write_history
+from test_streams import CARD, assert_same, make_repo, message, now_us, settled, windowed_view
+from windows_oracle import HOUR, MINUTE, Event
+
+CARDS = [f"card-{number}" for number in range(8)]
+FEATURES = [window.feature for window in LIFETIME]
+
+
+class Producing(threading.Thread):
+    """Produces events of now until told to stop."""
+
+    def __init__(self, topic: Topic) -> None:
+        super().__init__(daemon=True)
+        self.sent: list[tuple[str, Event]] = []
+        self._topic, self._enough = topic, threading.Event()
+
+    def run(self) -> None:
+        """Small acknowledged batches, to one partition after the other."""
+        number = 0
+        # as fast as it can it would leave no processor to the server
+        while not self._enough.wait(0.01):
+            batch = []
+            for _ in range(20):
+                card, event = CARDS[number % len(CARDS)], Event(now_us(), {"amount": 1.0, "quantity": number % 7})
+                batch.append(message(card, event.ts, **event.values))
+                self.sent.append((card, event))
+                number += 1
+            self._topic.send(batch, partition=number // 20 % self._topic.partitions)
+
+    def more(self, count: int) -> None:
+        """Wait until so many more are sent."""
+        wanted = len(self.sent) + count
+        wait_until(lambda: len(self.sent) >= wanted, f"{count} more events", 60)
+
+    def finish(self) -> None:
+        """Stop, after the batch in hand is acknowledged."""
+        self._enough.set()
+        self.join(60)
+        assert not self.is_alive()
+
+
+class Reading(threading.Thread):
+    """Reads all cards all the time, and remembers every value that is less than it was."""
+
+    def __init__(self, larder: Larder, view: str) -> None:
+        super().__init__(daemon=True)
+        self.wrong: list[object] = []
+        self.reads = 0
+        self._larder, self._view, self._enough = larder, view, threading.Event()
+
+    def run(self) -> None:
+        """Until told to stop."""
+        seen: dict[tuple[object, str], int] = {}
+        while not self._enough.is_set():
+            for card, row in read_online(self._larder, self._view, FEATURES, "card_id", CARDS).items():
+                for feature, cell in row.items():
+                    value, before = int(str(cell.value or 0)), seen.get((card, feature), 0)
+                    if value < before:
+                        self.wrong.append((card, feature, before, value, cell.status))
+                    seen[card, feature] = value
+            self.reads += 1
+
+    def finish(self) -> None:
+        """Stop; nothing went back."""
+        self._enough.set()
+        self.join(60)
+        assert not self.is_alive()
+        assert self.reads > 10
+        assert self.wrong == []
+
+
+def old_events(count: int, now: int) -> list[tuple[str, Event]]:
+    """Events of an hour ago to half an hour ago, in their order."""
+    step = 30 * MINUTE // count
+    return [
+        (CARDS[number % len(CARDS)], Event(now - HOUR + number * step, {"amount": 1.0, "quantity": number % 5}))
+        for number in range(count)
+    ]
+
+
+def send(topic: Topic, events: list[tuple[str, Event]]) -> None:
+    """To the partitions in turn, with the time of the event as the broker's."""
+    by_partition: dict[int, list[dict[str, object]]] = defaultdict(list)
+    for number, (card, event) in enumerate(events):
+        by_partition[number % topic.partitions].append(message(card, event.ts, **event.values))
+    for partition, messages in by_partition.items():
+        topic.send(
+            messages, partition=partition, stamp=lambda m: int(str(m["ts"])) // 1000 if isinstance(m, dict) else 0
+        )
+
+
+def begin(world: Repo, view: str, cut_over: int) -> str:
+    """Ask for a backfill; the job's id."""
+    body = {"start_ts": at(0).isoformat(), "end_ts": at(cut_over).isoformat(), "feature_views": [view]}
+    accepted = world.larder.post("/materialize?async=true", body)
+    assert accepted.status_code == 202, accepted.text
+    return str(accepted.json()["id"])
+
+
+def done(world: Repo, view: str) -> None:
+    """Wait for the end of the view's last backfill."""
+    wait_until(lambda: world.states(view)[0] == "done", f"the backfill of {view}: {world.jobs(view)[0]}", 60)
+
+
+def test_no_value_goes_back_while_an_old_cut_over_is_backfilled_under_load(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+) -> None:
+    path = make_repo(tmp_path / "repo")
+    world = Repo(larder(path), store(path), kafka, path)
+    topic, name, now = Topic(kafka, partitions=2), "lifetime", now_us()
+    old = old_events(20_000, now)
+    send(topic, old)
+    write_history(path, old)
+    world.features.apply([CARD, windowed_view(name, topic, LIFETIME)])
+    world.drained(topic, name)
+    producing, reading = Producing(topic), Reading(world.larder, name)
+    producing.start()
+    reading.start()
+    for minutes in [45, 55]:
+        producing.more(200)
+        begin(world, name, now - minutes * MINUTE)
+        done(world, name)
+        producing.more(200)
+    producing.finish()
+    world.drained(topic, name)
+    reading.finish()
+    events = by_card([*old, *producing.sent])
+    assert_same(*settled(world, name, LIFETIME, events))
+    world.larder.restart(signal.SIGKILL)
+    # what a crash takes back the stream brings again
+    world.drained(topic, name)
+    assert_same(*settled(world, name, LIFETIME, events))

@@ -1,0 +1,207 @@
+//! A state that catches up with its stream beside the one that is read, so that a backfill goes over to one that lacks
+//! nothing ([`service::materialize::CatchingUp`]). One thread reads all partitions of the topic with a client that joins no
+//! group ([`reader`]), from the positions of the new generation on; the last checkpoint leaves them where the view's
+//! consumer goes on after the commit. Knows no registry.
+
+mod ends;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::ports::{BoxFuture, OnlineStore, Table};
+use model::registry::View;
+use model::{Error, Kind, Result};
+use service::clear::Streams as _;
+use service::materialize::{CatchingUp, Standing, Streams};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::{Feed, group};
+use crate::gate::{Gate, Leftovers};
+use crate::readers;
+use crate::supervisor::Deps;
+
+/// How long the old state's consumer may take to stop, and how long the new state may take then to come to where that
+/// was: meanwhile no new event is seen.
+const LEVELLING: Duration = Duration::from_secs(3);
+
+/// What catches up with streams.
+pub struct Shadows {
+    deps: readers::Deps,
+    gate: Gate,
+}
+
+/// What a reading thread is told.
+#[derive(Clone, Debug, Default)]
+struct Orders {
+    /// The stream is not to be read further than the old state is.
+    paused: bool,
+    /// It ends where it has all that is before these offsets, if that is before a time.
+    level: Option<(BTreeMap<i32, i64>, Instant)>,
+}
+
+/// What it tells.
+#[derive(Clone, Debug, Default)]
+struct Report {
+    standing: Standing,
+    /// How many times it did not come to where it was told to in time.
+    missed: u64,
+    /// It has ended: all that it has is in the store, or why it could not go on.
+    ended: Option<std::result::Result<(), String>>,
+}
+
+/// The positions of the old state.
+#[derive(Clone)]
+struct Old {
+    table: Arc<Table>,
+    group: String,
+    topic: String,
+}
+
+impl Old {
+    async fn positions(&self, store: &dyn OnlineStore) -> Result<BTreeMap<i32, i64>> {
+        let positions = store.positions(&self.group).await?;
+        let ours = positions.into_iter().filter(|p| p.topic == self.topic && p.offset >= 0);
+        Ok(ours.map(|p| (p.partition, p.offset)).collect())
+    }
+}
+
+struct Shadow {
+    store: Arc<dyn OnlineStore>,
+    gate: Gate,
+    old: Old,
+    view: String,
+    orders: watch::Sender<Orders>,
+    reports: watch::Receiver<Report>,
+    stop: CancellationToken,
+}
+
+impl Shadows {
+    /// For the consumers of the same settings, behind the same gate.
+    ///
+    /// Errors: a setting that cannot be.
+    pub fn new(deps: &Deps) -> std::result::Result<Self, crate::Error> {
+        let formats = deps.settings.check()?.with_sql(deps.stream_sql.clone());
+        let gate = deps.gate.clone();
+        let deps = readers::Deps {
+            store: deps.store.clone(),
+            clock: deps.clock.clone(),
+            settings: Arc::new(deps.settings.clone()),
+            formats,
+            live: deps.live.clone(),
+            board: deps.board.clone(),
+            event_log: deps.event_log.clone(),
+        };
+        Ok(Self { deps, gate })
+    }
+
+    /// What the view's new state is fed by, if this process may.
+    fn feed(&self, view: &Arc<View>) -> Result<Option<Feed>> {
+        let settings = &self.deps.settings;
+        let served = settings.projects.as_ref().is_none_or(|only| only.contains(&view.project));
+        let why_not = if !served {
+            "its project's streams are not read by this process"
+        } else if self.deps.event_log.is_some() {
+            "its events are logged by one reader at a time"
+        } else {
+            return Feed::of(view, &settings.group_prefix, &self.deps.formats);
+        };
+        tracing::info!(
+            project = view.project,
+            view = view.name,
+            "the backfilled state is not caught up with the stream before it is read: {why_not}"
+        );
+        Ok(None)
+    }
+}
+
+impl Streams for Shadows {
+    fn begin(&self, new: Arc<View>, old: Arc<View>) -> BoxFuture<'_, Result<Option<Box<dyn CatchingUp>>>> {
+        Box::pin(async move {
+            let Some(feed) = self.feed(&new)? else { return Ok(None) };
+            let prefix = &self.deps.settings.group_prefix;
+            let old = Old {
+                group: group(prefix, &old.project, &old.reading.group(&old.table)),
+                table: Arc::clone(&old.table),
+                topic: feed.topic.clone(),
+            };
+            let running = self.gate.enter(&new.table).await;
+            let (orders, ordered) = watch::channel(Orders::default());
+            let (tell, reports) = watch::channel(Report::default());
+            let stop = CancellationToken::new();
+            let (deps, from, stopped) = (self.deps.clone(), old.clone(), stop.clone());
+            let (feed, runtime) = (Arc::new(feed), Handle::current());
+            let run = move || {
+                let told = reader::Told { orders: ordered, stop: stopped, tell };
+                reader::run(&feed, from, &deps, &runtime, told, running);
+            };
+            std::thread::Builder::new()
+                .name(format!("ingest-{}", old.topic))
+                .spawn(run)
+                .map_err(|e| Error::new(Kind::Unavailable, format!("no thread to catch up with the stream: {e}")))?;
+            let (store, gate, view) = (self.deps.store.clone(), self.gate.clone(), new.name.clone());
+            Ok(Some(Box::new(Shadow { store, gate, old, view, orders, reports, stop }) as Box<dyn CatchingUp>))
+        })
+    }
+
+    fn forget<'a>(&'a self, table: &'a Table) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let (gate, store) = (self.gate.clone(), self.deps.store.clone());
+            let leftovers = Leftovers { gate, store, group_prefix: self.deps.settings.group_prefix.clone() };
+            leftovers.forget(table).await.map(drop)
+        })
+    }
+}
+
+impl Shadow {
+    /// What the thread's end means, if it has ended.
+    fn ended(&self, report: &Report) -> Option<Result<()>> {
+        let view = &self.view;
+        let failed =
+            |why| Error::new(Kind::Conflict, format!("the backfill of {view} cannot catch up with its stream: {why}"));
+        Some(report.ended.clone()?.map_err(failed))
+    }
+
+    fn gone(&self) -> Error {
+        let message = format!("what caught up with the stream of {} panicked; see the log above", self.view);
+        Error::new(Kind::Internal, message)
+    }
+}
+
+impl CatchingUp for Shadow {
+    fn news(&mut self, paused: bool) -> BoxFuture<'_, Result<Standing>> {
+        Box::pin(async move {
+            self.orders.send_if_modified(|orders| std::mem::replace(&mut orders.paused, paused) != paused);
+            self.reports.changed().await.map_err(|_| self.gone())?;
+            let report = self.reports.borrow_and_update().clone();
+            self.ended(&report).unwrap_or(Ok(()))?;
+            Ok(report.standing)
+        })
+    }
+
+    fn level(&mut self) -> BoxFuture<'_, Result<Option<Box<dyn Send>>>> {
+        Box::pin(async move {
+            let table = Arc::clone(&self.old.table);
+            let Ok(closed) = tokio::time::timeout(LEVELLING, self.gate.close(&table)).await else { return Ok(None) };
+            let Ok(positions) = self.old.positions(&*self.store).await else { return Ok(None) };
+            let missed = self.reports.borrow_and_update().missed;
+            let until = Instant::now() + LEVELLING;
+            self.orders.send_modify(|orders| orders.level = Some((positions, until)));
+            let told = self.reports.wait_for(|report| report.ended.is_some() || report.missed > missed).await;
+            let report = told.map_err(|_| ()).map(|report| report.clone()).map_err(|()| self.gone())?;
+            match self.ended(&report) {
+                Some(ended) => ended.map(|()| Some(Box::new(closed) as Box<dyn Send>)),
+                None => Ok(None),
+            }
+        })
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
