@@ -188,9 +188,10 @@ async fn shared(config: &Config) -> Result<Shared, Error> {
     };
     let streams: Option<Arc<dyn materialize::Streams>> = None;
     #[cfg(feature = "kafka")]
-    let streams = match config.services.contains(&Service::Ingest) {
-        true => Some(Arc::new(ingest::shadow::Shadows::new(&ingest)?) as Arc<dyn materialize::Streams>),
-        false => streams,
+    let streams = if config.services.contains(&Service::Ingest) {
+        Some(Arc::new(ingest::shadow::Shadows::new(&ingest)?) as Arc<dyn materialize::Streams>)
+    } else {
+        streams
     };
     let materializes = log.clone().filter(|_| config.services.contains(&Service::Online));
     let (materializer, runner) = match materializes {
