@@ -7,13 +7,16 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+import requests
+
 from conftest import StartLarder
 from larder_env import kafka as broker
 from larder_env.process import wait_until
 from larder_env.repo import store
 from larder_env.server import Larder
 from larder_env.topics import Topic
-from online import read_online
+from online import metric, read_online
 from test_backfill import LIFETIME, Repo, at, by_card, write_history
 from test_streams import CARD, assert_same, make_repo, message, now_us, settled, windowed_view
 from windows_oracle import HOUR, MINUTE, Event
@@ -118,6 +121,11 @@ def done(world: Repo, view: str) -> None:
     wait_until(lambda: world.states(view)[0] == "done", f"the backfill of {view}: {world.jobs(view)[0]}", 60)
 
 
+def waiting_to_go(world: Repo) -> int:
+    """How many tables are to be removed."""
+    return int(sum(metric(world.larder, "larder_online_clears_pending")))
+
+
 def test_no_value_goes_back_while_an_old_cut_over_is_backfilled_under_load(
     tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
 ) -> None:
@@ -132,10 +140,11 @@ def test_no_value_goes_back_while_an_old_cut_over_is_backfilled_under_load(
     producing, reading = Producing(topic), Reading(world.larder, name)
     producing.start()
     reading.start()
-    for minutes in [45, 55]:
+    for minutes, replaced in [(45, 1), (55, 2)]:
         producing.more(200)
         begin(world, name, now - minutes * MINUTE)
         done(world, name)
+        assert waiting_to_go(world) == replaced
         producing.more(200)
     producing.finish()
     world.drained(topic, name)
@@ -146,3 +155,112 @@ def test_no_value_goes_back_while_an_old_cut_over_is_backfilled_under_load(
     # what a crash takes back the stream brings again
     world.drained(topic, name)
     assert_same(*settled(world, name, LIFETIME, events))
+    # the old states stay for who does not know yet that they were replaced, and go then
+    wait_until(lambda: waiting_to_go(world) == 0, "the old states to be removed")
+
+
+def catching_up(world: Repo, view: str) -> dict[str, object]:
+    """The view's last job, once it catches up, and waits for a broker that is away."""
+
+    def waits() -> bool:
+        job = world.jobs(view)[0]
+        return job["phase"] == "catching_up" and job["waits"] is not None
+
+    wait_until(waits, "the backfill to wait for the broker", 60)
+    return world.jobs(view)[0]
+
+
+def test_a_broker_that_is_away_is_waited_for_and_the_old_state_serves_through_cancel_and_kill(
+    tmp_path: Path, larder: StartLarder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    own = broker.start(tmp_path / "kafka")
+    try:
+        path = make_repo(tmp_path / "repo")
+        world = Repo(larder(path), store(path), own, path)
+        topic, name, now = Topic(own, partitions=2), "lifetime", now_us()
+        old = old_events(200, now)
+        send(topic, old)
+        # what only history knows shows that the new state is read
+        more = [(card, Event(event.ts - HOUR, event.values)) for card, event in old]
+        write_history(path, [*more, *old])
+        world.features.apply([CARD, windowed_view(name, topic, LIFETIME)])
+        world.drained(topic, name)
+        before, after, cut_over = by_card(old), by_card([*more, *old]), now - 45 * MINUTE
+        own.stop()
+
+        job = begin(world, name, cut_over)
+        told = catching_up(world, name)
+        assert (told["status"], told["applied"]) == ("running", len(CARDS))
+        assert "broker" in str(told["waits"])
+        assert_same(*settled(world, name, LIFETIME, before))
+        assert requests.delete(f"{world.larder.online_url}/jobs/{job}", timeout=30).status_code == 200
+        assert world.states(name) == ["cancelled"]
+        assert_same(*settled(world, name, LIFETIME, before))
+
+        # a kill as a stop: the job begins anew
+        begin(world, name, cut_over)
+        for how in [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]:
+            catching_up(world, name)
+            world.larder.restart(how)
+            assert_same(*settled(world, name, LIFETIME, before))
+        catching_up(world, name)
+        own.start_again()
+        done(world, name)
+        assert_same(*settled(world, name, LIFETIME, after))
+        world.drained(topic, name)
+        assert_same(*settled(world, name, LIFETIME, after))
+        own.stop()
+    finally:
+        own.stop()
+
+
+def test_a_backfill_that_was_killed_too_often_leaves_nothing(
+    tmp_path: Path, larder: StartLarder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    own = broker.start(tmp_path / "kafka")
+    try:
+        path = make_repo(tmp_path / "repo")
+        world = Repo(larder(path), store(path), own, path)
+        topic, name = Topic(own), "lifetime"
+        history = old_events(200, now_us())
+        write_history(path, history)
+        world.features.apply([CARD, windowed_view(name, topic, LIFETIME)])
+        world.drained(topic, name)
+        own.stop()
+        begin(world, name, now_us())
+        for _ in range(3):
+            catching_up(world, name)
+            world.larder.restart(signal.SIGKILL)
+        assert world.states(name) == ["failed"]
+        wait_until(lambda: waiting_to_go(world) == 0, "what is left to be removed")
+        assert sum(metric(world.larder, "larder_online_cleared_rows_total")) >= len(CARDS)
+        assert_same(*settled(world, name, LIFETIME, by_card([])))
+    finally:
+        own.stop()
+
+
+def test_a_paused_view_goes_over_to_where_it_was_paused(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+) -> None:
+    path = make_repo(tmp_path / "repo")
+    world = Repo(larder(path), store(path), kafka, path)
+    topic, name, now = Topic(kafka, partitions=2), "lifetime", now_us()
+    old = old_events(2000, now)
+    send(topic, old)
+    more = [(card, Event(event.ts - HOUR, event.values)) for card, event in old]
+    write_history(path, [*more, *old])
+    world.features.apply([CARD, windowed_view(name, topic, LIFETIME)])
+    world.drained(topic, name)
+    steer = f"{world.larder.online_url}/streams/{name}"
+    assert requests.post(f"{steer}/pause", timeout=30).status_code == 200
+    wait_until(lambda: sum(metric(world.larder, "larder_ingest_assigned", view=name)) == 0, "the consumer to stop")
+    waiting = [(card, Event(now + number, event.values)) for number, (card, event) in enumerate(old)]
+    send(topic, waiting)
+    begin(world, name, now - 45 * MINUTE)
+    done(world, name)
+    assert_same(*settled(world, name, LIFETIME, by_card([*more, *old])))
+    assert requests.post(f"{steer}/resume", timeout=30).status_code == 200
+    world.drained(topic, name)
+    assert_same(*settled(world, name, LIFETIME, by_card([*more, *old, *waiting])))

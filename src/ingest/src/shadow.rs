@@ -129,7 +129,7 @@ impl Streams for Shadows {
                 topic: feed.topic.clone(),
             };
             let running = self.gate.enter(&new.table).await;
-            let (orders, ordered) = watch::channel(Orders::default());
+            let (orders, ordered) = watch::channel(Orders { paused: new.reading.paused, level: None });
             let (tell, reports) = watch::channel(Report::default());
             let stop = CancellationToken::new();
             let (deps, from, stopped) = (self.deps.clone(), old.clone(), stop.clone());

@@ -58,10 +58,16 @@ struct Inner {
     stamp: Mutex<Option<u64>>,
     writing: tokio::sync::Mutex<()>,
     clear_online_rows: bool,
+    cache_ttl: Duration,
     stream_sql: Option<Arc<dyn StreamSql>>,
     /// Held to read by who writes online rows, from the look at the registry to the write.
     rows: Arc<tokio::sync::RwLock<()>>,
 }
+
+/// A state that was replaced stays so long for requests that are on their way, and so many times as long as another process
+/// may take to see that it was.
+const REQUESTS: Duration = Duration::from_secs(5);
+const LOOKS: u32 = 2;
 
 /// How long an apply waits for the rows of a deleted view of its name to be removed.
 const CLEARING: Duration = Duration::from_mins(1);
@@ -81,6 +87,7 @@ impl Catalog {
             stamp: Mutex::new(Some(stamp)),
             writing: tokio::sync::Mutex::default(),
             clear_online_rows: settings.clear_online_rows,
+            cache_ttl: settings.cache_ttl,
             stream_sql: settings.stream_sql,
             rows: Arc::default(),
         });
@@ -150,6 +157,11 @@ impl Catalog {
     /// Waits until everybody has let go who is [writing rows](Self::writing_rows) now.
     pub(crate) async fn writers_ended(&self) -> tokio::sync::OwnedRwLockWriteGuard<()> {
         self.inner.rows.clone().write_owned().await
+    }
+
+    /// Now, by the catalog's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.clock.now()
     }
 
     /// Takes the note away that a table's rows are to be removed.
@@ -226,6 +238,11 @@ impl Catalog {
 }
 
 impl Inner {
+    /// How long the rows of a state stay that was replaced; `None` where nobody removes them.
+    fn replaced(&self) -> Option<Duration> {
+        self.clear_online_rows.then(|| REQUESTS + self.cache_ttl.saturating_mul(LOOKS))
+    }
+
     fn snapshot(&self) -> Arc<Registry> {
         self.picture.borrow().clone()
     }

@@ -1,13 +1,13 @@
 //! The verb "clear": removes the online rows of deleted views, in the background. What is to be removed
 //! is noted in the registry with the delete ([`crate::catalog::gone`]), so that a crash delays it and
-//! no more. Knows no store and no stream.
+//! no more. A windowed state that was replaced stays for a while, for who does not know yet that it was. Knows no store and no stream.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::ports::{BoxFuture, OnlineStore, Table};
-use model::{Result, registry::Registry};
+use model::{Result, Timestamp, registry::Registry};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -34,31 +34,41 @@ pub async fn run(
     let mut changes = catalog.subscribe();
     loop {
         let registry = changes.borrow_and_update().clone();
-        let pending: BTreeSet<Table> = gone::pending(&registry).into_iter().collect();
+        let pending: BTreeMap<Table, Timestamp> = gone::pending(&registry).into_iter().collect();
         metrics::clears_pending(pending.len());
-        let mut failed = false;
-        for table in &pending {
+        let now = catalog.now();
+        let mut again = None;
+        for (table, stays_until) in &pending {
+            if *stays_until > now {
+                let left = Duration::from_micros((stays_until.micros() - now.micros()).unsigned_abs());
+                again = Some(again.map_or(left, |again: Duration| again.min(left)));
+                continue;
+            }
             let cleared = tokio::select! {
                 () = shutdown.cancelled() => return,
                 cleared = clear(&catalog, &*store, streams.as_deref(), table) => cleared,
             };
             if let Err(error) = cleared {
                 metrics::clear_failed(table, &error);
-                failed = true;
+                again = Some(again.map_or(PAUSE, |again| again.min(PAUSE)));
             }
         }
-        if !wait(&mut changes, failed, &shutdown).await {
+        if !wait(&mut changes, again, &shutdown).await {
             return;
         }
     }
 }
 
 /// Until there may be something to do; `false` is the end.
-async fn wait(changes: &mut watch::Receiver<Arc<Registry>>, failed: bool, shutdown: &CancellationToken) -> bool {
+async fn wait(
+    changes: &mut watch::Receiver<Arc<Registry>>,
+    again: Option<Duration>,
+    shutdown: &CancellationToken,
+) -> bool {
     tokio::select! {
         () = shutdown.cancelled() => false,
         changed = changes.changed() => changed.is_ok(),
-        () = tokio::time::sleep(PAUSE), if failed => true,
+        () = tokio::time::sleep(again.unwrap_or(PAUSE)), if again.is_some() => true,
     }
 }
 

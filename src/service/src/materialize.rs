@@ -94,7 +94,14 @@ impl Materializer {
     ///
     /// Errors: the job store's.
     pub async fn open(ports: Ports, project: String) -> Result<(Self, Runner)> {
-        let (jobs, open) = jobs::Jobs::open(ports.jobs.clone(), ports.clock.now()).await?;
+        let (jobs, open, broken) = jobs::Jobs::open(ports.jobs.clone(), ports.clock.now()).await?;
+        for handle in broken {
+            for part in jobs.parts(&handle).into_iter().filter(|part| part.generation != 0) {
+                if let Err(error) = ports.catalog.forsake(&handle.project, &part.view, part.generation).await {
+                    tracing::warn!(view = part.view, %error, "what an unfinished backfill left is not removed");
+                }
+            }
+        }
         let shared = Arc::new(Shared { ports, jobs });
         let (runner, begun) = mpsc::unbounded_channel();
         for handle in open {

@@ -6,13 +6,22 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use model::ports::{Change, Object, ObjectKind, Table};
 use model::registry::Registry;
-use model::{Error, Kind, Result};
+use model::{Error, Kind, Result, Timestamp};
+use prost::Message;
 
 use super::versions;
 
-/// In the note of a table: its name and its project.
-const NAME: u32 = 1;
-const PROJECT: u32 = 2;
+/// What is noted of a table.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Note {
+    #[prost(string, tag = "1")]
+    table: String,
+    #[prost(string, tag = "2")]
+    project: String,
+    /// Its rows stay until then, µs since 1970, for who does not know yet that another table is read.
+    #[prost(int64, tag = "3")]
+    stays_until_us: i64,
+}
 
 /// The changes that delete a view with all that is kept of it. `note` is whether its online rows are
 /// noted for removal.
@@ -38,7 +47,7 @@ pub(super) fn view(registry: &Registry, view: &Object, note: bool) -> Result<Vec
         changes.push(reading);
     }
     if note {
-        changes.extend(tables.into_iter().map(|table| Change::Put(noted(&project, &table))));
+        changes.extend(tables.into_iter().map(|table| Change::Put(noted(&project, &table, Timestamp(0)))));
     }
     changes.push(Change::Delete { kind, project, name });
     Ok(changes)
@@ -60,13 +69,20 @@ pub(super) fn project(registry: &Registry, project: &str, note: bool) -> Result<
     Ok(changes)
 }
 
-/// The tables whose rows are still to be removed.
-pub fn pending(registry: &Registry) -> Vec<Table> {
-    let objects = registry.projects.iter().flat_map(|(project, p)| p.objects.keys().map(move |key| (project, key)));
+/// The tables whose rows are still to be removed, each with the time until which they stay.
+pub fn pending(registry: &Registry) -> Vec<(Table, Timestamp)> {
+    let objects =
+        registry.projects.iter().flat_map(|(project, p)| p.objects.iter().map(move |object| (project, object)));
     objects
-        .filter(|(_, (kind, _))| *kind == ObjectKind::ClearedTable)
-        .map(|(project, (_, name))| Table::new(project, name))
+        .filter(|(_, ((kind, _), _))| *kind == ObjectKind::ClearedTable)
+        .map(|(project, ((_, name), object))| (Table::new(project, name), stays_until(object)))
         .collect()
+}
+
+/// Until when the rows stay that a note is about.
+fn stays_until(note: &Object) -> Timestamp {
+    // the name of a note says all that must be known
+    Timestamp(Note::decode(note.bytes.clone()).map_or(0, |note| note.stays_until_us))
 }
 
 /// Whether a registered view, or a version that can be asked for, has its rows in this table.
@@ -75,7 +91,8 @@ pub fn in_use(registry: &Registry, table: &Table) -> bool {
     project.is_some_and(|p| p.views.values().chain(p.versions.values()).any(|v| *v.table == *table))
 }
 
-/// Whether rows of a deleted view of this name are still to be removed.
+/// Whether rows of a deleted view of this name are still to be removed. (A table that stays for a while is of a state that
+/// was replaced: no view is given it again.)
 pub(super) fn is_pending(registry: &Registry, project: &str, view: &str) -> bool {
     let of_view = |table: &str| {
         let rest = table.strip_prefix(view);
@@ -85,8 +102,10 @@ pub(super) fn is_pending(registry: &Registry, project: &str, view: &str) -> bool
                 || rest.strip_prefix("_v").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
         })
     };
-    let objects = registry.projects.get(project).into_iter().flat_map(|p| p.objects.keys());
-    objects.into_iter().any(|(kind, name)| *kind == ObjectKind::ClearedTable && of_view(name))
+    let mut objects = registry.projects.get(project).into_iter().flat_map(|p| &p.objects);
+    objects.any(|((kind, name), object)| {
+        *kind == ObjectKind::ClearedTable && of_view(name) && stays_until(object) == Timestamp(0)
+    })
 }
 
 /// What an apply says that comes before the rows are gone.
@@ -97,14 +116,9 @@ pub(super) fn still_pending(view: &str) -> Error {
     )
 }
 
-pub(super) fn noted(project: &str, table: &str) -> Object {
-    let mut bytes = Vec::new();
-    proto::raw::push(&mut bytes, NAME, table.as_bytes());
-    proto::raw::push(&mut bytes, PROJECT, project.as_bytes());
-    Object {
-        kind: ObjectKind::ClearedTable,
-        project: project.to_owned(),
-        name: table.to_owned(),
-        bytes: Bytes::from(bytes),
-    }
+/// The note that a table's rows are to be removed, once they have stayed until a time.
+pub(super) fn noted(project: &str, table: &str, stays_until: Timestamp) -> Object {
+    let (table, project) = (table.to_owned(), project.to_owned());
+    let note = Note { table: table.clone(), project: project.clone(), stays_until_us: stays_until.micros() };
+    Object { kind: ObjectKind::ClearedTable, project, name: table, bytes: Bytes::from(note.encode_to_vec()) }
 }

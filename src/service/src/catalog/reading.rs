@@ -1,6 +1,8 @@
 //! Changes of how a view's stream is read: over to another generation of a windowed view's state, paused, resumed, from
 //! another place. Each is one commit, which whoever shares the registry sees at once. Decides from values alone.
 
+use std::time::Duration;
+
 use model::ports::{Change, ObjectKind};
 use model::registry::{From, Reading, Registry, View};
 use model::{Error, Kind, Result, Timestamp};
@@ -20,7 +22,7 @@ impl Catalog {
         cut_over: Timestamp,
     ) -> Result<()> {
         let view = view.clone();
-        let note = self.inner.clear_online_rows;
+        let replaced = self.inner.replaced();
         self.change(move |registry, now| {
             let registered = registry.project(&view.project)?.view(&view.name, &view.project)?;
             let unchanged = registered.table == view.table
@@ -36,8 +38,23 @@ impl Catalog {
             let reading = noted(registry, registered)?.cut_over_at(generation, cut_over);
             let object = view_object(registry, &view.project, &view.name)?;
             let mut changes = vec![Change::Put(apply::materialized(object, start, cut_over, now)?)];
-            changes.extend(over(registered, &reading, note));
+            changes.extend(over(registered, &reading, replaced, now));
             Ok(changes)
+        })
+        .await
+    }
+
+    /// Notes for removal what an unfinished backfill left of a generation that nobody reads.
+    ///
+    /// Errors: the store's.
+    pub(crate) async fn forsake(&self, project: &str, view: &str, generation: i64) -> Result<()> {
+        let (project, view) = (project.to_owned(), view.to_owned());
+        let removed = self.inner.replaced().is_some();
+        self.change(move |registry, now| {
+            let found = registry.projects.get(&project).and_then(|p| p.views.get(&view));
+            let table = found.map(|view| view.generation_table(generation));
+            let left = table.filter(|table| removed && !gone::in_use(registry, table));
+            Ok(left.map(|table| Change::Put(gone::noted(&project, &table.view, now))).into_iter().collect())
         })
         .await
     }
@@ -64,7 +81,7 @@ impl Catalog {
     /// Errors: no such view; one without a stream.
     pub async fn seek_stream(&self, project: &str, view: &str, from: From, time: Timestamp) -> Result<()> {
         let (project, view) = (project.to_owned(), view.to_owned());
-        let note = self.inner.clear_online_rows;
+        let replaced = self.inner.replaced();
         self.change(move |registry, now| {
             let view = streaming(registry, &project, &view)?;
             let reading = noted(registry, view)?;
@@ -75,15 +92,20 @@ impl Catalog {
                 cut_over_us: None,
                 ..reading
             };
-            Ok(over(view, &reading, note).collect())
+            Ok(over(view, &reading, replaced, now).collect())
         })
         .await
     }
 }
 
-/// The changes that go over to another generation.
-fn over(view: &View, reading: &Reading, note: bool) -> impl Iterator<Item = Change> {
-    let old = (note && view.is_windowed()).then(|| Change::Put(gone::noted(&view.project, &view.table.view)));
+/// The changes that go over to another generation. What is left of the old one is noted for removal, if it is to be removed
+/// after so long: by then nobody asks for it any more.
+fn over(view: &View, reading: &Reading, replaced: Option<Duration>, now: Timestamp) -> impl Iterator<Item = Change> {
+    let old = replaced.filter(|_| view.is_windowed()).map(|stays| {
+        let stays = i64::try_from(stays.as_micros()).unwrap_or(i64::MAX);
+        let until = Timestamp(now.micros().saturating_add(stays));
+        Change::Put(gone::noted(&view.project, &view.table.view, until))
+    });
     std::iter::once(Change::Put(reading.object())).chain(old)
 }
 

@@ -81,10 +81,14 @@ fn entry(record: Record) -> Entry {
 }
 
 impl Jobs {
-    /// With what was written down before. Gives the jobs that are to go on, the oldest first.
+    /// With what was written down before. Gives the jobs that are to go on, the oldest first, and those that are not,
+    /// though they were interrupted.
     ///
     /// Errors: the store's.
-    pub(super) async fn open(store: Option<Arc<dyn JobStore>>, now: Timestamp) -> Result<(Self, Vec<Handle>)> {
+    pub(super) async fn open(
+        store: Option<Arc<dyn JobStore>>,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<Handle>, Vec<Handle>)> {
         let mut records = Vec::new();
         let stored = match &store {
             Some(store) => store.load().await?,
@@ -99,7 +103,7 @@ impl Jobs {
         }
         records.sort_by(|a, b| (a.accepted_us, &a.id).cmp(&(b.accepted_us, &b.id)));
         let jobs = Self { all: Mutex::default(), store, saving: tokio::sync::Mutex::default() };
-        let mut open = Vec::new();
+        let (mut open, mut broken) = (Vec::new(), Vec::new());
         for mut record in records {
             let interrupted = interrupt(&mut record, now);
             let entry = entry(record);
@@ -108,9 +112,16 @@ impl Jobs {
             if interrupted {
                 jobs.save(&handle).await;
             }
-            if ended { handle.over.cancel() } else { open.push(handle) }
+            if !ended {
+                open.push(handle);
+                continue;
+            }
+            handle.over.cancel();
+            if interrupted {
+                broken.push(handle);
+            }
         }
-        Ok((jobs, open))
+        Ok((jobs, open, broken))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {

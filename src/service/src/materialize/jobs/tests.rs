@@ -43,7 +43,8 @@ fn record(id: &str, views: &[&str], accepted_us: i64) -> Record {
 }
 
 async fn open(memory: &Arc<Memory>, now: i64) -> (Jobs, Vec<Handle>) {
-    Jobs::open(Some(memory.clone()), Timestamp(now)).await.expect("opens")
+    let (jobs, open, _) = Jobs::open(Some(memory.clone()), Timestamp(now)).await.expect("opens");
+    (jobs, open)
 }
 
 fn states(jobs: &Jobs) -> Vec<(String, State)> {
