@@ -33,6 +33,7 @@ mod pull;
 mod request;
 mod scan;
 mod source;
+mod span;
 mod store;
 pub mod stream_sql;
 pub mod transform;

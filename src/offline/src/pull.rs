@@ -1,28 +1,21 @@
-//! `pull_latest_from_table_or_query`, `pull_all_from_table_or_query`, the entity rows of a request
-//! that names a span of time instead of them, and a source's columns.
+//! `pull_latest_from_table_or_query`, `pull_all_from_table_or_query`, and a source's columns.
 //!
-//! Source: `feast/infra/offline_stores/dask.py`, `compute_non_entity_date_range` in `feast/utils.py`.
+//! Source: `feast/infra/offline_stores/dask.py`.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use arrow::row::{OwnedRow, RowConverter, SortField};
 use futures::{StreamExt, stream};
 use model::{Error, Kind, Result};
 use proto::feast::core::DataSource;
 
-use crate::convert::{arrow_type, strict_cast, timestamps, utc_micros};
 use crate::engine::{Cut, Engine, Order};
 use crate::error::{arrow as arrow_error, engine as engine_error};
-use crate::frame::Frame;
-use crate::history::{Export, Ready};
+use crate::history::Export;
 use crate::keys::KeyType;
 use crate::latest::Latest;
 use crate::source::time_column;
-
-const DAY: i64 = 86_400_000_000;
 
 /// Which rows and columns of a source to pull, by the source's names.
 #[derive(Clone, Debug, Default)]
@@ -121,80 +114,6 @@ pub(crate) async fn pull(engine: &Engine, source: &Arc<DataSource>, pull: Pull) 
         chunks.map(move |chunk| shape(chunk.map_err(engine_error)?)).boxed()
     };
     Ok(Export { schema: out, batches })
-}
-
-/// The entity rows of a request without an entity frame: every key with a row in the span, at its end; with
-/// a row that was known by then, where that is asked for.
-///
-/// Errors (`InvalidArgument`): views with different join keys, for whose combinations there is no rule.
-pub(crate) async fn entity_rows(engine: &Engine, parts: &[Ready], from: Option<i64>, to: i64) -> Result<Frame> {
-    let widest = parts.iter().map(|p| p.part.view.ttl_us).max().filter(|ttl| *ttl > 0).unwrap_or(30 * DAY);
-    let from = from.unwrap_or(to - widest);
-    let columns: Vec<&str> = parts.first().map(|p| p.part.keys()).unwrap_or_default().iter().map(|(_, c)| *c).collect();
-    let mut types: Vec<DataType> = Vec::new();
-    let mut seen: BTreeSet<OwnedRow> = BTreeSet::new();
-    let memory = engine.reservation("entity rows");
-    let mut converter = None;
-    for ready in parts {
-        let keys = ready.part.keys();
-        let mut order = Vec::new();
-        for column in &columns {
-            order.extend(keys.iter().position(|(_, c)| c == column));
-        }
-        if keys.len() != columns.len() || order.len() != columns.len() {
-            return Err(Error::invalid(format!(
-                "without an entity dataframe all feature views need the same join keys: {} has others than {}; pass an \
-                 entity_df",
-                ready.part.view.name, parts[0].part.view.name
-            )));
-        }
-        if keys.is_empty() {
-            continue;
-        }
-        if converter.is_none() {
-            let fields = order.iter().map(|&i| SortField::new(ready.cut.keys[i].1.arrow())).collect();
-            types =
-                order.iter().map(|&i| arrow_type(keys[i].0.value_type, Some(&ready.cut.keys[i].1.arrow()))).collect();
-            converter = Some(RowConverter::new(fields).map_err(arrow_error)?);
-        }
-        let Some(converter) = &converter else { continue };
-        let cut = Cut { values: Vec::new(), from: Some(from), to: Some(to), only_keyed: true, ..ready.cut.clone() };
-        let mut chunks = engine.read(&ready.table, &cut, Order::File).await?;
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(engine_error)?;
-            let mut arrays = Vec::new();
-            for &i in &order {
-                arrays.push(cut.keys[i].1.of_source(columns[i], chunk.column(i))?);
-            }
-            let rows = converter.convert_columns(&arrays).map_err(arrow_error)?;
-            for row in &rows {
-                let row = row.owned();
-                let size = row.as_ref().len() + size_of::<OwnedRow>();
-                if seen.insert(row) {
-                    memory.try_grow(size).map_err(engine_error)?;
-                }
-            }
-        }
-    }
-    let rows = if columns.is_empty() { 1 } else { seen.len() };
-    let mut fields = vec![Field::new("event_timestamp", utc_micros(), false)];
-    let mut arrays = vec![timestamps(Int64Array::from(vec![to; rows]), &utc_micros())];
-    if let Some(converter) = &converter {
-        let keys = converter.convert_rows(seen.iter().map(OwnedRow::row)).map_err(arrow_error)?;
-        for ((name, key), target) in columns.iter().zip(&keys).zip(&types) {
-            let key = match target {
-                DataType::Timestamp(..) => timestamps(arrow::array::AsArray::as_primitive(key).clone(), target),
-                _ => strict_cast(key, target)?,
-            };
-            fields.push(Field::new(*name, key.data_type().clone(), false));
-            arrays.push(key);
-        }
-    }
-    let schema = Arc::new(Schema::new(fields));
-    memory.free();
-    let mut frame = Frame::new(schema.clone(), memory, Some(engine.room()));
-    frame.push(RecordBatch::try_new(schema, arrays).map_err(arrow_error)?).await?;
-    Ok(frame)
 }
 
 /// A source's columns with their types as pyarrow writes them: what the SDK infers a schema from.

@@ -19,9 +19,10 @@ use crate::append::partitions;
 use crate::frame::Frame;
 use crate::history::{Export, ready, retrieve};
 use crate::plan::{HistoricalRequest, resolve};
-use crate::pull::{columns_and_types, entity_rows, pull};
+use crate::pull::{columns_and_types, pull};
 use crate::request::{Api, Command};
 use crate::source::Location;
+use crate::span::entity_rows;
 use crate::{Offline, append, error, metrics};
 
 /// Where the entity rows of a historical request come from.

@@ -207,3 +207,40 @@ fn parts_equal_the_oracle() {
     };
     runner.run(&cases, run).expect("equal");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_a_span_that_do_not_fit_into_memory_are_the_same() {
+    let mut repo = Repo::new();
+    repo.entity("k", ValueType::Int64);
+    repo.entity("n", ValueType::String);
+    // Of some keys both views have rows, and each has some several times.
+    let views = [("one", ["k", "n"], 0..20_000i64), ("two", ["n", "k"], 12_000..30_000)];
+    for (name, keys, of) in &views {
+        let rows = || (0..30_000i64).map(|i| of.start + i * 7919 % (of.end - of.start));
+        repo.view(name, keys, &[("f", ValueType::Int64)], 0, &format!("{name}.parquet"));
+        repo.write(
+            &format!("{name}.parquet"),
+            &batch(vec![
+                ("k", ints(rows().map(|k| Some(k % 300)))),
+                ("n", texts(rows().map(|k| Some(format!("the key {k}"))))),
+                ("f", ints(rows().map(Some))),
+                // one hour of the day after is in no span
+                ("t", times(rows().map(|k| Some(if k % 10 == 0 { 86_400_000_000 } else { k })))),
+                ("c", times(rows().map(|k| Some(if k % 10 == 1 { 86_400_000_000 } else { k })))),
+            ]),
+        );
+    }
+    let placeholder = batch(vec![("key", texts([]))]);
+    let (roomy, tight) = (repo.offline_by(256 << 20, 1024), repo.offline_by(1 << 20, 256));
+    for known in [false, true] {
+        let mut command = historical(&[("one", &["f"]), ("two", &["f"])]);
+        command["start_date"] = "1970-01-01T00:00:00".into();
+        command["end_date"] = "1970-01-01T12:00:00".into();
+        command["filter_by_created_timestamp"] = known.into();
+        let whole = Server::start(roomy.clone()).await.exchange(&command, &placeholder).await.expect("fits");
+        assert_eq!(whole.num_rows(), 30_000 / 10 * if known { 8 } else { 9 });
+        let got = Server::start(tight.clone()).await.exchange(&command, &placeholder).await.expect("is sorted");
+        assert_eq!(got, whole);
+        assert_eq!(tight.reserved_bytes(), 0);
+    }
+}
