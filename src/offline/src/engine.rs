@@ -104,8 +104,9 @@ impl Table {
         if self.through.is_some() {
             return Ok(Some(ident(ARRIVED)));
         }
+        // A source may be a copy of a log, or one itself.
         let of_source = micros(created.unwrap_or(time));
-        when(ident(LOGGED).eq(lit(1_i64)), micros(ARRIVED)).otherwise(of_source).map(Some).map_err(engine)
+        when(ident(ARRIVED).is_not_null(), micros(ARRIVED)).otherwise(of_source).map(Some).map_err(engine)
     }
 }
 

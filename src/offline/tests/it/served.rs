@@ -375,6 +375,25 @@ fn an_event_counts_from_when_it_arrived() {
     runner.run(&cases(), run).expect("the oracle agrees");
 }
 
+#[tokio::test]
+async fn a_log_that_is_a_source_itself_says_when_its_events_arrived() {
+    let event = |offset: i64, ts: i64, known: i64| {
+        let (ts, known) = (BASE + ts * SECOND, Some(BASE + known * SECOND));
+        Event { key: 1, ts, known, created: Some(ts), value: Some(offset), origin: Some((0, offset)) }
+    };
+    let events = vec![event(0, 10, 10), event(1, 30, 31), event(2, 20, 90), event(3, 60, 95)];
+    let case = Case { events, with_created: true, asked: Vec::new(), memory: 0 };
+    let mut repo = repo(&case);
+    log(&repo, &repo.offline_with(256 << 20, 64, Some("log")), &case.events).await;
+    repo.view("copied", &["k"], &[("v", ValueType::Int64)], 0, "log/p/rows/happened/");
+    let mut command = historical(&[("copied", &["v"])]);
+    command["filter_by_created_timestamp"] = true.into();
+    let asked = [9, 10, 30, 31, 70, 94, 95].map(|s| (1, BASE + s * SECOND));
+    let got = repo.serve().await.exchange(&command, &frame(&asked)).await.expect("joins");
+    let wanted = [None, Some(0), Some(0), Some(1), Some(1), Some(1), Some(3)];
+    assert_eq!(got.column(2), &ints(wanted));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn more_events_and_entity_rows_than_fit_into_memory_are_the_same() {
     let mixed = |i: i64, of: i64| (i * 7919 + 13).rem_euclid(of);
