@@ -10,7 +10,7 @@ use crate::process::PACKAGES;
 
 /// Something that must hold.
 pub(crate) struct Bar {
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     /// At least this, or at most.
     at_least: bool,
     limit: f64,
@@ -18,12 +18,12 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    pub(crate) fn at_least(what: &'static str, limit: f64, seen: Option<Figure>) -> Self {
-        Self { what, at_least: true, limit, seen }
+    pub(crate) fn at_least(what: &str, limit: f64, seen: Option<Figure>) -> Self {
+        Self { what: what.to_owned(), at_least: true, limit, seen }
     }
 
-    pub(crate) fn at_most(what: &'static str, limit: f64, seen: Option<Figure>) -> Self {
-        Self { what, at_least: false, limit, seen }
+    pub(crate) fn at_most(what: &str, limit: f64, seen: Option<Figure>) -> Self {
+        Self { what: what.to_owned(), at_least: false, limit, seen }
     }
 
     /// Whether the median reaches the bar; not where nothing was measured.

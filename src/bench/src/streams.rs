@@ -49,12 +49,13 @@ pub(crate) fn run(options: &cli::Streams) -> Result<()> {
     if let Some(peers) = &peers {
         peers.run(&mut figures, options.runs);
     }
-    println!("\n{}", report::table(&figures));
+    let entities = report::Entities::of(options);
+    println!("\n{}", report::table(&figures, entities));
     if let (Some(path), Some(peers)) = (&options.report, &peers) {
         let command = std::env::args().collect::<Vec<_>>().join(" ");
         let mut head = String::new();
         page::head(&mut head, peers.larder(), &command, &load, &[format!("runs: {}", options.runs)]);
-        std::fs::write(path, report::page(&head, &figures)).map_err(tried(path.display().to_string()))?;
+        std::fs::write(path, report::page(&head, &figures, entities)).map_err(tried(path.display().to_string()))?;
         println!("written to {}", path.display());
     }
     if figures.failures.is_empty() {

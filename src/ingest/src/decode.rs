@@ -8,6 +8,7 @@ pub mod protobuf;
 
 mod frame;
 mod metadata;
+mod plain;
 pub(crate) mod sql;
 mod typed;
 
@@ -164,9 +165,9 @@ impl<'a> Decoder<'a> {
             decoder: self,
             message,
             record: self.record(message),
-            keys: Made::of(self.keys.len()),
-            times: Made::of(self.times.len()),
-            values: Made::of(self.values.len()),
+            keys: Made::of(self.keys.len(), self.feeds.len()),
+            times: Made::of(self.times.len(), self.feeds.len()),
+            values: Made::of(self.values.len(), self.feeds.len()),
             now,
             skew_us,
         }
@@ -197,22 +198,31 @@ fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
 
 /// What is made once and taken by several: mostly there is one of a kind, which needs no memory of its own.
 struct Made<T> {
+    /// There is one feed: nothing is taken twice.
+    alone: bool,
     first: Option<Result<T, Reason>>,
     others: Vec<Option<Result<T, Reason>>>,
 }
 
 impl<T: Clone> Made<T> {
-    fn of(how_many: usize) -> Self {
-        Self { first: None, others: vec![None; how_many.saturating_sub(1)] }
+    fn of(how_many: usize, feeds: usize) -> Self {
+        Self { alone: feeds == 1, first: None, others: vec![None; how_many.saturating_sub(1)] }
     }
 
     fn get(&mut self, place: usize, make: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
+        if self.alone {
+            return make();
+        }
         let known = if place == 0 { &mut self.first } else { &mut self.others[place - 1] };
         known.get_or_insert_with(make).clone()
     }
 }
 
 /// A message's value, read as its format has it.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most messages are JSON, and one is read at a time: a box would cost more"
+)]
 enum Record<'a> {
     /// There is none: every column is null.
     Nothing,

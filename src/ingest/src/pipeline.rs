@@ -148,7 +148,11 @@ pub fn prepare(
 ) -> Vec<Batch> {
     let feeds: Vec<&Feed> = takers.iter().map(|taker| taker.feed).collect();
     let decoder = Decoder::new(&feeds, writers);
-    let mut batches: Vec<Batch> = takers.iter().map(|_| Batch::default()).collect();
+    let room = |_: &Taker<'_>| {
+        let (events, origins) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+        Batch { events, origins, ..Batch::default() }
+    };
+    let mut batches: Vec<Batch> = takers.iter().map(room).collect();
     let mut selecting: Vec<Option<Selecting<'_>>> = feeds.iter().map(|feed| Selecting::new(feed)).collect();
     for (place, message) in messages.iter().enumerate() {
         let mut reading = None;

@@ -50,7 +50,7 @@ impl State {
                 out.extend(ts_us.to_le_bytes());
             }
         }
-        for tiles in &self.sets {
+        for tiles in self.sets.iter() {
             varint(out, tiles.indexes().len() as u128);
             let mut previous = None;
             for (index, partials) in tiles.fine() {
@@ -163,7 +163,7 @@ impl State {
         if reader.offset != bytes.len() {
             return reader.corrupt("the end of the state");
         }
-        Ok(Self { fingerprint, now_us, latest_us, sets, pending })
+        Ok(Self { fingerprint, now_us, latest_us, sets: sets.into_iter().collect(), pending })
     }
 }
 

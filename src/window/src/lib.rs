@@ -82,6 +82,7 @@ mod partial;
 mod ranked;
 mod read;
 mod scalar;
+mod sets;
 mod sketch;
 mod spec;
 mod state;

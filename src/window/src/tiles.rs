@@ -100,10 +100,10 @@ impl Tiles {
         self.indexes.is_empty()
     }
 
-    /// Reads the last tile; says something of it.
-    pub(crate) fn touch(&self) -> bool {
-        let last = self.partials.len().checked_sub(self.width);
-        last.is_some_and(|last| matches!(self.partials[last], Partial::Distinct(0)))
+    /// Reads the last tile, all of it; says something of it.
+    pub(crate) fn touch(&self) -> usize {
+        let partials = self.partials.iter().rev().take(self.width);
+        partials.filter(|partial| matches!(partial, Partial::Distinct(0))).count()
     }
 
     /// The finest tiles: how many, and each with its index.

@@ -2,11 +2,32 @@
 
 use std::fmt::Write as _;
 
-use crate::figures::Figures;
+use crate::cli;
+use crate::figures::{Figures, number};
 use crate::page::{self, Bar, cell};
 
-/// The bars of issue 5, "Fast" and "Exactly once, always fresh", as far as they are measured here.
-fn bars(figures: &Figures) -> Vec<Bar> {
+/// How many entities were asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Entities {
+    /// With an event each.
+    many: u64,
+    /// While memory is measured.
+    resident: u64,
+}
+
+impl Entities {
+    pub(super) fn of(options: &cli::Streams) -> Self {
+        Self { many: options.entities, resident: options.resident }
+    }
+}
+
+fn count(entities: u64) -> String {
+    number(entities as f64)
+}
+
+/// The bars of issue 5, "Fast" and "Exactly once, always fresh", as far as they are measured here. (Those of entities are
+/// for 10 million and for a million.)
+fn bars(figures: &Figures, entities: Entities) -> Vec<Bar> {
     let (least, most) = (Bar::at_least, Bar::at_most);
     let ratio = |over: &str, under: &str| figures.ratio(over, under);
     vec![
@@ -16,9 +37,13 @@ fn bars(figures: &Figures) -> Vec<Bar> {
         most("CPU, ten views of five windows : one", 4.0, ratio("file/10x5/cpu", "file/1x5/cpu")),
         most("read of 12 hours on a hot key (432,000 events), in process, µs", 20.0, figures.get("hot/read")),
         least("a scan of the hot key's raw events : a read", 5_000.0, ratio("hot/scan", "hot/read")),
-        most("CPU of an event, 10 M entities : 10 thousand", 4.0, ratio("entities/many/cpu", "entities/few/cpu")),
         most(
-            "memory with 1 M entities of 3 windows : their keys and states",
+            &format!("CPU of an event, {} entities : 10,000", count(entities.many)),
+            4.0,
+            ratio("entities/many/cpu", "entities/few/cpu"),
+        ),
+        most(
+            &format!("memory with {} entities of 3 windows : their keys and states", count(entities.resident)),
             3.0,
             ratio("resident/rss", "resident/state"),
         ),
@@ -27,11 +52,15 @@ fn bars(figures: &Figures) -> Vec<Bar> {
 }
 
 /// The table of bars; also what is printed at the end.
-pub(super) fn table(figures: &Figures) -> String {
-    page::table(&bars(figures))
+pub(super) fn table(figures: &Figures, entities: Entities) -> String {
+    page::table(&bars(figures, entities))
 }
 
-const METHOD: &str = "\
+fn method(entities: Entities) -> String {
+    let Entities { many, resident } = entities;
+    let (many, resident) = (count(many), count(resident));
+    format!(
+        "\
 ## How it was measured
 
 - The events: 1,000,000 of `events.py` (JSON, 171 bytes, 10,000 keys, 30 minutes of event time, out of order by up to 5 s).
@@ -41,8 +70,8 @@ rows summing to 5,000,000.
 - `kafka`: the release server behind a real Apache Kafka (one node, two partitions) that holds all events when the view is registered. \
 They are moved in time so that the last one is now, and the windows, an hour and more hopping by a minute, hold them all; afterwards each \
 user's count is read. Seconds are from the registration to the last event applied, CPU that of the server until its last checkpoint is written.
-- `entities/few`, `entities/many`: one view of three windows, in process: a million events of ten thousand entities, and ten million \
-events of as many, none of which comes twice. CPU is that of the process until all is durable and the store is closed. Memory: a million \
+- `entities/few`, `entities/many`: one view of three windows, in process: a million events of ten thousand entities, and {many} \
+events of as many, none of which comes twice. CPU is that of the process until all is durable and the store is closed. Memory: {resident} \
 entities with twenty events each over 55 minutes, in windows of an hour hopping by a minute; what the process had more resident afterwards, the embedded store's \
 caches included, beside the bytes of keys and stored states.
 - The hot key: 12 hours of ten events a second; count, sum and maximum over them, by a read of the state and by decoding and \
@@ -51,15 +80,17 @@ adding up the raw events.
 Streaming on two cores. Seconds and CPU are those of all their processes from start to end, that of the JVM included.
 - Freshness: while 50,000 events a second are produced, one probe after the other is produced and asked for over HTTP until the answer \
 has it. Broker, producer, server and client share the machine's cores.
-";
+"
+    )
+}
 
 /// The whole page; `head` is what stands at its top.
-pub(super) fn page(head: &str, figures: &Figures) -> String {
+pub(super) fn page(head: &str, figures: &Figures, entities: Entities) -> String {
     let mut out =
         "# Windows over streams, measured\n\nWritten by `make bench-streams`; do not edit.\n\n".to_owned() + head;
-    let _ = writeln!(out, "\n## Bars\n\n{}", table(figures));
+    let _ = writeln!(out, "\n## Bars\n\n{}", table(figures, entities));
     page::failures(&mut out, figures);
-    out.push_str(METHOD);
+    out.push_str(&method(entities));
     out.push_str("\n## A million events\n\n| system | seconds | CPU-seconds | peak MB | events a second |\n|---|---|---|---|---|\n");
     let names = figures.names().filter_map(|name| name.strip_suffix("/cpu"));
     for name in names {
@@ -69,7 +100,8 @@ pub(super) fn page(head: &str, figures: &Figures) -> String {
     let of = |what: &str| cell(figures.get(what));
     let _ = writeln!(
         out,
-        "\n## Memory with 1,000,000 entities of three windows\n\n| keys and states, MB | resident, MB | bytes of an entity's key and state | bytes resident for it |\n|---|---|---|---|\n| {} | {} | {} | {} |",
+        "\n## Memory with {} entities of three windows\n\n| keys and states, MB | resident, MB | bytes of an entity's key and state | bytes resident for it |\n|---|---|---|---|\n| {} | {} | {} | {} |",
+        count(entities.resident),
         of("resident/state"),
         of("resident/rss"),
         of("resident/state_entity"),
@@ -99,7 +131,7 @@ mod tests {
         figures.put("kafka/1x3/cpu", &[1.5]);
         figures.put("flink/cpu", &[30.0]);
         figures.put("fresh/p99", &[51.0]);
-        let page = page("- a head\n", &figures);
+        let page = page("- a head\n", &figures, Entities { many: 2_000_000, resident: 5_000 });
         let line = |what: &str| page.lines().find(|l| l.contains(what)).expect("is there").to_owned();
         assert!(
             line("PyFlink : Larder from Kafka").contains("| 20.0 (20.0 – 20.0) | at least 14.0 | passed |"),
@@ -108,5 +140,9 @@ mod tests {
         assert!(line("p99, ms").contains("**missed**"));
         assert!(line("ten views of five").contains("not measured"));
         assert!(line("| kafka/1x3 |").contains("1.50"));
+        // the labels say what was asked for
+        assert!(line("CPU of an event").contains("2,000,000 entities"), "{page}");
+        assert!(line("in process: a million events").contains("2,000,000"), "{page}");
+        assert_eq!(page.matches("5,000 entities").count(), 3, "{page}");
     }
 }

@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use model::value::{ValueType, proto_value::Val};
 use model::{Timestamp, Value};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value as Json};
@@ -35,28 +36,104 @@ impl Wanted {
     }
 
     /// The place of a member among them. By the first letter first: most members are not wanted.
-    fn place(&self, name: &str) -> Option<usize> {
+    pub(super) fn place(&self, name: &str) -> Option<usize> {
         let first = name.as_bytes().first();
         self.0.iter().position(|wanted| wanted.as_bytes().first() == first && wanted == name)
     }
 }
 
+/// So many members need no memory of their own.
+const FEW: usize = 8;
+
 /// A parsed message.
 pub struct Record<'a> {
     wanted: &'a Wanted,
-    /// One for each wanted member; null where there is none.
-    members: Vec<Json>,
+    members: Members<'a>,
+}
+
+/// One for each wanted member; null where there is none.
+pub(super) struct Members<'a> {
+    few: [Member<'a>; FEW],
+    more: Vec<Member<'a>>,
+}
+
+/// What stands in a member.
+#[derive(Debug, Default, PartialEq)]
+pub(super) enum Member<'a> {
+    #[default]
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    Text(&'a str),
+    Other(Box<Json>),
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn of(wanted: &Wanted) -> Self {
+        let more = wanted.0.len().saturating_sub(FEW);
+        Self { few: Default::default(), more: (0..more).map(|_| Member::Null).collect() }
+    }
+
+    fn get(&self, place: usize) -> Option<&Member<'a>> {
+        if place < FEW { Some(&self.few[place]) } else { self.more.get(place - FEW) }
+    }
+
+    pub(super) fn set(&mut self, place: usize, member: Member<'a>) {
+        let known = if place < FEW { Some(&mut self.few[place]) } else { self.more.get_mut(place - FEW) };
+        if let Some(known) = known {
+            *known = member;
+        }
+    }
+}
+
+impl Member<'_> {
+    fn of(json: Json) -> Self {
+        match json {
+            Json::Null => Self::Null,
+            other => Self::Other(Box::new(other)),
+        }
+    }
+
+    fn json(&self) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Bool(value) => Json::from(*value),
+            Self::Integer(value) => Json::from(*value),
+            Self::Float(value) => Json::from(*value),
+            Self::Text(value) => Json::from(*value),
+            Self::Other(json) => (**json).clone(),
+        }
+    }
 }
 
 impl<'a> Record<'a> {
     /// Parses a message's value.
     ///
     /// Errors: [`Reason::Undecodable`] for bytes that are no JSON object.
-    pub fn parse(payload: &[u8], wanted: &'a Wanted) -> Result<Self, Reason> {
+    pub fn parse(payload: &'a [u8], wanted: &'a Wanted) -> Result<Self, Reason> {
+        match super::plain::object(payload, wanted) {
+            Some(members) => Ok(Self::of(members, wanted)),
+            None => Self::parse_any(payload, wanted),
+        }
+    }
+
+    pub(super) fn of(members: Members<'a>, wanted: &'a Wanted) -> Self {
+        Self { wanted, members }
+    }
+
+    /// The same for what is not of the simple form that most messages have.
+    pub(super) fn parse_any(payload: &[u8], wanted: &'a Wanted) -> Result<Self, Reason> {
         let mut parser = serde_json::Deserializer::from_slice(payload);
         let read = Object(wanted).deserialize(&mut parser).and_then(|members| parser.end().map(|()| members));
         match read {
-            Ok(members) => Ok(Self { wanted, members }),
+            Ok(read) => {
+                let mut members = Members::of(wanted);
+                for (place, json) in read.into_iter().enumerate() {
+                    members.set(place, Member::of(json));
+                }
+                Ok(Self { wanted, members })
+            }
             Err(error) => match serde_json::from_slice::<Json>(payload) {
                 Ok(other) if !other.is_object() => {
                     Err(Reason::Undecodable(format!("the value is {}, not a JSON object", kind(&other))))
@@ -66,22 +143,43 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn member(&self, path: &str) -> Option<&Json> {
-        let named = |name: &str| self.members.get(self.wanted.place(name)?).filter(|json| !json.is_null());
-        named(path).or_else(|| {
-            let (first, rest) = path.split_once('.')?;
-            below(named(first)?, rest)
-        })
+    fn named(&self, name: &str) -> Option<&Member<'a>> {
+        self.members.get(self.wanted.place(name)?).filter(|member| **member != Member::Null)
+    }
+
+    /// What stands at a path that is not the name of a member.
+    fn below(&self, path: &str) -> Option<&Json> {
+        let (first, rest) = path.split_once('.')?;
+        if let Member::Other(json) = self.named(first)? { below(json, rest) } else { None }
     }
 }
 
 impl Columns for Record<'_> {
     fn value(&self, column: &Source) -> Result<Value, Reason> {
-        super::value(column, self.member(&column.name))
+        /// Integers up to here are doubles.
+        const EXACT: u64 = 1 << 53;
+        let Some(member) = self.named(&column.name) else { return super::value(column, self.below(&column.name)) };
+        let val = match (column.value_type, member) {
+            (ValueType::String, Member::Text(text)) => Val::StringVal((*text).to_owned()),
+            (ValueType::Double, Member::Float(number)) => Val::DoubleVal(*number),
+            (ValueType::Double, Member::Integer(number)) if number.unsigned_abs() <= EXACT => {
+                Val::DoubleVal(*number as f64)
+            }
+            (ValueType::Int64, Member::Integer(number)) => Val::Int64Val(*number),
+            (ValueType::Bool, Member::Bool(value)) => Val::BoolVal(*value),
+            (_, Member::Other(json)) => return super::value(column, Some(json)),
+            (_, other) => return super::value(column, Some(&other.json())),
+        };
+        Ok(Value { val: Some(val) })
     }
 
     fn time(&self, column: &Source) -> Result<Option<Timestamp>, Reason> {
-        super::time(column, self.member(&column.name))
+        match self.named(&column.name) {
+            None => super::time(column, self.below(&column.name)),
+            Some(Member::Integer(number)) => Ok(Some(super::typed::of_integer(*number))),
+            Some(Member::Other(json)) => super::time(column, Some(json)),
+            Some(other) => super::time(column, Some(&other.json())),
+        }
     }
 }
 

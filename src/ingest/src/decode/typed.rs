@@ -71,12 +71,7 @@ fn instant(json: &Json) -> model::Result<Timestamp> {
 
 fn of_number(n: &Number) -> Option<Timestamp> {
     if let Some(i) = n.as_i64() {
-        return Some(Timestamp(match i.unsigned_abs() {
-            0..100_000_000_000 => i * 1_000_000,
-            100_000_000_000..100_000_000_000_000 => i * 1_000,
-            100_000_000_000_000..100_000_000_000_000_000 => i,
-            _ => i.div_euclid(1_000),
-        }));
+        return Some(of_integer(i));
     }
     let f = n.as_f64()?;
     let micros = match f.abs() {
@@ -86,4 +81,13 @@ fn of_number(n: &Number) -> Option<Timestamp> {
         _ => f / 1e3,
     };
     (micros.abs() < 9.2e18).then(|| Timestamp(micros.round() as i64))
+}
+
+pub(super) fn of_integer(i: i64) -> Timestamp {
+    Timestamp(match i.unsigned_abs() {
+        0..100_000_000_000 => i * 1_000_000,
+        100_000_000_000..100_000_000_000_000 => i * 1_000,
+        100_000_000_000_000..100_000_000_000_000_000 => i,
+        _ => i.div_euclid(1_000),
+    })
 }

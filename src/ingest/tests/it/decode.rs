@@ -80,7 +80,8 @@ fn the_unit_of_a_number_shows_in_its_magnitude() {
         ("-1", -1_000_000),
     ] {
         let wanted = Wanted::new(std::iter::once(&column));
-        let record = Record::parse(format!("{{\"ts\": {text}}}").as_bytes(), &wanted).expect("an object");
+        let object = format!("{{\"ts\": {text}}}");
+        let record = Record::parse(object.as_bytes(), &wanted).expect("an object");
         assert_eq!(record.time(&column), Ok(Some(Timestamp(micros))), "{text}");
         let seconds = Value { val: Some(Val::UnixTimestampVal(micros.div_euclid(SECOND))) };
         assert_eq!(record.value(&column), Ok(seconds), "{text}");

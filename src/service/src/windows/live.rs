@@ -7,25 +7,33 @@
 //!
 //! An entity that rests for a checkpoint is packed: its state is kept as its bytes, a tenth of what its tiles take, and
 //! read from them.
+//!
+//! An event goes to one of many entities, whose memory is not in a cache: what is read first is read for several events,
+//! one after the other, so that the waits go on at the same time.
+
+mod shard;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use foldhash::fast::RandomState;
 use model::ports::{Before, OnlineStore, Read, StateWrite, Table};
 use model::registry::View;
-use model::{EntityKey, Result, Timestamp};
+use model::{EntityKey, Error, Kind, Result, Timestamp};
 use window::{Outcome, Spec, State};
 
 use super::Windowed;
 use super::fold::{Event, FoldError};
+use shard::{Entry, Held, Shard};
 
 const SHARDS: usize = 64;
-/// What an entity costs beside its encoded state: a map's slot, the key, and what decoded tiles take more than encoded
-/// ones, as a factor. An estimate, on the high side.
+/// For so many events at a time memory is waited for together: what they need fits the nearest cache.
+const TOGETHER: usize = 32;
+/// So many states are written down under one lock, and readers of their shard wait.
+const LOCKED: usize = 64;
+/// What an entity costs beside its state: a map's slot, the key. An estimate, on the high side.
 const OVERHEAD: usize = 128;
-const DECODED: usize = 3;
 /// States of more bytes stay as they are: to unpack them for each event that comes now and then would cost more.
 const PACKED_MOST: usize = 4096;
 
@@ -37,31 +45,10 @@ pub struct Live(RwLock<HashMap<(String, String), Arc<States>>>);
 pub struct States {
     view: Arc<View>,
     spec: Spec,
-    shards: Vec<RwLock<HashMap<EntityKey, Entry, RandomState>>>,
+    shards: Vec<RwLock<Shard>>,
     hasher: RandomState,
     /// Whether other processes write such states, too: what is not changed here is then read from the store.
     shared: bool,
-}
-
-struct Entry {
-    held: Held,
-    /// The state's bytes, as they were last written.
-    bytes: u32,
-    /// The tag of what the store has, where others write there too.
-    before: Before,
-    /// The checkpoint behind which it last changed.
-    round: u16,
-    dirty: bool,
-    /// Changed since the last sweep of those that rest.
-    used: bool,
-}
-
-/// A state in memory.
-enum Held {
-    /// As it grows.
-    Live(Box<State>),
-    /// As it is stored, until the next event.
-    Packed(Box<[u8]>),
 }
 
 /// Events by the shards of their entities, in their order within one.
@@ -70,6 +57,15 @@ struct ByShard {
     places: Vec<u32>,
     /// Where each shard's end.
     ends: [u32; SHARDS],
+    /// The hashes of the events' keys.
+    hashes: Vec<u64>,
+}
+
+/// Where an entity is: its shard, and the place there, which it keeps as long as it is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Spot {
+    shard: u8,
+    place: u32,
 }
 
 impl ByShard {
@@ -86,9 +82,9 @@ pub struct Owner {
     live: Arc<Live>,
     states: Arc<States>,
     /// The entities that changed since the last checkpoint.
-    changed: Vec<EntityKey>,
-    /// Those that changed before it: packed at the next, if they still rest.
-    cooling: Vec<EntityKey>,
+    changed: Vec<Spot>,
+    /// Those that changed before it: packed at the next, if they still rest. (Where one is gone, another may be there.)
+    cooling: Vec<Spot>,
     /// How many checkpoints were settled; goes round.
     round: u16,
     /// What all states take, about.
@@ -150,8 +146,6 @@ fn name(table: &Table) -> (String, String) {
     (table.project.clone(), table.view.clone())
 }
 
-type Shard = HashMap<EntityKey, Entry, RandomState>;
-
 impl States {
     /// The view's features of an entity at a time, as [`super::answer`] gives them; `None` where the store must be
     /// asked for its state. `view` and `spec` are the reader's: features renamed or in another order may be asked of
@@ -159,44 +153,53 @@ impl States {
     ///
     /// Errors: a value that its feature's type cannot hold.
     pub fn answer(&self, key: &EntityKey, spec: &Spec, view: &View, at: Timestamp) -> Option<Result<Windowed>> {
-        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        let entry = shard.get(key).filter(|entry| entry.dirty || !self.shared)?;
+        let hash = self.hasher.hash_one(key);
+        let shard = self.shards[shard_of(hash)].read().unwrap_or_else(PoisonError::into_inner);
+        let entry = shard.get(shard.find(hash, key)?).filter(|entry| entry.dirty || !self.shared)?;
         Some(match &entry.held {
             Held::Live(state) => super::answer_of(state, spec, view, at),
             Held::Packed(bytes) => super::answer(key, bytes, spec, view, at),
         })
     }
 
-    fn place(&self, key: &EntityKey) -> usize {
-        self.hasher.hash_one(key) as usize % SHARDS
-    }
-
-    fn shard(&self, key: &EntityKey) -> &RwLock<Shard> {
-        &self.shards[self.place(key)]
-    }
-
     fn by_shard(&self, events: &[Event<'_>]) -> ByShard {
-        let shards: Vec<u8> = events.iter().map(|event| self.place(event.key) as u8).collect();
+        let hashes: Vec<u64> = events.iter().map(|event| self.hasher.hash_one(event.key)).collect();
         let mut ends = [0u32; SHARDS];
-        for shard in &shards {
-            ends[usize::from(*shard)] += 1;
+        for hash in &hashes {
+            ends[shard_of(*hash)] += 1;
         }
         let mut before = 0;
         for end in &mut ends {
             before += std::mem::replace(end, before);
         }
         let mut places = vec![0; events.len()];
-        for (place, shard) in (0..).zip(&shards) {
-            let end = &mut ends[usize::from(*shard)];
+        for (place, hash) in (0..).zip(&hashes) {
+            let end = &mut ends[shard_of(*hash)];
             places[*end as usize] = place;
             *end += 1;
         }
-        ByShard { places, ends }
+        ByShard { places, ends, hashes }
     }
 
-    fn write(&self, key: &EntityKey) -> std::sync::RwLockWriteGuard<'_, Shard> {
-        self.shard(key).write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self, shard: usize) -> RwLockWriteGuard<'_, Shard> {
+        self.shards[shard].write().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Goes through entities under the locks of their shards, some at a time.
+    fn each(&self, spots: &[Spot], mut then: impl FnMut(&mut Shard, Spot)) {
+        for spots in spots.chunk_by(|a, b| a.shard == b.shard).flat_map(|of_one| of_one.chunks(LOCKED)) {
+            let Some(first) = spots.first() else { continue };
+            let mut shard = self.write(usize::from(first.shard));
+            for spot in spots {
+                then(&mut shard, *spot);
+            }
+        }
+    }
+}
+
+/// By bits that the shard's own table does not go by.
+fn shard_of(hash: u64) -> usize {
+    (hash >> 48) as usize % SHARDS
 }
 
 impl Drop for Owner {
@@ -221,61 +224,81 @@ impl Owner {
         now: Timestamp,
     ) -> Result<Applied, FoldError> {
         let states = Arc::clone(&self.states);
-        // an entity's events keep their order, and no shard is locked twice
+        // an entity's events keep their order
         let order = states.by_shard(events);
-        self.fetch(store, events, &order).await?;
+        let found = self.fetch(store, events, &order).await?;
         let mut done = Applied::default();
-        for (shard, places) in order.chunks() {
-            let mut shard = states.shards[shard].write().unwrap_or_else(PoisonError::into_inner);
-            for event in places.iter().map(|place| &events[*place as usize]) {
-                let entry = match shard.get_mut(event.key) {
-                    Some(entry) => entry,
-                    None => shard
-                        .entry(event.key.clone())
-                        .or_insert_with(|| Entry::new(State::new(&states.spec), 0, Before::Absent)),
-                };
-                if let Held::Packed(bytes) = &entry.held {
-                    let state =
-                        super::decode(event.key, bytes, &states.spec, &states.view).map_err(FoldError::State)?;
-                    self.bytes -= entry.cost();
-                    entry.held = Held::Live(Box::new(state));
-                    self.bytes += entry.cost();
-                }
-                let Held::Live(state) = &mut entry.held else { continue };
-                let taken = window::Event { ts_us: event.time.micros(), columns: event.columns };
-                let outcome = state.apply(&states.spec, taken, now.micros());
-                match outcome.map_err(|e| FoldError::State(super::state_error(&states.view, e)))? {
-                    Outcome::Applied => done.applied += 1,
-                    Outcome::LateDropped => done.late_dropped += 1,
-                }
-                entry.used = true;
-                entry.round = self.round;
-                if !entry.dirty {
-                    entry.dirty = true;
-                    self.changed.push(event.key.clone());
+        for (at, places) in order.chunks() {
+            let mut shard = states.write(at);
+            for places in places.chunks(TOGETHER) {
+                let held =
+                    places.iter().filter_map(|place| shard.get(found[*place as usize]?)).map(|entry| &entry.held);
+                let live = held.filter_map(|held| if let Held::Live(state) = held { Some(state) } else { None });
+                live.clone().for_each(|state| state.touch());
+                live.for_each(|state| state.touch_last());
+                for &place in places {
+                    let event = &events[place as usize];
+                    let (hash, key) = (order.hashes[place as usize], event.key);
+                    let spot = found[place as usize].or_else(|| shard.find(hash, key)).unwrap_or_else(|| {
+                        let entry = Entry::new(key.clone(), State::new(&states.spec), 0, Before::Absent);
+                        shard.insert(hash, entry, &states.hasher)
+                    });
+                    match self.take(&mut shard, Spot { shard: at as u8, place: spot }, event, now)? {
+                        Outcome::Applied => done.applied += 1,
+                        Outcome::LateDropped => done.late_dropped += 1,
+                    }
                 }
             }
         }
         Ok(done)
     }
 
-    /// Looks for the entities' states: those that are here are touched, for the waits for memory of many then go on at
-    /// the same time, and the others come from the store.
-    async fn fetch(&mut self, store: &dyn OnlineStore, events: &[Event<'_>], order: &ByShard) -> Result<(), FoldError> {
+    /// Applies an event to an entity that is there.
+    fn take(&mut self, shard: &mut Shard, spot: Spot, event: &Event<'_>, now: Timestamp) -> Result<Outcome, FoldError> {
+        let (spec, view) = (&self.states.spec, &self.states.view);
+        let gone = || FoldError::State(Error::new(Kind::Internal, "an entity's state is not where it was put"));
+        let entry = shard.get_mut(spot.place).ok_or_else(gone)?;
+        if let Held::Packed(bytes) = &entry.held {
+            let state = super::decode(event.key, bytes, spec, view).map_err(FoldError::State)?;
+            self.bytes -= entry.cost();
+            entry.held = Held::Live(Box::new(state));
+            self.bytes += entry.cost();
+        }
+        let Held::Live(state) = &mut entry.held else { return Err(gone()) };
+        let taken = window::Event { ts_us: event.time.micros(), columns: event.columns };
+        let outcome = state.apply(spec, taken, now.micros());
+        let outcome = outcome.map_err(|e| FoldError::State(super::state_error(view, e)))?;
+        entry.used = true;
+        entry.round = self.round;
+        if !entry.dirty {
+            entry.dirty = true;
+            self.changed.push(spot);
+        }
+        Ok(outcome)
+    }
+
+    /// Where the events' entities are; those that are not here come from the store. `None` for who is in neither.
+    async fn fetch(
+        &mut self,
+        store: &dyn OnlineStore,
+        events: &[Event<'_>],
+        order: &ByShard,
+    ) -> Result<Vec<Option<u32>>, FoldError> {
         let states = Arc::clone(&self.states);
+        let mut places = vec![None; events.len()];
         let mut keys: Vec<EntityKey> = Vec::new();
-        for (shard, places) in order.chunks() {
+        for (shard, of_shard) in order.chunks() {
             let shard = states.shards[shard].read().unwrap_or_else(PoisonError::into_inner);
-            for event in places.iter().map(|place| &events[*place as usize]) {
-                match shard.get(event.key).map(|entry| &entry.held) {
-                    Some(Held::Live(state)) => state.touch(),
-                    Some(Held::Packed(_)) => {}
-                    None => keys.push(event.key.clone()),
+            for &at in of_shard {
+                let at = at as usize;
+                places[at] = shard.find(order.hashes[at], events[at].key);
+                if places[at].is_none() {
+                    keys.push(events[at].key.clone());
                 }
             }
         }
         if keys.is_empty() {
-            return Ok(());
+            return Ok(places);
         }
         keys.sort_unstable();
         keys.dedup();
@@ -287,13 +310,14 @@ impl Owner {
             let Some(bytes) = bytes else { continue };
             let state = super::decode(&key, &bytes, &states.spec, &states.view).map_err(FoldError::State)?;
             let before = store.tag(&bytes).map_or(Before::Any, Before::Tagged);
-            fetched.push((key, Entry::new(state, bytes.len(), before)));
+            fetched.push(Entry::new(key, state, bytes.len(), before));
         }
-        for (key, entry) in fetched {
+        for entry in fetched {
             self.bytes += entry.cost();
-            states.write(&key).insert(key, entry);
+            let hash = states.hasher.hash_one(&entry.key);
+            states.write(shard_of(hash)).insert(hash, entry, &states.hasher);
         }
-        Ok(())
+        Ok(places)
     }
 
     /// How many entities changed since the last [`Owner::settle`].
@@ -303,33 +327,30 @@ impl Owner {
 
     /// What changed since the last [`Owner::settle`], to be written to `store`.
     pub fn checkpoint(&mut self, store: &dyn OnlineStore, now: Timestamp) -> Checkpoint {
-        let states = &self.states;
+        let states = Arc::clone(&self.states);
         let mut writes = Vec::with_capacity(self.changed.len());
         let mut replaced = Vec::new();
         self.tags.clear();
         let tagged = store.tag(&[]).is_some();
         let mut buffer = Vec::new();
-        for key in &self.changed {
-            let mut shard = states.write(key);
+        // neighbours in memory one after the other
+        self.changed.sort_unstable();
+        states.each(&self.changed, |shard, spot| {
             // what changed is here, and live
-            let Some(Entry { held: Held::Live(_), .. }) = shard.get(key) else {
-                self.tags.push(Before::Any);
-                continue;
-            };
-            let Some(entry) = shard.get_mut(key) else { continue };
-            let Held::Live(state) = &mut entry.held else { continue };
+            let Some((key, entry)) = shard.get_mut(spot.place).map(|entry| (entry.key.clone(), entry)) else { return };
+            let Held::Live(state) = &mut entry.held else { return };
             state.evict(&states.spec, now.micros());
             let state = super::encode_with(state, &states.spec, &mut buffer);
             self.bytes -= entry.cost();
-            entry.bytes = size(state.as_ref().map_or(0, bytes::Bytes::len));
+            entry.set_bytes(state.as_ref().map_or(0, bytes::Bytes::len));
             self.bytes += entry.cost();
             if tagged {
                 replaced.push(entry.before);
                 let tag = |state: &bytes::Bytes| store.tag(state).map_or(Before::Any, Before::Tagged);
                 self.tags.push(state.as_ref().map_or(Before::Absent, tag));
             }
-            writes.push(StateWrite { table: Arc::clone(&states.view.table), key: key.clone(), state });
-        }
+            writes.push(StateWrite { table: Arc::clone(&states.view.table), key, state });
+        });
         Checkpoint { states: writes, before: replaced }
     }
 
@@ -339,29 +360,28 @@ impl Owner {
         let states = Arc::clone(&self.states);
         self.pack();
         let mut tags = std::mem::take(&mut self.tags).into_iter();
-        for key in &self.changed {
-            let mut shard = states.write(key);
-            let empty = shard.get_mut(key).is_some_and(|entry| {
-                entry.dirty = false;
-                entry.before = tags.next().unwrap_or_default();
-                matches!(&entry.held, Held::Live(state) if state.is_empty())
-            });
-            if empty {
-                shard.remove(key);
+        states.each(&self.changed, |shard, spot| {
+            let Some(entry) = shard.get_mut(spot.place) else { return };
+            let Held::Live(state) = &entry.held else { return };
+            entry.dirty = false;
+            entry.before = tags.next().unwrap_or_default();
+            if state.is_empty() {
+                shard.remove(spot.place, &states.hasher);
             }
-        }
+        });
         self.cooling = std::mem::take(&mut self.changed);
         self.round = self.round.wrapping_add(1);
+        let len = |shard: &RwLock<Shard>| shard.read().unwrap_or_else(PoisonError::into_inner).len();
         let mut entities: usize = states.shards.iter().map(len).sum();
         // first those that rested for a while, then any
         for all in [false, true] {
-            for shard in &states.shards {
+            for at in 0..SHARDS {
                 if entities * OVERHEAD + self.bytes <= budget {
                     return;
                 }
-                let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+                let mut shard = states.write(at);
                 let before = shard.len();
-                shard.retain(|_, entry| {
+                shard.retain(&states.hasher, |entry| {
                     let stays = std::mem::take(&mut entry.used) && !all;
                     self.bytes -= if stays { 0 } else { entry.cost() };
                     stays
@@ -375,18 +395,18 @@ impl Owner {
     fn pack(&mut self) {
         let states = Arc::clone(&self.states);
         let mut buffer = Vec::new();
-        for key in std::mem::take(&mut self.cooling) {
-            let mut shard = states.write(&key);
-            let Some(entry) = shard.get_mut(&key) else { continue };
-            let rests = !entry.dirty && entry.round != self.round && entry.bytes as usize <= PACKED_MOST;
-            let Held::Live(state) = &entry.held else { continue };
+        let cooling = std::mem::take(&mut self.cooling);
+        states.each(&cooling, |shard, spot| {
+            let Some(entry) = shard.get_mut(spot.place) else { return };
+            let rests = !entry.dirty && entry.round != self.round && entry.bytes() <= PACKED_MOST;
+            let Held::Live(state) = &entry.held else { return };
             let bytes = rests.then(|| super::encode_with(state, &states.spec, &mut buffer)).flatten();
-            let Some(bytes) = bytes else { continue };
+            let Some(bytes) = bytes else { return };
             self.bytes -= entry.cost();
             entry.held = Held::Packed(bytes.as_ref().into());
-            entry.bytes = size(bytes.len());
+            entry.set_bytes(bytes.len());
             self.bytes += entry.cost();
-        }
+        });
     }
 
     /// Lets go of all: somebody else may change them in the store from now on. Nothing may have changed since the last
@@ -395,28 +415,8 @@ impl Owner {
         self.changed.clear();
         self.cooling.clear();
         self.bytes = 0;
-        for shard in &self.states.shards {
-            shard.write().unwrap_or_else(PoisonError::into_inner).clear();
+        for shard in 0..SHARDS {
+            *self.states.write(shard) = Shard::default();
         }
     }
-}
-
-impl Entry {
-    fn new(state: State, bytes: usize, before: Before) -> Self {
-        Self { held: Held::Live(Box::new(state)), bytes: size(bytes), before, round: 0, dirty: false, used: true }
-    }
-
-    /// What the state takes, about.
-    fn cost(&self) -> usize {
-        let factor = if matches!(self.held, Held::Live(_)) { DECODED } else { 1 };
-        self.bytes as usize * factor
-    }
-}
-
-fn size(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-fn len(shard: &RwLock<Shard>) -> usize {
-    shard.read().unwrap_or_else(PoisonError::into_inner).len()
 }
