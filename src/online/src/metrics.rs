@@ -14,6 +14,10 @@
 //! | `larder_online_flush_failures_total` | counter | groups that could not be made durable | |
 //! | `larder_online_drain_seconds` | histogram | seconds to carry what the log held into sled | |
 //! | `larder_online_drain_failures_total` | counter | times that failed, to be tried again | |
+//! | `larder_online_state_runs` | gauge | runs of window states | |
+//! | `larder_online_state_run_bytes` | gauge | bytes of their files | |
+//! | `larder_online_merge_seconds` | histogram | seconds to merge some of them into one | |
+//! | `larder_online_merge_failures_total` | counter | times that failed or found no room | |
 //! | `larder_online_checksum_failures_total` | counter | stored values found damaged | |
 //!
 //! Handles are made once, when a store is made: install the recorder before that.
@@ -88,6 +92,10 @@ pub(crate) struct Disk {
     pub(crate) flush_seconds: Histogram,
     pub(crate) overlay_bytes: Gauge,
     pub(crate) drain_seconds: Histogram,
+    pub(crate) runs: Gauge,
+    pub(crate) run_bytes: Gauge,
+    pub(crate) merge_seconds: Histogram,
+    merge_failures: Counter,
     drain_failures: Counter,
     flush_failures: Counter,
     checksum_failures: Counter,
@@ -103,6 +111,10 @@ impl Disk {
             flush_seconds: histogram!("larder_online_flush_seconds"),
             overlay_bytes: gauge!("larder_online_overlay_bytes"),
             drain_seconds: histogram!("larder_online_drain_seconds"),
+            runs: gauge!("larder_online_state_runs"),
+            run_bytes: gauge!("larder_online_state_run_bytes"),
+            merge_seconds: histogram!("larder_online_merge_seconds"),
+            merge_failures: counter!("larder_online_merge_failures_total"),
             drain_failures: counter!("larder_online_drain_failures_total"),
             flush_failures: counter!("larder_online_flush_failures_total"),
             checksum_failures: counter!("larder_online_checksum_failures_total"),
@@ -119,6 +131,12 @@ impl Disk {
     pub(crate) fn flush_failed(&self, error: &model::Error) {
         self.flush_failures.increment(1);
         tracing::error!(error = %error, cause = ?std::error::Error::source(error), "the online store could not be flushed");
+    }
+
+    /// Merging runs failed: they are read as they are.
+    pub(crate) fn merge_failed(&self, why: &str) {
+        self.merge_failures.increment(1);
+        tracing::error!(why, "window states could not be merged: they are read from more files than need be");
     }
 
     /// Carrying what the log held into sled failed.

@@ -27,6 +27,7 @@ mod disk;
 mod drain;
 mod layout;
 mod overlay;
+mod runs;
 mod tier;
 mod wal;
 mod writer;
@@ -46,6 +47,7 @@ use crate::error::Error;
 use crate::metrics::{Disk, Traffic};
 use layout::{Entry, Kind};
 use overlay::Overlay;
+use runs::{Fault, Runs};
 use tier::{Part, Tier};
 use writer::Command;
 
@@ -109,6 +111,7 @@ struct Shared {
     db: RwLock<Option<::sled::Db>>,
     tier: Tier,
     overlay: Overlay,
+    runs: Runs,
     traffic: Traffic,
     metrics: Disk,
 }
@@ -124,10 +127,30 @@ impl Shared {
         if let Some(entry) = self.overlay.get(key) {
             return Ok(entry);
         }
+        if kind == Kind::State
+            && let Some(entry) = self.runs.get(key).map_err(|fault| self.fault(fault))?
+        {
+            return Ok(entry);
+        }
         let Some(value) = db.get(key).map_err(disk::failed_to("read"))? else {
             return Ok(Entry::Absent);
         };
         layout::open_entry(kind, key, &value).ok_or_else(|| self.damaged(key))
+    }
+
+    fn fault(&self, fault: Fault) -> model::Error {
+        let failed = |what: String| model::Error::new(ErrorKind::Unavailable, what);
+        match fault {
+            Fault::Damaged(key) => self.damaged(&key),
+            Fault::Io(e) => failed(
+                "the online store failed to read or write its window states: check the disk and its free space".into(),
+            )
+            .with_cause(e),
+            Fault::Unreadable(run) => failed(format!(
+                "the window states that were written to {} cannot be read back: check the disk",
+                run.display()
+            )),
+        }
     }
 
     fn damaged(&self, key: &[u8]) -> model::Error {
@@ -300,10 +323,13 @@ impl Store {
         let disk = disk::open(&settings)?;
         let (replayed, wal) = disk.open_log()?;
         let frozen = Arc::new(replayed.layer);
+        let runs = disk.read_runs()?;
+        runs.tidy().map_err(|source| Error::Io { path: settings.path.join(runs::DIRECTORY), source })?;
         let db = disk.db.clone();
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(db.clone())),
             overlay: Overlay::with_frozen(Arc::clone(&frozen)),
+            runs,
             tier: Tier::new(settings.tier_bytes),
             traffic: Traffic::new("sled"),
             metrics: Disk::new(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::disk::{self, panic_text};
 use super::layout::{self, Address, Entry, Kind};
 use super::overlay::Layer;
+use super::runs::{Fault, Runs};
 use crate::error::Error;
 
 /// How many damaged values are named.
@@ -42,7 +43,7 @@ impl Report {
     fn add(&mut self, key: &[u8], value: &[u8]) {
         self.bytes += (key.len() + value.len()) as u64;
         let whole = match layout::address(key) {
-            Some(Address::Format | Address::Trimmed) => layout::unseal(key, value).map(|_| None),
+            Some(Address::Format | Address::Runs | Address::Trimmed) => layout::unseal(key, value).map(|_| None),
             Some(Address::Entity { kind: Kind::Row, .. }) => {
                 layout::open_entry(Kind::Row, key, value).map(|_| Some(&mut self.rows))
             }
@@ -63,6 +64,24 @@ impl Report {
         self.damaged += 1;
         if self.named.len() < NAMED {
             self.named.push(damaged);
+        }
+    }
+
+    /// What runs hold and the log does not replace.
+    fn add_runs(&mut self, runs: &Runs, log: &Layer) {
+        let mut merged = runs.from(&[]);
+        while merged.next(|key, state| {
+            if let Some(state) = state.filter(|_| !log.holds(key)) {
+                self.states += 1;
+                self.bytes += (key.len() + state.len()) as u64;
+            }
+        }) {}
+        for fault in merged.faults {
+            self.name(match fault {
+                Fault::Damaged(key) => layout::describe(&key),
+                Fault::Unreadable(run) => format!("the window states in {}", run.display()),
+                Fault::Io(e) => format!("a window state that cannot be read ({e})"),
+            });
         }
     }
 
@@ -97,11 +116,26 @@ pub fn check(path: &Path) -> Result<Report, Error> {
         }
         Err(error) => return Err(error),
     };
+    let runs = match disk.read_runs() {
+        Ok(runs) => Some(runs),
+        Err(Error::Damaged { detail, .. }) => {
+            first.name(detail);
+            None
+        }
+        Err(error) => return Err(error),
+    };
     let reading = std::thread::Builder::new().name("online-check".into()).spawn(move || {
         let mut report = first;
+        if let Some(runs) = &runs {
+            report.add_runs(runs, &log);
+        }
+        let is_replaced = |key: &[u8]| {
+            let in_run = runs.as_ref().filter(|_| layout::is_state(key)).map(|runs| runs.get(key));
+            log.holds(key) || matches!(in_run, Some(Ok(Some(_)) | Err(_)))
+        };
         for stored in db.iter() {
             match stored {
-                Ok((key, _)) if log.holds(&key) => {}
+                Ok((key, _)) if is_replaced(&key) => {}
                 Ok((key, value)) => report.add(&key, &value),
                 Err(e) => {
                     report.unreadable = Some(e.to_string());

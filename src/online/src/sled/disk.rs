@@ -18,7 +18,10 @@ use std::time::{Duration, Instant, SystemTime};
 use model::Kind;
 
 use super::Settings;
-use super::layout::{FORMAT, FORMAT_KEY, FORMAT_WITHOUT_LOG, TRIMMED_KEY, seal, unseal};
+use super::layout::{
+    self, FORMAT, FORMAT_KEY, FORMAT_WITHOUT_LOG, FORMAT_WITHOUT_RUNS, RUNS_KEY, TRIMMED_KEY, seal, unseal,
+};
+use super::runs::{self, Fault, Runs};
 use super::wal::{self, Damage, Replayed, Wal};
 use crate::error::Error;
 use crate::space;
@@ -65,6 +68,40 @@ impl Disk {
     /// Where the write-ahead log is.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join(wal::DIRECTORY)
+    }
+
+    /// Opens the runs that sled lists; changes nothing.
+    pub(crate) fn read_runs(&self) -> Result<Runs, Error> {
+        let path = &self.path;
+        let list = match self.db.get(RUNS_KEY).map_err(|e| sled_error(path, e))? {
+            None => Vec::new(),
+            Some(stored) => unseal(RUNS_KEY, &stored).and_then(runs::decode).ok_or_else(|| Error::Damaged {
+                path: path.clone(),
+                detail: format!("the checksum of {} does not match", layout::describe(RUNS_KEY)),
+            })?,
+        };
+        let in_tree = self.db.scan_prefix([layout::Kind::State as u8]).next();
+        let in_tree = in_tree.transpose().map_err(|e| sled_error(path, e))?.is_some();
+        Runs::open(path, &list, in_tree).map_err(|fault| match fault {
+            Fault::Io(source) => Error::Io { path: path.join(runs::DIRECTORY), source },
+            Fault::Damaged(key) => Error::Damaged { path: path.clone(), detail: layout::describe(&key) },
+            Fault::Unreadable(run) => {
+                let detail = format!("the window states in {} are missing or damaged", run.display());
+                Error::Damaged { path: path.clone(), detail }
+            }
+        })
+    }
+
+    /// Puts the list of runs where it is read on opening, durable on return.
+    pub(crate) fn store_runs(&mut self, list: &[runs::Listed]) -> model::Result<()> {
+        let sealed = seal(RUNS_KEY, &runs::encode(list));
+        self.db.insert(RUNS_KEY, sealed).map_err(failed_to("write"))?;
+        self.make_durable()
+    }
+
+    /// Whether merging so many bytes leaves room to spare.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        space::free(&self.path).is_none_or(|free| free > bytes.saturating_mul(2).saturating_add(space::RESERVE))
     }
 
     /// Reads the write-ahead log; changes nothing.
@@ -218,7 +255,7 @@ fn check_marker(path: &Path) -> Result<bool, Error> {
         "" => Ok(false),
         found if found == FORMAT.to_string() => Ok(true),
         // Its tree says so too, and is brought up to date.
-        found if found == FORMAT_WITHOUT_LOG.to_string() => Ok(false),
+        found if [FORMAT_WITHOUT_LOG, FORMAT_WITHOUT_RUNS].iter().any(|old| found == old.to_string()) => Ok(false),
         found => Err(Error::Format { path: path.to_owned(), found: format!("'{found}'"), expected: FORMAT }),
     }
 }
@@ -248,7 +285,7 @@ fn check_format(path: &Path, db: &::sled::Db, marked: bool) -> Result<bool, Erro
     let number = unseal(FORMAT_KEY, &stored).and_then(|n| n.try_into().ok()).map(u32::from_le_bytes);
     match number {
         Some(FORMAT) => Ok(false),
-        Some(FORMAT_WITHOUT_LOG) => Ok(true),
+        Some(FORMAT_WITHOUT_LOG | FORMAT_WITHOUT_RUNS) => Ok(true),
         Some(other) => Err(Error::Format { path: path.to_owned(), found: other.to_string(), expected: FORMAT }),
         None => Err(damaged("the format number's checksum does not match")),
     }

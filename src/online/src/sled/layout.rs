@@ -1,8 +1,8 @@
 //! How a store lies in the tree: keys that cannot run into one another, values with a checksum of our
 //! own. Knows no tree and no thread.
 //!
-//! Keys: `0 "format"` · `0 "trimmed"` · `1 table entity-key` (row) · `2 table entity-key` (window state) ·
-//! `3 group topic i32` (position); a table is `project view`, and every name stands behind its length
+//! Keys: `0 "format"` · `0 "runs"` · `0 "trimmed"` · `1 table entity-key` (row) · `2 table entity-key` (window state, which
+//! stands in a run, and in the tree only of an older store) · `3 group topic i32` (position); a table is `project view`, and every name stands behind its length
 //! (`u32`), so that the keys of one table, or of one group, share a prefix with no other's. Numbers in
 //! keys are big-endian. Values: `u32` CRC-32 of key and payload, then the payload, little-endian.
 //! With the key in the checksum, a value that turns up under another key is found damaged too.
@@ -12,11 +12,15 @@ use model::ports::{Position, Table};
 use model::{Row, Timestamp};
 
 /// The layout described above.
-pub(crate) const FORMAT: u32 = 2;
-/// The layout before: without a write-ahead log beside the tree, and else the same.
+pub(crate) const FORMAT: u32 = 3;
+/// The layout before: with window states in the tree, and else the same.
+pub(crate) const FORMAT_WITHOUT_RUNS: u32 = 2;
+/// The one before that: without a write-ahead log beside the tree.
 pub(crate) const FORMAT_WITHOUT_LOG: u32 = 1;
 /// Where the layout's number stands.
 pub(crate) const FORMAT_KEY: &[u8] = b"\0format";
+/// Where the list of runs stands.
+pub(crate) const RUNS_KEY: &[u8] = b"\0runs";
 /// Where the number of the last segment of the write-ahead log stands that the tree has all of.
 pub(crate) const TRIMMED_KEY: &[u8] = b"\0trimmed";
 
@@ -47,6 +51,11 @@ impl Entry {
             Self::State(state) => Some(state),
         }
     }
+}
+
+/// Whether a key is that of a window state.
+pub(crate) fn is_state(key: &[u8]) -> bool {
+    key.first() == Some(&(Kind::State as u8))
 }
 
 /// What every key of a table begins with; an entity's key is this and its bytes.
@@ -146,6 +155,7 @@ pub(crate) fn position_of(key: &[u8], payload: &[u8]) -> Option<Position> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     Format,
+    Runs,
     Trimmed,
     Entity { kind: Kind, table: Table },
     Position { group: String, topic: String, partition: i32 },
@@ -155,6 +165,9 @@ pub(crate) enum Address {
 pub(crate) fn address(key: &[u8]) -> Option<Address> {
     if key == FORMAT_KEY {
         return Some(Address::Format);
+    }
+    if key == RUNS_KEY {
+        return Some(Address::Runs);
     }
     if key == TRIMMED_KEY {
         return Some(Address::Trimmed);
@@ -184,6 +197,7 @@ pub(crate) fn describe(key: &[u8]) -> String {
             format!("the position of consumer group '{group}' in partition {partition} of topic '{topic}'")
         }
         Some(Address::Format) => "the format number".into(),
+        Some(Address::Runs) => "the list of window states' runs".into(),
         Some(Address::Trimmed) => "the number of the write-ahead log's last trimmed segment".into(),
         None => format!("the value of unknown key {:?}", Bytes::copy_from_slice(key)),
     }

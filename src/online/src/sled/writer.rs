@@ -328,6 +328,11 @@ impl Writer {
             // Whoever asked forgets that there was something to clear, and a power loss may not bring it back.
             self.wal.sync()?;
             self.wal.mark()?;
+            if let Some(prefix) = clearing.damaged.take() {
+                let (done, outcome) = channel();
+                self.jobs.send(Job::Repair { prefix, done }).map_err(|_| closed())?;
+                outcome.recv().unwrap_or_else(|_| Err(closed()))?;
+            }
         }
         Ok(())
     }

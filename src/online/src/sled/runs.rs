@@ -1,0 +1,207 @@
+//! The window states of the store: sorted runs in files, written one behind the other and merged in the background. Each
+//! drain of the log makes a run of its states, so that many entities that change now and then cost a sequential write
+//! and not a page of the tree each. Knows the runs' order and no tree: which runs there are stands in sled (the drainer
+//! puts it there, durable before the log is trimmed), and a file that is not in that list is nothing's.
+//!
+//! A key's newest run has its state, or that it is removed. Runs of one level are merged once there are [`FAN_IN`] of
+//! them, into one of the next level, or of the same where it is small enough; so each state is written a few times in
+//! all, and a lookup asks the filters of some dozens of runs at the most.
+
+mod file;
+mod filter;
+mod merge;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::layout::Entry;
+
+pub(crate) use file::{Fault, Run};
+pub(crate) use merge::{Merged, Plan};
+
+/// The directory's name in the store's.
+pub(crate) const DIRECTORY: &str = "states";
+/// So many runs of a level are merged.
+pub(crate) const FAN_IN: usize = 8;
+
+/// A run's number and its level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) number: u64,
+    pub(crate) level: u8,
+}
+
+/// A run in the list.
+#[derive(Clone, Debug)]
+struct Live {
+    run: Arc<Run>,
+    level: u8,
+}
+
+/// All runs, the newest first.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    directory: PathBuf,
+    live: RwLock<Arc<Vec<Live>>>,
+    /// The next run's number.
+    numbers: AtomicU64,
+    /// Whether the tree has states, too, of a store that was made before there were runs.
+    in_tree: bool,
+}
+
+/// The list as it is stored.
+pub(crate) fn encode(list: &[Listed]) -> Vec<u8> {
+    list.iter().flat_map(|listed| listed.number.to_le_bytes().into_iter().chain([listed.level])).collect()
+}
+
+/// The stored list; `None` where that is none.
+pub(crate) fn decode(payload: &[u8]) -> Option<Vec<Listed>> {
+    let (listed, rest) = payload.as_chunks::<9>();
+    let of = |bytes: &[u8; 9]| {
+        let (number, level) = bytes.split_first_chunk::<8>()?;
+        Some(Listed { number: u64::from_le_bytes(*number), level: *level.first()? })
+    };
+    if rest.is_empty() { listed.iter().map(of).collect() } else { None }
+}
+
+impl Runs {
+    /// Opens the runs of a list, the newest first. `in_tree`: the tree has states, too.
+    pub(crate) fn open(store: &Path, list: &[Listed], in_tree: bool) -> Result<Self, Fault> {
+        let directory = store.join(DIRECTORY);
+        let open = |listed: &Listed| {
+            let run = Run::open(&directory, listed.number).map_err(|fault| match fault {
+                Fault::Io(e) if e.kind() == io::ErrorKind::NotFound => {
+                    Fault::Unreadable(file::path_of(&directory, listed.number))
+                }
+                fault => fault,
+            })?;
+            Ok(Live { run: Arc::new(run), level: listed.level })
+        };
+        let live = list.iter().map(open).collect::<Result<Vec<_>, Fault>>()?;
+        let numbers = AtomicU64::new(list.iter().map(|listed| listed.number).max().unwrap_or(0) + 1);
+        Ok(Self { directory, live: RwLock::new(Arc::new(live)), numbers, in_tree })
+    }
+
+    /// Removes the files that are not in the list: of a crash in the middle of a drain or a merge.
+    pub(crate) fn tidy(&self) -> io::Result<()> {
+        std::fs::create_dir_all(&self.directory)?;
+        let live = self.live();
+        for file in std::fs::read_dir(&self.directory)? {
+            let file = file?;
+            let number = file.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
+            if number.is_some_and(|number| live.iter().all(|live| live.run.number != number)) {
+                std::fs::remove_file(file.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn live(&self) -> Arc<Vec<Live>> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many runs there are, and their bytes.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        let live = self.live();
+        (live.len(), live.iter().map(|live| live.run.bytes).sum())
+    }
+
+    /// A key's state, or that it is absent; `None` where no run says anything of it, and the tree has states, too.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Fault> {
+        let live = self.live();
+        let hash = filter::hash(key);
+        for live in live.iter() {
+            if let Some(found) = live.run.get(hash, key)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok((!self.in_tree).then_some(Entry::Absent))
+    }
+
+    /// All entries from a key on, the newest of each key.
+    pub(crate) fn from(&self, key: &[u8]) -> Merged {
+        Merged::new(self.live().iter().map(|live| &live.run), key)
+    }
+
+    /// Writes a run of entries whose keys ascend; it is on the disk on return, and not in the list yet.
+    pub(crate) fn write<'a>(
+        &self,
+        entries: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<Run, Fault> {
+        let mut builder = file::Builder::new(&self.directory, self.next(), entries.len() as u64)?;
+        for (key, value) in entries {
+            builder.push(key, value)?;
+        }
+        builder.finish()
+    }
+
+    /// A number that no run has or had since the store was opened.
+    fn next(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The list with a new run before all.
+    pub(crate) fn with(&self, run: &Run) -> Vec<Listed> {
+        std::iter::once(Listed { number: run.number, level: 0 }).chain(self.list()).collect()
+    }
+
+    /// The list.
+    pub(crate) fn list(&self) -> Vec<Listed> {
+        self.live().iter().map(|live| Listed { number: live.run.number, level: live.level }).collect()
+    }
+
+    /// The new run is in the stored list: it is read from now on.
+    pub(crate) fn add(&self, run: Run) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let new = Live { run: Arc::new(run), level: 0 };
+        *live = Arc::new(std::iter::once(new).chain(live.iter().cloned()).collect());
+    }
+
+    /// What should be merged next, if anything.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        let live = self.live();
+        let of = |level: u8| live.iter().filter(move |live| live.level == level).map(|live| Arc::clone(&live.run));
+        let level = (0..=u8::MAX).find(|level| of(*level).count() >= FAN_IN)?;
+        // levels ascend with age, so runs of one stand together
+        let oldest = live.last().is_some_and(|last| last.level == level);
+        Some(Plan::new(&self.directory, self.next(), of(level).collect(), level, oldest && !self.in_tree))
+    }
+
+    /// How to leave out what is damaged of the keys that begin with this, run by run. A damaged block that may have other
+    /// keys, too, stays.
+    pub(crate) fn repairs(&self, prefix: &[u8]) -> Result<Vec<Plan>, Fault> {
+        let mut plans = Vec::new();
+        for Live { run, level } in self.live().iter() {
+            let lost = run.damaged(prefix)?;
+            if !lost.is_empty() {
+                let plan = Plan::new(&self.directory, self.next(), vec![Arc::clone(run)], *level, false);
+                plans.push(plan.without(lost));
+            }
+        }
+        Ok(plans)
+    }
+
+    /// The list with what a plan made in place of what it was made of.
+    pub(crate) fn without(&self, plan: &Plan, made: &Run) -> Vec<Listed> {
+        let mut put = Some(Listed { number: made.number, level: plan.level_of(made) });
+        let place = |listed: Listed| if plan.takes(listed.number) { put.take() } else { Some(listed) };
+        self.list().into_iter().filter_map(place).collect()
+    }
+
+    /// The new list is stored: what was merged is read no more, and its files go.
+    pub(crate) fn swap(&self, plan: &Plan, made: Run) -> io::Result<()> {
+        let level = plan.level_of(&made);
+        let mut put = Some(Live { run: Arc::new(made), level });
+        {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            let place = |old: &Live| if plan.takes(old.run.number) { put.take() } else { Some(old.clone()) };
+            *live = Arc::new(live.iter().filter_map(place).collect());
+        }
+        plan.remove_inputs()
+    }
+}
+
+#[cfg(test)]
+mod tests;

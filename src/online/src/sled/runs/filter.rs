@@ -1,0 +1,101 @@
+//! Which keys a run does not have, in ten bits a key: of absent keys about one in a hundred is taken to be there. Its
+//! hash is part of what is stored. Knows no file.
+
+/// Words of the piece of memory that all of a key's bits are in: one line of the processor's cache.
+const LINE: usize = 8;
+const BITS_OF_KEY: usize = 10;
+/// The bits that a key sets.
+const PROBES: u32 = 6;
+/// Of a place in a line.
+const PLACE: u32 = 9;
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A Bloom filter in lines.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Filter(Vec<u64>);
+
+/// A key's hash, the same in every process and build.
+pub(super) fn hash(key: &[u8]) -> u64 {
+    let mut hash = key.len() as u64 ^ MIX;
+    let (words, rest) = key.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    for word in words.iter().chain([&last]) {
+        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(MIX);
+        hash ^= hash >> 29;
+    }
+    hash
+}
+
+impl Filter {
+    /// Empty, for so many keys.
+    pub(super) fn new(keys: u64) -> Self {
+        let lines = (keys as usize * BITS_OF_KEY).div_ceil(LINE * 64).max(1);
+        Self(vec![0; lines * LINE])
+    }
+
+    /// As it was stored; `None` where that is no filter.
+    pub(super) fn open(bytes: &[u8]) -> Option<Self> {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let whole = rest.is_empty() && !words.is_empty() && words.len().is_multiple_of(LINE);
+        whole.then(|| Self(words.iter().map(|word| u64::from_le_bytes(*word)).collect()))
+    }
+
+    /// What is stored.
+    pub(super) fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+        self.0.iter().flat_map(|word| word.to_le_bytes())
+    }
+
+    pub(super) fn add(&mut self, hash: u64) {
+        let (line, places) = self.places(hash);
+        for place in places {
+            self.0[line + place / 64] |= 1 << (place % 64);
+        }
+    }
+
+    /// Whether the key with this hash may be there.
+    pub(super) fn may_have(&self, hash: u64) -> bool {
+        let (line, places) = self.places(hash);
+        places.into_iter().all(|place| self.0[line + place / 64] & 1 << (place % 64) != 0)
+    }
+
+    fn places(&self, hash: u64) -> (usize, [usize; PROBES as usize]) {
+        let lines = self.0.len() / LINE;
+        let line = ((u128::from(hash) * lines as u128) >> 64) as usize * LINE;
+        let mut bits = hash.wrapping_mul(MIX);
+        let places = std::array::from_fn(|_| {
+            bits = bits.rotate_left(PLACE);
+            (bits & ((1 << PLACE) - 1)) as usize
+        });
+        (line, places)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> Vec<u8> {
+        format!("a prefix that all share, entity {number}").into_bytes()
+    }
+
+    #[test]
+    fn what_is_there_is_never_missed_and_what_is_not_seldom_found() {
+        const KEYS: u64 = 20_000;
+        let mut filter = Filter::new(KEYS);
+        (0..KEYS).for_each(|number| filter.add(hash(&key(number))));
+        let bytes: Vec<u8> = filter.bytes().collect();
+        assert!(bytes.len() as u64 <= KEYS * 10 / 8 + 64);
+        let filter = Filter::open(&bytes).expect("is one");
+        assert!((0..KEYS).all(|number| filter.may_have(hash(&key(number)))));
+        let wrong = (KEYS..3 * KEYS).filter(|number| filter.may_have(hash(&key(*number)))).count();
+        assert!(wrong < 2 * KEYS as usize / 40, "{wrong} of {} found", 2 * KEYS);
+    }
+
+    #[test]
+    fn the_hash_is_what_it_was() {
+        // stored filters depend on it: another one is another format
+        let hashes = [hash(b""), hash(b"entity"), hash(b"entity 1")];
+        assert_eq!(hashes, [0xdf44_2d24_3469_30af, 0xcd26_bdfe_ad11_4468, 0xfbed_30c5_086d_bce8]);
+    }
+}
