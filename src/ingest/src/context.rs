@@ -82,6 +82,11 @@ impl Context {
         self.epoch.load(Ordering::SeqCst)
     }
 
+    /// Whether a message polled at that epoch is still to be applied.
+    pub(crate) fn is_since(&self, partition: i32, epoch: u64) -> bool {
+        epoch == self.epoch() || self.state().has_since(partition, epoch)
+    }
+
     /// Claims these partitions for a view, before its positions are read: what another process writes afterwards is refused.
     pub(crate) fn claim(&self, feed: &Feed, partitions: &BTreeSet<i32>) -> Result<Vec<Fence>, String> {
         let partitions: Vec<i32> = partitions.iter().copied().collect();

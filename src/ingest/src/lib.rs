@@ -20,6 +20,7 @@
 //! - A deleted view's positions are removed with its rows and window states ([`gate`]), so that the view
 //!   applied again is built again from the stream.
 
+pub mod ahead;
 pub mod decode;
 pub mod feed;
 pub mod formats;

@@ -14,6 +14,7 @@ use rdkafka::message::Message as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::View;
 use crate::client;
 use crate::error::Stop;
 use crate::feed::Feed;
@@ -63,6 +64,16 @@ impl Member {
             client: None,
             reads: BTreeSet::new(),
             fresh: BTreeSet::new(),
+        }
+    }
+
+    /// As it takes messages: of those that the others take too, or of its own.
+    pub(crate) fn view(&self, alone: bool) -> View {
+        View {
+            member: self.id,
+            feed: Arc::clone(&self.feed),
+            progress: self.progress.clone(),
+            elsewhere: if alone { BTreeSet::new() } else { self.behind.clone() },
         }
     }
 

@@ -1,32 +1,34 @@
 //! The reader of a topic for all views that share it: a thread that polls, and writes for each view what it polled before
-//! it polls again. Knows no registry.
+//! it polls again; where there is more to come, what it polled is decoded meanwhile ([`Ahead`]), and written a batch later.
+//! Knows no registry.
+
+mod poll;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::runtime::Handle;
 
-use crate::client::{self, TICK};
-use crate::context::{self, Client, State, Track};
+use crate::ahead::{self, Ahead, View, With};
+use crate::client::TICK;
+use crate::context::{self, Client, State};
 use crate::decode::Decoder;
 use crate::error::Stop;
 use crate::feed::Feed;
 use crate::member::{Member, given_up};
-use crate::pipeline::{self, Batch, Failure, Message, Taker};
+use crate::pipeline::{self, Batch, Failure, Message};
 use crate::readers::{Deps, Join, Place};
 use crate::waiting::Waiting;
 use crate::writer::{Pace, Writer};
 use crate::{dead_letter, marker, metrics};
+use poll::Polled;
 
 /// After so many attempts a view whose writes fail is given up, where those of others succeed.
 const PATIENCE: u32 = 5;
 /// A view that is behind reads so many batches for each one of the others, to come nearer.
 const HASTE: usize = 4;
-/// No more than this is polled before it is applied, bytes.
-const LARGEST_BATCH: usize = 16 << 20;
 
 /// Reads until the last view has left. Blocks its thread, which must not be one of the runtime's.
 ///
@@ -42,8 +44,17 @@ pub(crate) fn run(first: Join, place: &Place, deps: &Deps, runtime: &Handle) {
         }
     };
     let pace = Pace::new(deps.settings.checkpoints);
-    let mut reader =
-        Reader { deps, runtime, consumer: &consumer, place, joined: 0, producer: None, pace, last_error: None };
+    let mut reader = Reader {
+        deps,
+        runtime,
+        consumer: &consumer,
+        place,
+        joined: 0,
+        producer: None,
+        pace,
+        last_error: None,
+        ahead: None,
+    };
     reader.admit(first);
     if let Err(stop) = reader.run() {
         let reason = stop.to_string();
@@ -71,6 +82,7 @@ struct Reader<'a> {
     producer: Option<dead_letter::Producer>,
     pace: Pace,
     last_error: Option<KafkaError>,
+    ahead: Option<Ahead>,
 }
 
 /// What is to be written for a view.
@@ -99,11 +111,17 @@ impl Reader<'_> {
                 continue;
             }
             let busy = self.catch_up()?;
-            let messages = self.poll(if busy { Duration::ZERO } else { TICK })?;
+            let waits = self.ahead.as_ref().is_some_and(Ahead::is_waiting);
+            let polled = self.poll(if busy || waits { Duration::ZERO } else { TICK })?;
             if let Some(reason) = self.state().failed.take() {
                 return Err(Stop::Restart(reason));
             }
-            self.apply(&messages, None)?;
+            if polled.full && !busy {
+                self.hand_over(polled)?;
+            } else {
+                self.land()?;
+                self.apply(&polled.messages, None)?;
+            }
             self.checkpoint()?;
         }
     }
@@ -197,91 +215,6 @@ impl Reader<'_> {
         }
     }
 
-    /// Waits for a message, then takes what comes within the linger time, up to the batch size.
-    fn poll(&mut self, wait: Duration) -> Result<Vec<Message>, Stop> {
-        let settings = &self.deps.settings;
-        let mut messages: Vec<Message> = Vec::new();
-        let mut bytes = 0;
-        let mut until = Instant::now() + wait;
-        let mut epoch = self.consumer.context().epoch();
-        while messages.len() < settings.batch_size && bytes < LARGEST_BATCH {
-            // what is here is taken without a look at the clock
-            let mut left = Duration::ZERO;
-            let polled = self.consumer.poll(left).or_else(|| {
-                left = until.saturating_duration_since(Instant::now());
-                if left.is_zero() { None } else { self.consumer.poll(left) }
-            });
-            let now = self.consumer.context().epoch();
-            if now != epoch {
-                // of partitions that went, and of those that came back: they start from the store. What this poll gave
-                // comes behind the change: a partition's first message may come with its assignment.
-                let state = self.state();
-                messages.retain(|message| state.has_since(message.partition, epoch));
-                epoch = now;
-            }
-            match polled {
-                Some(Ok(message)) => {
-                    self.last_error = None;
-                    if messages.is_empty() && !wait.is_zero() {
-                        until = Instant::now() + settings.linger;
-                    }
-                    if self.in_order(&message)? {
-                        bytes += message.payload_len();
-                        messages.push(client::own(&message));
-                    }
-                }
-                Some(Err(error)) => self.tell(error)?,
-                None if left.is_zero() => break,
-                None => {}
-            }
-            // errors, and messages of partitions that went, are no reason to stay
-            if messages.is_empty() && Instant::now() >= until {
-                break;
-            }
-        }
-        Ok(messages)
-    }
-
-    /// Holds a message's offset against what was polled before it; says whether it is of an assigned partition.
-    fn in_order(&self, message: &BorrowedMessage<'_>) -> Result<bool, Stop> {
-        let mut state = self.state();
-        let State { members, tracks, .. } = &mut *state;
-        let (partition, offset) = (message.partition(), message.offset());
-        let Some(Track { next, fresh, .. }) = tracks.get_mut(&partition) else { return Ok(false) };
-        let expected = std::mem::replace(next, offset + 1);
-        if std::mem::take(fresh) {
-            for member in members.iter_mut().filter(|member| !member.behind.contains(&partition)) {
-                let Some(progress) = member.progress.get_mut(&partition) else { continue };
-                let lost = (0..offset).contains(&progress.next) || (expected >= 0 && offset < expected);
-                if lost {
-                    metrics::position_lost(&member.feed, partition, progress.next, offset);
-                    if offset < progress.next {
-                        // what a topic made anew has is new
-                        member.writer.begin_anew(partition);
-                    }
-                    progress.next = progress.next.min(offset);
-                }
-            }
-        } else if offset < expected {
-            // start again from the store: a repeated message is left out, a topic made anew is seen
-            return Err(Stop::Restart(format!("partition {partition} went back from offset {expected} to {offset}")));
-        }
-        Ok(true)
-    }
-
-    fn tell(&mut self, error: KafkaError) -> Result<(), Stop> {
-        if let KafkaError::MessageConsumptionFatal(_) = error {
-            return Err(Stop::kafka("the Kafka consumer failed", &error));
-        }
-        let mut repeated = self.last_error.as_ref() == Some(&error);
-        for member in &self.state().members {
-            metrics::broker_error(&member.feed, &error, repeated);
-            repeated = true;
-        }
-        self.last_error = Some(error);
-        Ok(())
-    }
-
     /// Applies messages for all views, or for one alone that is behind.
     fn apply(&mut self, messages: &[Message], alone: Option<u64>) -> Result<(), Stop> {
         if messages.is_empty() {
@@ -289,25 +222,67 @@ impl Reader<'_> {
         }
         let started = Instant::now();
         let Some(feed) = self.state().members.first().map(|member| member.feed.clone()) else { return Ok(()) };
-        let writers = self.writers(&feed, messages)?;
-        let now = self.deps.clock.now();
-        let skew = i64::try_from(self.deps.settings.future_skew.as_micros()).unwrap_or(i64::MAX);
-        let nowhere = BTreeSet::new();
+        let with = self.with(&feed, messages)?;
+        let of = |member: &&Member| alone.is_none_or(|id| member.id == id);
         let state = self.state();
-        let members: Vec<&Member> = state.members.iter().filter(|m| alone.is_none_or(|id| m.id == id)).collect();
-        let taker = |member: &&'_ Member| {
-            let elsewhere = if alone.is_some() { &nowhere } else { &member.behind };
-            (member.feed.clone(), elsewhere.clone(), member.progress.clone())
-        };
-        let takers: Vec<_> = members.iter().map(taker).collect();
-        let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+        let views: Vec<View> = state.members.iter().filter(of).map(|m| m.view(alone.is_some())).collect();
         drop(state);
-        let takers: Vec<_> =
-            takers.iter().map(|(feed, elsewhere, progress)| Taker { feed, progress, elsewhere }).collect();
-        let batches = pipeline::prepare(&takers, &writers, messages, now, skew);
-        let work = ids.into_iter().zip(batches).filter(|(_, batch)| batch.messages > 0);
+        let batches = ahead::prepare(&views, messages, &with);
+        self.write(views.iter().map(|view| view.member).zip(batches), started)
+    }
+
+    /// Has a batch decoded, and applies the one that was before it.
+    fn hand_over(&mut self, polled: Polled) -> Result<(), Stop> {
+        let Some(feed) = self.state().members.first().map(|member| member.feed.clone()) else { return Ok(()) };
+        // schemas may have to be waited for, which should keep nothing back
+        let alone = !Decoder::wanted(&feed, polled.messages.iter()).is_empty();
+        if alone || self.ahead.as_ref().is_some_and(Ahead::is_astray) {
+            self.land()?;
+        }
+        let started = Instant::now();
+        let with = self.with(&feed, &polled.messages)?;
+        let views = self.views();
+        let context = self.consumer.context();
+        let ahead = match &mut self.ahead {
+            Some(ahead) => ahead,
+            none => none.insert(
+                Ahead::start(&context.topic).map_err(|e| Stop::Restart(format!("no thread to decode in: {e}")))?,
+            ),
+        };
+        let landed = ahead
+            .hand_over(polled.messages, polled.epoch, &views, with, |partition, epoch| {
+                context.is_since(partition, epoch)
+            })
+            .map_err(|gone| Stop::Restart(gone.to_string()))?;
+        self.write(landed, started)
+    }
+
+    /// Applies the batch that was handed over last.
+    fn land(&mut self) -> Result<(), Stop> {
+        let started = Instant::now();
+        let (views, context) = (self.views(), self.consumer.context());
+        let Some(ahead) = &mut self.ahead else { return Ok(()) };
+        let landed = ahead
+            .land(&views, |partition, epoch| context.is_since(partition, epoch))
+            .map_err(|gone| Stop::Restart(gone.to_string()))?;
+        self.write(landed, started)
+    }
+
+    /// All views, as they stand.
+    fn views(&self) -> Vec<View> {
+        self.state().members.iter().map(|member| member.view(false)).collect()
+    }
+
+    fn write(&mut self, batches: impl IntoIterator<Item = (u64, Batch)>, started: Instant) -> Result<(), Stop> {
+        let work = batches.into_iter().filter(|(_, batch)| batch.messages > 0);
         let job = |batch| Job::Batch { batch: Box::new(batch), started };
         self.persist(work.map(|(member, batch)| Work { member, job: job(batch) }).collect())
+    }
+
+    fn with(&mut self, feed: &Feed, messages: &[Message]) -> Result<With, Stop> {
+        let writers = self.writers(feed, messages)?;
+        let skew_us = i64::try_from(self.deps.settings.future_skew.as_micros()).unwrap_or(i64::MAX);
+        Ok(With { writers, now: self.deps.clock.now(), skew_us })
     }
 
     /// The schemas with which these messages were written.
@@ -360,7 +335,7 @@ impl Reader<'_> {
             let mut again = Vec::new();
             for mut work in todo {
                 match self.attempt(&mut work, waiting.attempts + 1) {
-                    Ok(()) => {}
+                    Ok(()) => self.spend(work),
                     Err(Failure::Unavailable(error)) => again.push((work, error)),
                     Err(Failure::Contended(_)) => self.rewind(work.member)?,
                     Err(Failure::Fenced(error)) => {
@@ -395,6 +370,12 @@ impl Reader<'_> {
             }
         }
         waiting.over()
+    }
+
+    fn spend(&mut self, work: Work) {
+        if let (Job::Batch { batch, .. }, Some(ahead)) = (work.job, &mut self.ahead) {
+            ahead.spend(*batch);
+        }
     }
 
     /// Another process wrote a state that a view changed here: the view goes back to its stored positions, and reads from
@@ -443,7 +424,6 @@ impl Reader<'_> {
         outcome
     }
 }
-
 /// Sends a batch's dead letters, once.
 pub(crate) fn bury(
     producer: &mut Option<dead_letter::Producer>,

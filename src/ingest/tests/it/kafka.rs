@@ -299,6 +299,102 @@ async fn what_one_view_cannot_write_stops_that_view_alone() {
     }
 }
 
+/// Many events of a user, one behind the other in a partition.
+async fn many(producer: &FutureProducer, partition: i32, user: &str, how_many: usize) {
+    let ts = Timestamp(T0 - SECOND).to_rfc3339();
+    let payload = serde_json::json!({"user": user, "amount": 1, "ts": ts}).to_string();
+    let mut sent = Vec::new();
+    for _ in 0..how_many {
+        let record = FutureRecord::to("t").partition(partition).key("k").payload(&payload);
+        sent.push(producer.send_result(record).map_err(|(e, _)| e).expect("queued"));
+    }
+    for delivery in sent {
+        delivery.await.expect("not cancelled").expect("sent");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_or_a_failure_while_batches_wait_loses_and_repeats_nothing() {
+    let cluster = Cluster::start(&["t"]);
+    let windowed = Stream::windowed("windows", &cluster.servers(), "t");
+    let plain = Stream::plain("rows", &cluster.servers(), "t");
+    let store = Arc::new(MemoryStore::default());
+    // full batches: each is decoded while the one before it is applied
+    let settings = || Settings { batch_size: 5, max_backoff: Duration::from_millis(100), ..quick() };
+    let (rounds, each) = (4i64, 1500i64);
+    for round in 1..=rounds {
+        many(&cluster.producer, 0, "a", each as usize).await;
+        many(&cluster.producer, 1, "b", each as usize).await;
+        let ingest = Ingest::start(&store, &[&windowed, &plain], settings());
+        let before = stands("rows")(&store.content());
+        store.until("it is under way", |c| stands("rows")(c) > before + 50).await;
+        // the rows of a batch, or a checkpoint, while the next batch waits
+        store.fail_writes.store(3, Ordering::SeqCst);
+        store.until("it goes on", |c| stands("rows")(c) > before + 500).await;
+        if round == rounds {
+            let all = 2 * rounds * each;
+            store.until("all is read", |c| stands("rows")(c) == all && stands("windows")(c) == all).await;
+        }
+        ingest.stop().await;
+        for user in ["a", "b"] {
+            let partition = i32::from(user == "b");
+            let read = store.position("windows", "t", partition).unwrap_or(0);
+            let counted = total(&store, &windowed, user).map_or(0, |values| count(&values[1]));
+            assert_eq!(counted, read.max(0), "round {round}: what is counted is what the position says");
+        }
+    }
+    assert_eq!(total(&store, &windowed, "a"), Some(vec![int(rounds * each), int(rounds * each)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_move_while_batches_wait_are_counted_once() {
+    let cluster = Cluster::start(&["t"]);
+    let stream = Stream::windowed("v", &cluster.servers(), "t");
+    let store = Arc::new(MemoryStore::default());
+    let settings = || Settings { batch_size: 5, ..quick() };
+    let first = Ingest::start(&store, &[&stream], settings());
+    let done = CancellationToken::new();
+    let (producer, until) = (cluster.producer.clone(), done.clone());
+    // there is always more to come, so that batches wait whenever the group moves a partition
+    let producing = tokio::spawn(async move {
+        let mut sent = 0i64;
+        while !until.is_cancelled() {
+            many(&producer, 0, "a", 200).await;
+            many(&producer, 1, "b", 200).await;
+            sent += 200;
+        }
+        sent
+    });
+    store.until("the first reads", |c| stands("v")(c) > 400).await;
+    let second = Ingest::start(&store, &[&stream], settings());
+    let spec = service::windows::spec_of(&stream.view()).expect("a good definition");
+    let view = stream.view();
+    tokio::time::timeout(Duration::from_mins(1), async {
+        let reads = |ingest: &Ingest| {
+            let live = ingest.live.get(&view.table, &spec);
+            let knows = |user: &str| {
+                let key = crate::support::entity("user", user);
+                live.as_ref().is_some_and(|live| live.answer(&key, &spec, &view, Timestamp(T0)).is_some())
+            };
+            knows("a") || knows("b")
+        };
+        while !reads(&second) {
+            // nothing tells when a state is there that is not written yet
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the second was given a partition, and reads it");
+    first.stop().await;
+    done.cancel();
+    let sent = producing.await.expect("no panic");
+    store.until("all is read", |c| stands("v")(c) == 2 * sent).await;
+    second.stop().await;
+    for user in ["a", "b"] {
+        assert_eq!(total(&store, &stream, user), Some(vec![int(sent), int(sent)]), "{user}");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     /// So many events into a partition.

@@ -1,6 +1,7 @@
 //! The tests of `ingest` from outside: decoding, the pipeline with crashes, the consumer against
 //! librdkafka's mock cluster.
 
+mod ahead;
 mod decode;
 mod formats;
 mod fuzz;
