@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict, deque
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from larder_env.server import Larder
 from larder_env.topics import Topic
 from online import metric, read_online
 from test_backfill import LIFETIME, Repo, at, by_card, write_history
-from test_streams import CARD, assert_same, make_repo, message, now_us, settled, windowed_view
+from test_stream_workers import PARTITIONS, assigned, on_one_redis
+from test_streams import CARD, TOTALS, assert_same, make_repo, message, now_us, settled, windowed_view
 from windows_oracle import HOUR, MINUTE, Event
 
 CARDS = [f"card-{number}" for number in range(8)]
@@ -34,17 +36,18 @@ class Producing(threading.Thread):
         self._topic, self._enough = topic, threading.Event()
 
     def run(self) -> None:
-        """Small acknowledged batches, to one partition after the other."""
+        """Small acknowledged batches, to one partition after the other, those of a card to one."""
         number = 0
         # as fast as it can it would leave no processor to the server
         while not self._enough.wait(0.01):
-            batch = []
+            batch, partition = [], number // 20 % self._topic.partitions
             for _ in range(20):
-                card, event = CARDS[number % len(CARDS)], Event(now_us(), {"amount": 1.0, "quantity": number % 7})
+                card = CARDS[partition :: self._topic.partitions][number % (len(CARDS) // self._topic.partitions)]
+                event = Event(now_us(), {"amount": 1.0, "quantity": number % 7})
                 batch.append(message(card, event.ts, **event.values))
                 self.sent.append((card, event))
                 number += 1
-            self._topic.send(batch, partition=number // 20 % self._topic.partitions)
+            self._topic.send(batch, partition=partition)
 
     def more(self, count: int) -> None:
         """Wait until so many more are sent."""
@@ -59,24 +62,29 @@ class Producing(threading.Thread):
 
 
 class Reading(threading.Thread):
-    """Reads all cards all the time, and remembers every value that is less than it was."""
+    """Reads all cards all the time, and remembers every value that is less than it was so many seconds before."""
 
-    def __init__(self, larder: Larder, view: str) -> None:
+    def __init__(self, larder: Larder, view: str, slack: float = 0.0) -> None:
         super().__init__(daemon=True)
         self.wrong: list[object] = []
         self.reads = 0
-        self._larder, self._view, self._enough = larder, view, threading.Event()
+        self._larder, self._view, self._slack = larder, view, slack
+        self._enough = threading.Event()
 
     def run(self) -> None:
         """Until told to stop."""
-        seen: dict[tuple[object, str], int] = {}
+        least: dict[tuple[object, str], int] = {}
+        recent: deque[tuple[float, tuple[object, str], int]] = deque()
         while not self._enough.is_set():
+            while recent and recent[0][0] <= time.monotonic() - self._slack:
+                _, cell_of, value = recent.popleft()
+                least[cell_of] = max(least.get(cell_of, 0), value)
             for card, row in read_online(self._larder, self._view, FEATURES, "card_id", CARDS).items():
                 for feature, cell in row.items():
-                    value, before = int(str(cell.value or 0)), seen.get((card, feature), 0)
-                    if value < before:
-                        self.wrong.append((card, feature, before, value, cell.status))
-                    seen[card, feature] = value
+                    value = int(str(cell.value or 0))
+                    if value < least.get((card, feature), 0):
+                        self.wrong.append((card, feature, least[card, feature], value, cell.status))
+                    recent.append((time.monotonic(), (card, feature), value))
             self.reads += 1
 
     def finish(self) -> None:
@@ -264,3 +272,47 @@ def test_a_paused_view_goes_over_to_where_it_was_paused(
     assert requests.post(f"{steer}/resume", timeout=30).status_code == 200
     world.drained(topic, name)
     assert_same(*settled(world, name, LIFETIME, by_card([*more, *old, *waiting])))
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["both_go_on", "one_is_killed_behind_the_commit"])
+def test_two_workers_go_over_one_after_the_other(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka, killed: bool
+) -> None:
+    """The one that runs the backfill reads all partitions until the other has heard of the commit."""
+    workers = on_one_redis(tmp_path, larder)
+    one = workers.both[0]
+    world = Repo(one, workers.features, kafka, one.repo)
+    topic, name, now = Topic(kafka, PARTITIONS), "totals", now_us()
+    old = old_events(8000, now)
+    send(topic, old)
+    write_history(one.repo, old)
+    workers.features.apply([CARD, windowed_view(name, topic, [*TOTALS, *LIFETIME])])
+    wait_until(lambda: [assigned(worker) for worker in workers.both] == [2, 2], "two partitions for each", 60)
+    producing = Producing(topic)
+    producing.start()
+    producing.more(200)
+
+    def total(server: Larder) -> int:
+        return sum(workers.totals(server, "count_all").values())
+
+    for server in [workers.served, *workers.both]:
+        wait_until(lambda server=server: total(server) > len(old), "the stream to be served", 60)  # type: ignore[misc]
+    # another process' events can be read from its next checkpoint on, and what it has in memory goes with it
+    reading = [Reading(server, name, slack=3.0) for server in [workers.served, *([] if killed else workers.both)]]
+    for reader in reading:
+        reader.start()
+    for minutes in [45, 55]:
+        begin(world, name, now - minutes * MINUTE)
+        done(world, name)
+        if killed:
+            one.restart(signal.SIGKILL)
+        wait_until(lambda: [assigned(worker) for worker in workers.both] == [2, 2], "two partitions for each", 90)
+        producing.more(200)
+    producing.finish()
+    wanted = Counter(card for card, _ in [*old, *producing.sent])
+    for server in [workers.served, *workers.both]:
+        wait_until(lambda server=server: total(server) >= wanted.total(), "all to be served", 60)  # type: ignore[misc]
+        found = workers.totals(server, "count_all")
+        assert {card: found[card] for card in CARDS} == wanted
+    for reader in reading:
+        reader.finish()

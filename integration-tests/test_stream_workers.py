@@ -67,8 +67,7 @@ class Workers:
         wait_until(lambda: self.served.post("/get-online-features", body).status_code == 200, "the view to be served")
 
 
-@pytest.fixture
-def workers(tmp_path: Path, larder: StartLarder) -> Workers:
+def on_one_redis(tmp_path: Path, larder: StartLarder) -> Workers:
     """Three servers with data directories of their own on one registry file and one Redis."""
     redis = Redis(tmp_path).start()
     started = []
@@ -85,6 +84,12 @@ def workers(tmp_path: Path, larder: StartLarder) -> Workers:
         args = ["--services", "online,registry"] if name == "served" else []
         started.append(larder(repo, args=args))
     return Workers(started[:2], started[2], store(tmp_path / "one"))
+
+
+@pytest.fixture
+def workers(tmp_path: Path, larder: StartLarder) -> Workers:
+    """On one Redis."""
+    return on_one_redis(tmp_path, larder)
 
 
 class Producing(threading.Thread):

@@ -91,8 +91,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), Error> {
     }
     #[cfg(feature = "kafka")]
     ingest_settings(&config).check()?;
-    let mut shared = shared(&config).await?;
     let shutdown = CancellationToken::new();
+    let mut shared = shared(&config, &shutdown).await?;
     let mut tasks = JoinSet::new();
     listen(&config, &shared, telemetry.router(), &shutdown, &mut tasks).await?;
     tasks.spawn(telemetry.upkeep(shutdown.clone()));
@@ -149,7 +149,7 @@ fn streams(
     None
 }
 
-async fn shared(config: &Config) -> Result<Shared, Error> {
+async fn shared(config: &Config, shutdown: &CancellationToken) -> Result<Shared, Error> {
     std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: config.data.clone(), source })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let catalog = Arc::new(open::open_catalog(config, clock.clone()).await?);
@@ -187,9 +187,11 @@ async fn shared(config: &Config) -> Result<Shared, Error> {
         stream_sql: open::stream_sql(),
     };
     let streams: Option<Arc<dyn materialize::Streams>> = None;
+    #[cfg(not(feature = "kafka"))]
+    let _ = shutdown;
     #[cfg(feature = "kafka")]
     let streams = if config.services.contains(&Service::Ingest) {
-        Some(Arc::new(ingest::shadow::Shadows::new(&ingest)?) as Arc<dyn materialize::Streams>)
+        Some(Arc::new(ingest::shadow::Shadows::new(&ingest, shutdown.clone())?) as Arc<dyn materialize::Streams>)
     } else {
         streams
     };

@@ -46,6 +46,8 @@ pub(crate) fn of_view(feed: &Feed, settings: &Settings) -> ClientConfig {
 pub(crate) fn of_shadow(feed: &Feed, settings: &Settings) -> ClientConfig {
     let mut config = of_view(feed, settings);
     config.set("queued.max.messages.kbytes", "65536").set("enable.partition.eof", "true");
+    // the broker answers one request of a connection after the other: how far the topic goes must not wait for messages
+    config.set("fetch.wait.max.ms", "20");
     config
 }
 

@@ -56,6 +56,12 @@ impl Gate {
         let _ = self.0.subscribe().wait_for(|t| t.closed.contains(table)).await;
     }
 
+    /// Waits until somebody writes to the table.
+    pub(crate) async fn entered(&self, table: &Table) {
+        // the sender is our own: it cannot be gone
+        let _ = self.0.subscribe().wait_for(|t| t.running.contains(table)).await;
+    }
+
     /// Closes the table, and waits until no consumer writes to it.
     pub(crate) async fn close(&self, table: &Table) -> Closed {
         self.0.send_modify(|t| {

@@ -11,27 +11,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::ports::{BoxFuture, OnlineStore, Table};
-use model::registry::View;
+use model::registry::{Registry, View};
 use model::{Error, Kind, Result};
 use service::clear::Streams as _;
-use service::materialize::{CatchingUp, Standing, Streams};
+use service::materialize::{CatchingUp, Level, Standing, Streams};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::feed::{Feed, group};
-use crate::gate::{Gate, Leftovers};
+use crate::gate::{Closed, Gate, Leftovers};
 use crate::readers;
 use crate::supervisor::Deps;
 
 /// How long the old state's consumer may take to stop, and how long the new state may take then to come to where that
 /// was: meanwhile no new event is seen.
-const LEVELLING: Duration = Duration::from_secs(3);
+const LEVELLING: Duration = Duration::from_secs(5);
 
 /// What catches up with streams.
 pub struct Shadows {
+    registry: watch::Receiver<Arc<Registry>>,
     deps: readers::Deps,
     gate: Gate,
+    shutdown: CancellationToken,
 }
 
 /// What a reading thread is told.
@@ -39,8 +41,18 @@ pub struct Shadows {
 struct Orders {
     /// The stream is not to be read further than the old state is.
     paused: bool,
-    /// It ends where it has all that is before these offsets, if that is before a time.
-    level: Option<(BTreeMap<i32, i64>, Instant)>,
+    level: Option<Target>,
+}
+
+/// What a new state should have.
+#[derive(Clone, Debug)]
+struct Target {
+    /// All that is before these offsets.
+    offsets: BTreeMap<i32, i64>,
+    /// Not later than then.
+    until: Instant,
+    /// Then it ends, or goes on for so long, until another process reads one of its partitions.
+    follow: Duration,
 }
 
 /// What it tells.
@@ -49,6 +61,8 @@ struct Report {
     standing: Standing,
     /// How many times it did not come to where it was told to in time.
     missed: u64,
+    /// It has what it was told to have, in the store.
+    level: bool,
     /// It has ended: all that it has is in the store, or why it could not go on.
     ended: Option<std::result::Result<(), String>>,
 }
@@ -70,22 +84,34 @@ impl Old {
 }
 
 struct Shadow {
+    registry: watch::Receiver<Arc<Registry>>,
+    new: Arc<View>,
     store: Arc<dyn OnlineStore>,
     gate: Gate,
     old: Old,
-    view: String,
     orders: watch::Sender<Orders>,
     reports: watch::Receiver<Report>,
-    stop: CancellationToken,
+    /// Dropped, it ends.
+    reads: Option<DropGuard>,
+}
+
+/// The old state's consumer rests, and the new state is level with it.
+struct Over {
+    registry: watch::Receiver<Arc<Registry>>,
+    new: Arc<View>,
+    reports: watch::Receiver<Report>,
+    reads: Option<DropGuard>,
+    gate: Gate,
+    old: Closed,
 }
 
 impl Shadows {
-    /// For the consumers of the same settings, behind the same gate.
+    /// For the consumers of the same settings, behind the same gate, until `shutdown`.
     ///
     /// Errors: a setting that cannot be.
-    pub fn new(deps: &Deps) -> std::result::Result<Self, crate::Error> {
+    pub fn new(deps: &Deps, shutdown: CancellationToken) -> std::result::Result<Self, crate::Error> {
         let formats = deps.settings.check()?.with_sql(deps.stream_sql.clone());
-        let gate = deps.gate.clone();
+        let (registry, gate) = (deps.registry.clone(), deps.gate.clone());
         let deps = readers::Deps {
             store: deps.store.clone(),
             clock: deps.clock.clone(),
@@ -95,7 +121,7 @@ impl Shadows {
             board: deps.board.clone(),
             event_log: deps.event_log.clone(),
         };
-        Ok(Self { deps, gate })
+        Ok(Self { registry, deps, gate, shutdown })
     }
 
     /// What the view's new state is fed by, if this process may.
@@ -131,7 +157,7 @@ impl Streams for Shadows {
             let running = self.gate.enter(&new.table).await;
             let (orders, ordered) = watch::channel(Orders { paused: new.reading.paused, level: None });
             let (tell, reports) = watch::channel(Report::default());
-            let stop = CancellationToken::new();
+            let stop = self.shutdown.child_token();
             let (deps, from, stopped) = (self.deps.clone(), old.clone(), stop.clone());
             let (feed, runtime) = (Arc::new(feed), Handle::current());
             let run = move || {
@@ -142,8 +168,13 @@ impl Streams for Shadows {
                 .name(format!("ingest-{}", old.topic))
                 .spawn(run)
                 .map_err(|e| Error::new(Kind::Unavailable, format!("no thread to catch up with the stream: {e}")))?;
-            let (store, gate, view) = (self.deps.store.clone(), self.gate.clone(), new.name.clone());
-            Ok(Some(Box::new(Shadow { store, gate, old, view, orders, reports, stop }) as Box<dyn CatchingUp>))
+            let (registry, store, gate) = (self.registry.clone(), self.deps.store.clone(), self.gate.clone());
+            let reads = Some(stop.drop_guard());
+            Ok(
+                Some(
+                    Box::new(Shadow { registry, new, store, gate, old, orders, reports, reads }) as Box<dyn CatchingUp>
+                ),
+            )
         })
     }
 
@@ -159,14 +190,14 @@ impl Streams for Shadows {
 impl Shadow {
     /// What the thread's end means, if it has ended.
     fn ended(&self, report: &Report) -> Option<Result<()>> {
-        let view = &self.view;
+        let view = &self.new.name;
         let failed =
             |why| Error::new(Kind::Conflict, format!("the backfill of {view} cannot catch up with its stream: {why}"));
         Some(report.ended.clone()?.map_err(failed))
     }
 
     fn gone(&self) -> Error {
-        let message = format!("what caught up with the stream of {} panicked; see the log above", self.view);
+        let message = format!("what caught up with the stream of {} panicked; see the log above", self.new.name);
         Error::new(Kind::Internal, message)
     }
 }
@@ -182,26 +213,47 @@ impl CatchingUp for Shadow {
         })
     }
 
-    fn level(&mut self) -> BoxFuture<'_, Result<Option<Box<dyn Send>>>> {
+    fn level(&mut self, follow: Duration) -> BoxFuture<'_, Result<Option<Box<dyn Level>>>> {
         Box::pin(async move {
             let table = Arc::clone(&self.old.table);
-            let Ok(closed) = tokio::time::timeout(LEVELLING, self.gate.close(&table)).await else { return Ok(None) };
-            let Ok(positions) = self.old.positions(&*self.store).await else { return Ok(None) };
+            let Ok(old) = tokio::time::timeout(LEVELLING, self.gate.close(&table)).await else { return Ok(None) };
+            let Ok(offsets) = self.old.positions(&*self.store).await else { return Ok(None) };
             let missed = self.reports.borrow_and_update().missed;
-            let until = Instant::now() + LEVELLING;
-            self.orders.send_modify(|orders| orders.level = Some((positions, until)));
-            let told = self.reports.wait_for(|report| report.ended.is_some() || report.missed > missed).await;
-            let report = told.map_err(|_| ()).map(|report| report.clone()).map_err(|()| self.gone())?;
-            match self.ended(&report) {
-                Some(ended) => ended.map(|()| Some(Box::new(closed) as Box<dyn Send>)),
-                None => Ok(None),
+            let target = Target { offsets, until: Instant::now() + LEVELLING, follow };
+            self.orders.send_modify(|orders| orders.level = Some(target));
+            let told = |report: &Report| report.level || report.ended.is_some() || report.missed > missed;
+            let told = self.reports.wait_for(told).await.map(|report| report.clone());
+            let report = told.map_err(|_| self.gone())?;
+            self.ended(&report).unwrap_or(Ok(()))?;
+            if !report.level {
+                return Ok(None);
             }
+            let (registry, reports, gate) = (self.registry.clone(), self.reports.clone(), self.gate.clone());
+            let over = Over { registry, new: Arc::clone(&self.new), reports, reads: self.reads.take(), gate, old };
+            Ok(Some(Box::new(over) as Box<dyn Level>))
         })
     }
 }
 
-impl Drop for Shadow {
-    fn drop(&mut self) {
-        self.stop.cancel();
+impl Level for Over {
+    fn committed(self: Box<Self>) {
+        let Self { mut registry, new, mut reports, reads, gate, old } = *self;
+        let table = Arc::clone(&new.table);
+        let replaced = move |registry: &Arc<Registry>| {
+            let now = registry.projects.get(&new.project).and_then(|p| p.views.get(&new.name));
+            now.is_none_or(|now| now.table != new.table || now.reading.paused)
+        };
+        tokio::spawn(async move {
+            let taken_over = async {
+                let _ = reports.wait_for(|report| report.ended.is_some()).await;
+                gate.entered(&table).await;
+            };
+            tokio::select! {
+                _ = registry.wait_for(replaced) => {}
+                () = taken_over => {}
+            }
+            // the old consumer does not begin again in between
+            drop((reads, old));
+        });
     }
 }

@@ -159,6 +159,11 @@ impl Catalog {
         self.inner.rows.clone().write_owned().await
     }
 
+    /// How long after a commit other processes may not have heard of it.
+    pub(crate) fn heard_after(&self) -> Duration {
+        self.inner.cache_ttl.saturating_mul(LOOKS)
+    }
+
     /// Now, by the catalog's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.clock.now()

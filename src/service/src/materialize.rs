@@ -20,7 +20,7 @@ use model::{Error, Kind, Result, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalog::Catalog;
-pub use catch_up::{CatchingUp, Standing, Streams};
+pub use catch_up::{CatchingUp, Level, Standing, Streams};
 pub use choose::Start;
 pub(crate) use choose::same_stream;
 pub use jobs::{Phase, Progress, State};

@@ -25,8 +25,13 @@ impl Reached {
         Self { next, empty_to: None }
     }
 
+    /// How many messages it lacks of what is before an offset, at most.
+    fn lacks(self, offset: i64) -> u64 {
+        if self.has(offset) { 0 } else { (offset - self.next.max(0)).max(0).unsigned_abs() }
+    }
+
     /// Whether it lacks nothing of what is before an offset.
-    fn has(&self, offset: i64) -> bool {
+    fn has(self, offset: i64) -> bool {
         self.next >= offset || self.empty_to.is_some_and(|end| end >= offset)
     }
 }
@@ -35,8 +40,8 @@ impl Reached {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ends {
     reached: BTreeMap<i32, Reached>,
-    /// The oldest offset and the one behind the newest.
-    known: BTreeMap<i32, (i64, i64)>,
+    /// The offset behind the newest message.
+    known: BTreeMap<i32, i64>,
     /// When these were true.
     asked: Option<Instant>,
 }
@@ -62,15 +67,15 @@ impl Ends {
         self.reached.insert(partition, Reached::at(next));
     }
 
-    /// How far all partitions went at a moment: the oldest offset and the one behind the newest of each.
-    pub(crate) fn told(&mut self, known: BTreeMap<i32, (i64, i64)>, at: Instant) {
+    /// How far all partitions went at a moment: the offset behind the newest message of each.
+    pub(crate) fn told(&mut self, known: BTreeMap<i32, i64>, at: Instant) {
         (self.known, self.asked) = (known, Some(at));
     }
 
     /// Whether an end that the broker says is reached says more than the offsets do.
     pub(crate) fn is_open(&self, partition: i32) -> bool {
-        let known = self.known.get(&partition).map(|(_, end)| *end);
-        self.reached.get(&partition).is_some_and(|reached| known.is_none_or(|end| !reached.has(end)))
+        let known = self.known.get(&partition);
+        self.reached.get(&partition).is_some_and(|reached| known.is_none_or(|end| !reached.has(*end)))
     }
 
     /// The broker said that there is no further message in a partition, which then went to `end`. (Where one came between,
@@ -84,18 +89,19 @@ impl Ends {
     /// How many messages wait, at most; `None` where that is not known.
     pub(crate) fn lag(&self) -> Option<u64> {
         self.asked?;
-        let of = |(partition, reached): (&i32, &Reached)| {
-            let (oldest, end) = self.known.get(partition)?;
-            let left = if reached.has(*end) { 0 } else { end - reached.next.max(*oldest) };
-            Some(left.max(0).unsigned_abs())
-        };
-        self.reached.iter().map(of).sum()
+        self.reached.iter().map(|(partition, reached)| Some(reached.lacks(*self.known.get(partition)?))).sum()
     }
 
     /// Whether it had, no longer than [`FRESH`] before `now`, all that the stream had then.
     pub(crate) fn is_near(&self, now: Instant) -> bool {
         let fresh = self.asked.is_some_and(|asked| now.saturating_duration_since(asked) <= FRESH);
         fresh && self.lag() == Some(0)
+    }
+
+    /// How many messages it lacks of what is before these offsets, at most.
+    pub(crate) fn lacks(&self, before: &BTreeMap<i32, i64>) -> u64 {
+        let of = |(partition, offset): (&i32, &i64)| Some(self.reached.get(partition)?.lacks(*offset));
+        before.iter().filter_map(of).sum()
     }
 
     /// Whether it has all that is before these offsets.
@@ -114,7 +120,7 @@ impl Ends {
 mod tests {
     use super::*;
 
-    fn ends(next: &[i64], known: &[(i64, i64)]) -> (Ends, Instant) {
+    fn ends(next: &[i64], known: &[i64]) -> (Ends, Instant) {
         let now = Instant::now();
         let mut ends = Ends::new((0..).zip(next.iter().copied()));
         ends.told((0..).zip(known.iter().copied()).collect(), now);
@@ -123,7 +129,7 @@ mod tests {
 
     #[test]
     fn it_is_near_where_every_partition_has_reached_an_end_that_was_asked_for_a_moment_ago() {
-        let (mut it, now) = ends(&[5, 7], &[(0, 5), (2, 9)]);
+        let (mut it, now) = ends(&[5, 7], &[5, 9]);
         assert_eq!((it.lag(), it.is_near(now)), (Some(2), false));
         it.read(1, 8);
         assert_eq!((it.lag(), it.is_near(now)), (Some(1), false));
@@ -140,27 +146,27 @@ mod tests {
         let now = Instant::now();
         let mut it = Ends::new([(0, 0), (1, 0)].into_iter());
         assert_eq!((it.lag(), it.is_near(now)), (None, false));
-        it.told(BTreeMap::from([(0, (0, 0))]), now);
+        it.told(BTreeMap::from([(0, 0)]), now);
         assert_eq!((it.lag(), it.is_near(now)), (None, false));
-        it.told(BTreeMap::from([(0, (0, 0)), (1, (0, 0))]), now);
+        it.told(BTreeMap::from([(0, 0), (1, 0)]), now);
         assert_eq!((it.lag(), it.is_near(now)), (Some(0), true), "an empty topic");
     }
 
     #[test]
-    fn a_partition_that_begins_at_its_oldest_message_lacks_all_of_what_is_there() {
-        let (mut it, now) = ends(&[-1], &[(40, 50)]);
-        assert_eq!(it.lag(), Some(10));
+    fn a_partition_that_begins_at_its_oldest_message_may_lack_all_of_it() {
+        let (mut it, now) = ends(&[-1], &[50]);
+        assert_eq!(it.lag(), Some(50));
         it.end_is_here(0, 50);
         assert!(it.is_near(now), "it is empty, for all of it expired");
     }
 
     #[test]
     fn an_end_without_a_message_is_reached_where_the_broker_says_so_until_more_comes() {
-        let (mut it, now) = ends(&[5], &[(0, 6)]);
+        let (mut it, now) = ends(&[5], &[6]);
         assert!(it.is_open(0));
         it.end_is_here(0, 6);
         assert!(it.is_near(now) && !it.is_open(0));
-        it.told(BTreeMap::from([(0, (0, 8))]), now);
+        it.told(BTreeMap::from([(0, 8)]), now);
         assert_eq!((it.lag(), it.is_near(now)), (Some(3), false));
         it.read(0, 7);
         assert_eq!(it.lag(), Some(1), "what was said before the message no longer holds");
@@ -169,10 +175,12 @@ mod tests {
 
     #[test]
     fn it_is_level_with_positions_that_it_has_reached_and_knows_when_one_is_of_no_partition_of_its_own() {
-        let (mut it, _) = ends(&[5, 7], &[(0, 9), (0, 9)]);
+        let (mut it, _) = ends(&[5, 7], &[9, 9]);
         assert_eq!(it.has_all(&BTreeMap::new()), Ok(true));
         assert_eq!(it.has_all(&BTreeMap::from([(0, 5), (1, 7)])), Ok(true));
         assert_eq!(it.has_all(&BTreeMap::from([(0, 5), (1, 8)])), Ok(false));
+        assert_eq!(it.lacks(&BTreeMap::from([(0, 9), (1, 8)])), 5);
+        assert_eq!(it.lacks(&BTreeMap::from([(0, 5), (1, 6)])), 0);
         it.end_is_here(1, 9);
         assert_eq!(it.has_all(&BTreeMap::from([(1, 9)])), Ok(true));
         assert_eq!(it.has_all(&BTreeMap::from([(2, 1)])), Err(2));

@@ -1,5 +1,5 @@
 //! The thread of a state that catches up: polls, applies, writes checkpoints, and says how far it is. Whatever fails, it
-//! begins again at the stored positions, until it is told to end. Knows no group.
+//! begins again at the stored positions, until it is told to end; once it is level, whatever fails ends it. Knows no group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use model::Timestamp;
 use model::ports::WriteBatch;
-use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
 use rdkafka::metadata::MetadataPartition;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use service::materialize::Standing;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::ends::Ends;
-use super::{Old, Orders, Report};
+use super::{Old, Orders, Report, Target};
 use crate::client;
 use crate::decode::Decoder;
 use crate::error::Stop;
@@ -38,6 +38,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const BROKER: Duration = Duration::from_secs(2);
 /// An old state that did not grow for so long is not fed.
 const FED: Duration = Duration::from_secs(5);
+/// What can be taken in so long is not much.
+const MOMENT: Duration = Duration::from_secs(1);
 /// How often is told how far it is, where nothing else is new.
 const TELL: Duration = Duration::from_millis(200);
 /// How long it reads on before it is tried again to bring it level.
@@ -84,12 +86,17 @@ struct Reader<'a> {
     /// Partitions that are at their limit.
     resting: BTreeSet<i32>,
     looked: Option<Instant>,
+    /// Messages that it took since then, and in a second.
+    taken: u64,
+    rate: f64,
     /// What the old state had at its last checkpoint, and when that was last seen to grow.
     fed: (BTreeMap<i32, i64>, Option<Instant>),
     reported: Instant,
     /// The attempt to bring it level that came to nothing, and the time before which there is no other.
     missed: Option<Instant>,
     again: Instant,
+    /// It is level, and goes on until then, or until another process reads one of its partitions.
+    follows: Option<Instant>,
     waits: Option<String>,
 }
 
@@ -112,10 +119,13 @@ pub(super) fn run(feed: &Arc<Feed>, old: Old, deps: &Deps, runtime: &Handle, tol
         fresh: BTreeSet::new(),
         resting: BTreeSet::new(),
         looked: None,
+        taken: 0,
+        rate: 0.0,
         fed: (BTreeMap::new(), None),
         reported: now,
         missed: None,
         again: now,
+        follows: None,
         waits: None,
     };
     let ended = reader.run();
@@ -133,6 +143,11 @@ impl Reader<'_> {
         loop {
             match self.read(&mut pause) {
                 Ok(()) => return Ok(()),
+                Err(Stop::Blocked(why) | Stop::Restart(why)) if self.follows.is_some() => {
+                    // what is not in the store comes again, to whoever goes on
+                    tracing::info!(view = self.feed.view.name, group = self.feed.group, why, "handed over");
+                    return Ok(());
+                }
                 Err(Stop::Blocked(why)) => return Err(why),
                 Err(Stop::Restart(why)) => {
                     tracing::warn!(view = self.feed.view.name, group = self.feed.group, why, "catching up: once more");
@@ -179,7 +194,8 @@ impl Reader<'_> {
                 self.apply(&messages)?;
                 *pause = PAUSES.0;
             }
-            if self.pace.is_due(&self.writer) {
+            // who hears of the commit goes on from what is in the store
+            if self.follows.is_some() || self.pace.is_due(&self.writer) {
                 let began = Instant::now();
                 self.checkpoint()?;
                 self.pace.done(began);
@@ -251,18 +267,25 @@ impl Reader<'_> {
                 self.assign(client)?;
             }
         }
-        let Some((target, until)) = level.filter(|(_, until)| self.missed != Some(*until)) else { return Ok(false) };
-        if self.limits.as_ref().is_some_and(|limits| *limits != target) {
+        if let Some(until) = self.follows {
+            return Ok(Instant::now() >= until);
+        }
+        let Some(Target { offsets, until, follow }) = level.filter(|target| self.missed != Some(target.until)) else {
+            return Ok(false);
+        };
+        if self.limits.as_ref().is_some_and(|limits| *limits != offsets) {
             // the old state came further after the pause was wanted
-            self.limits = Some(target.clone());
+            self.limits = Some(offsets.clone());
             if let Some(client) = client {
                 self.assign(client)?;
             }
         }
         let unknown = |partition| Stop::Restart(format!("the topic gained partition {partition}"));
-        let reached = self.ends.has_all(&target);
+        let reached = self.ends.has_all(&offsets);
         if reached == Ok(true) && self.checkpoint().is_ok() {
-            return Ok(true);
+            self.told.tell.send_modify(|report| report.level = true);
+            self.follows = Some(Instant::now() + follow);
+            return Ok(follow.is_zero());
         }
         if Instant::now() >= until || reached.is_err() {
             // the old state goes on, until this one is near again
@@ -345,6 +368,7 @@ impl Reader<'_> {
         let skew = i64::try_from(deps.settings.future_skew.as_micros()).unwrap_or(i64::MAX);
         let taker = Taker { feed, progress: &self.progress, elsewhere: &BTreeSet::new() };
         let batches = pipeline::prepare(&[taker], &writers, messages, now, skew);
+        self.taken += messages.len() as u64;
         for mut batch in batches {
             bury(&mut self.producer, deps, self.runtime, feed, &mut batch).map_err(Failure::into_stop)?;
             let applied = self.runtime.block_on(self.writer.apply(&batch, now)).map_err(Failure::into_stop)?;
@@ -367,26 +391,40 @@ impl Reader<'_> {
             self.fed = (old, seen.then(Instant::now));
         }
         let asked = Instant::now();
-        let mut known = BTreeMap::new();
-        for partition in self.ends.partitions() {
-            match client.fetch_watermarks(&self.feed.topic, partition, BROKER) {
-                Ok(ends) => known.insert(partition, ends),
-                Err(error) => {
-                    self.waits = Some(format!("the broker does not say how far partition {partition} goes: {error}"));
-                    self.looked = Some(Instant::now());
-                    return;
-                }
-            };
+        let known = self.ends_of(client);
+        let seconds = self.looked.map_or(LOOK, |at| asked.saturating_duration_since(at)).as_secs_f64();
+        self.rate = self.rate.midpoint(std::mem::take(&mut self.taken) as f64 / seconds);
+        self.looked = Some(asked);
+        match known {
+            Ok(known) => {
+                self.waits = None;
+                self.ends.told(known, asked);
+            }
+            Err(error) => self.waits = Some(format!("the broker does not say how far the topic goes: {error}")),
         }
-        self.waits = None;
-        self.looked = Some(Instant::now());
-        self.ends.told(known, asked);
     }
 
-    /// Whether it has all that the old state has, which is fed: where more comes than can be taken, neither is at the end.
+    /// The offsets behind the newest messages, by one question.
+    fn ends_of(&self, client: &Client) -> KafkaResult<BTreeMap<i32, i64>> {
+        let mut wanted = TopicPartitionList::new();
+        for partition in self.ends.partitions() {
+            // asked for as a time, it is the latest
+            wanted.add_partition_offset(&self.feed.topic, partition, Offset::End)?;
+        }
+        let mut known = BTreeMap::new();
+        for element in client.offsets_for_times(wanted, BROKER)?.elements() {
+            element.error()?;
+            known.extend(element.offset().to_raw().map(|end| (element.partition(), end)));
+        }
+        Ok(known)
+    }
+
+    /// Whether it can have in a moment all that the old state has, which is fed: where more comes than can be taken,
+    /// neither comes to the end.
     fn is_beside(&self, now: Instant) -> bool {
         let (old, grew) = &self.fed;
-        grew.is_some_and(|at| now.saturating_duration_since(at) < FED) && self.ends.has_all(old) == Ok(true)
+        let fed = grew.is_some_and(|at| now.saturating_duration_since(at) < FED);
+        fed && self.ends.lacks(old) as f64 <= self.rate * MOMENT.as_secs_f64()
     }
 
     /// Says how far it is, where that is new.

@@ -7,13 +7,14 @@
 //! state is read until the commit. Knows no Kafka and no file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::ports::{Table, WriteBatch};
 use model::registry::View;
 use model::{Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::catch_up::Standing;
+use super::catch_up::{Level, Standing};
 use super::jobs::{Handle, Phase};
 use super::record::Part;
 use super::runner::{Broken, unless_stopped};
@@ -85,8 +86,11 @@ impl Shared {
         }
         let seconds = (self.ports.clock.now().micros() - began.micros()) as f64 / 1e6;
         metrics::materialized(&view.project, &view.name, rebuild.applied, entities, events.skipped(), seconds);
-        let _level = self.catch_up(handle, at, part, view, shutdown).await?;
+        let level = self.catch_up(handle, at, part, view, shutdown).await?;
         self.ports.catalog.cut_over(view, part.generation, start, cut_over).await?;
+        if let Some(level) = level {
+            level.committed();
+        }
         tracing::info!(
             project = view.project,
             view = view.name,
@@ -108,7 +112,7 @@ impl Shared {
         part: &Part,
         view: &Arc<View>,
         shutdown: &CancellationToken,
-    ) -> Result<Option<Box<dyn Send>>, Broken> {
+    ) -> Result<Option<Box<dyn Level>>, Broken> {
         let Some(streams) = &self.ports.streams else { return Ok(None) };
         let reading = (*view.reading).clone().cut_over_at(part.generation, Timestamp(part.end_us));
         let new = Arc::new(view.in_generation(reading));
@@ -124,7 +128,9 @@ impl Shared {
             if !near {
                 continue;
             }
-            if let Some(level) = unless_stopped(handle, shutdown, behind.level()).await? {
+            let alone = paused || !self.ports.store.is_shared();
+            let follow = if alone { Duration::ZERO } else { self.ports.catalog.heard_after() };
+            if let Some(level) = unless_stopped(handle, shutdown, behind.level(follow)).await? {
                 return Ok(Some(level));
             }
         }

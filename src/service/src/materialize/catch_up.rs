@@ -2,6 +2,7 @@
 //! it, and from then on all that the old one has. Knows no Kafka.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::Result;
 use model::ports::{BoxFuture, Table};
@@ -28,11 +29,18 @@ pub trait CatchingUp: Send {
     fn news(&mut self, paused: bool) -> BoxFuture<'_, Result<Standing>>;
 
     /// Stops what the old state is fed by, takes what that has and the new one lacks, and writes all down: the new state
-    /// may be read from now on. What fed the old one goes on when the answer is dropped. `None`: the old one does
-    /// not stop, or has more than could be taken in a short time; it goes on, and so does this.
+    /// may be read from now on. `None`: the old one does not stop, or has more than could be taken in a short time; it
+    /// goes on, and so does this. `follow`: so long after the commit other processes that read the stream may not know of
+    /// it, and the new state takes what the stream brings meanwhile, until one of them does it.
     ///
     /// Errors: as [`CatchingUp::news`].
-    fn level(&mut self) -> BoxFuture<'_, Result<Option<Box<dyn Send>>>>;
+    fn level(&mut self, follow: Duration) -> BoxFuture<'_, Result<Option<Box<dyn Level>>>>;
+}
+
+/// A new state that lacks nothing that the old one has, which is not fed. Dropped, the old one goes on, and the new one not.
+pub trait Level: Send {
+    /// The new state is the one that is read.
+    fn committed(self: Box<Self>);
 }
 
 /// How far a state is behind its stream.
