@@ -36,6 +36,7 @@ def parity(repo: Repo, binary: Path, view: str, *args: str) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.timeout(SOAK_SECONDS + 180)
 def test_random_histories_give_the_same_numbers_on_both_sides(repo: Repo, larder_binary: Path) -> None:
     """Late, equal and out-of-order events, restarts, a backfill on the way: zero differences every time."""
     until, round_number = time.monotonic() + SOAK_SECONDS, 0

@@ -10,17 +10,18 @@
 //!
 //! Sled is written behind that, by the drainer thread: whenever the log or what it holds in memory
 //! (the overlay) reaches [`Settings::log_bytes`], the overlay's last entry of each key goes into sled in
-//! the order of the keys, sled is made durable, and the log loses those segments. Keys that are written
-//! again and again so cost sled little. A disk that cannot keep up slows the writers down.
+//! the order of the keys, window states into a run ([`runs`]), sled is made durable, and the log loses those
+//! segments. Keys that are written again and again so cost little. A disk that cannot keep up slows the writers down.
 //!
 //! **Reads** never wait for the writer's or the drainer's flush. They ask the tier, without a lock, then
-//! the overlay, and fetch what is missing from sled in place: a few µs a key from its cache, up to a disk
-//! access for each without. That blocks the calling task, so a large read yields after every 64 keys.
+//! the overlay, and fetch what is missing from sled, or from the runs, in place: a few µs a key from memory, up to a
+//! disk access for each without. That blocks the calling task, so a large read yields after every 64 keys.
 //!
 //! **Damage**: every value carries a checksum of ours. One that fails is an `Internal` error that names
 //! the view, never a wrong or a missing value; a write that would have to merge with it fails too.
-//! `clear` removes damaged values like any other. A log that is damaged where it was acknowledged, or
-//! of which a segment is missing, does not open; a torn end that was never acknowledged is cut off.
+//! `clear` removes damaged values like any other (of a run, damaged blocks that have keys of the table alone).
+//! A log that is damaged where it was acknowledged, or of which a segment is missing, does not open; a torn end
+//! that was never acknowledged is cut off.
 
 mod check;
 mod disk;
