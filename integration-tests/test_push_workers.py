@@ -1,14 +1,16 @@
-"""Raw events pushed to a windowed view through several servers on one Redis: each counts once."""
+"""Raw events pushed to a windowed view count once: through several servers on one Redis, and over kill -9."""
 
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from feast import Field, FileSource, PushSource, StreamFeatureView
 from feast.aggregation import Aggregation
@@ -19,11 +21,12 @@ from larder_env.process import wait_until
 from larder_env.redis import Redis
 from larder_env.repo import store
 from larder_env.server import Larder
-from online import read_online
+from online import metric, read_online
 from test_streams import CARD, PROJECT, iso, make_repo, now_us
 
 CARDS = [f"card-{number}" for number in range(3)]
 PUSHES, EVENTS = 60, 8
+ROUNDS, MANY = 6, 400
 
 
 def pushed_windows() -> StreamFeatureView:
@@ -110,3 +113,68 @@ def test_events_of_one_card_pushed_through_two_servers_count_once(servers: list[
         found = read_online(server, "pushed", ["count_1d", "sum_1d"], "card_id", CARDS)
         assert {card: found[card]["count_1d"].value for card in CARDS} == dict(counts)
         assert {card: found[card]["sum_1d"].value for card in CARDS} == dict(sums)
+
+
+def test_kill_9_while_window_states_are_written_and_merged(
+    tmp_path: Path, larder: StartLarder, larder_binary: Path
+) -> None:
+    """Push n is an event of each of 400 cards of its own, and one of a card that all have: whole, or not there."""
+    repo = make_repo(tmp_path / "repo")
+    config = {"project": PROJECT, "online_store": {"type": "sled", "log_bytes": 150_000, "tier_bytes": 0}}
+    (repo / "larder.yaml").write_text(yaml.safe_dump(config))
+    server = larder(repo)
+    store(repo).apply([CARD, pushed_windows()])
+    chance = random.Random(random.SystemRandom().randrange(2**32))
+    there: list[int] = []
+    number, merged = 0, 0.0
+
+    def cards(number: int) -> list[str]:
+        return [f"card-{number}-{of}" for of in range(MANY)]
+
+    def push(number: int) -> None:
+        own = [*cards(number), "shared"]
+        frame = {"card_id": own, "quantity": [number] * len(own), "ts": [iso(now_us())] * len(own)}
+        answer = server.post("/push", {"push_source_name": "card_push", "df": frame, "to": "online"})
+        assert answer.status_code == 200, answer.text
+
+    for _ in range(ROUNDS):
+        killing = threading.Timer(chance.uniform(0.3, 1.5), server.kill)
+        killing.start()
+        try:
+            while True:
+                number += 1
+                merged = max(merged, sum(metric(server, "larder_online_merge_seconds_count")))
+                push(number)
+                there.append(number)
+        except requests.ConnectionError:
+            killing.join()
+        server.start()
+        # the one in flight may be there
+        last = read_online(server, "pushed", ["count_1d"], "card_id", cards(number))
+        counts = {row["count_1d"].value for row in last.values()}
+        assert len(counts) == 1, f"push {number} is there in part: {counts}"
+        if counts == {1} and number not in there:
+            there.append(number)
+        for one in [*chance.sample(there, min(5, len(there))), *there[-3:]]:
+            found = read_online(server, "pushed", ["count_1d", "sum_1d"], "card_id", cards(one))
+            assert {(row["count_1d"].value, row["sum_1d"].value) for row in found.values()} == {(1, one)}, one
+        shared = read_online(server, "pushed", ["count_1d", "sum_1d"], "card_id", ["shared"])["shared"]
+        assert (shared["count_1d"].value, shared["sum_1d"].value) == (len(there), sum(there))
+    assert merged > 0, "it was not met in the middle of merges"
+    assert server.stop() == 0
+    assert checked(larder_binary, repo) == (0, [])
+    # one bit of one file
+    run = max((repo / "data/online/states").iterdir(), key=lambda file: file.stat().st_size)
+    content = bytearray(run.read_bytes())
+    content[len(content) // 3] ^= 4
+    run.write_bytes(content)
+    code, damaged = checked(larder_binary, repo)
+    assert (code, damaged) == (1, ["damaged: a window state of view 'pushed' in project 'streams'"])
+
+
+def checked(binary: Path, repo: Path) -> tuple[int, list[str]]:
+    """What `larder check` ends with, and what it finds damaged."""
+    command = [str(binary), "check", "-c", str(repo)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert " window states, " in said.stdout, said.stdout + said.stderr
+    return said.returncode, [line for line in said.stdout.splitlines() if line.startswith("damaged: ")]

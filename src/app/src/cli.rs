@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve the features of a repository.
     Serve(Serve),
+    /// Verify every checksum of the embedded online store, with the server stopped; fails unless all is whole
+    Check(Check),
     /// Write a training set to Parquet
     #[cfg(feature = "offline")]
     Export(Export),
@@ -29,6 +31,14 @@ pub(crate) enum Command {
     /// Compare what a running server serves of a windowed view with what a training set has; fails unless all is the same
     #[cfg(feature = "offline")]
     Parity(Parity),
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The directory with larder.yaml or a Feast feature_store.yaml
+    #[arg(short = 'c', long = "config", value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
 }
 
 /// Flags of `parity`.

@@ -24,7 +24,6 @@ pub(crate) struct Config {
     /// All projects that are served, `project` among them; `None` is every one of the registry.
     pub(crate) projects: Option<BTreeSet<String>>,
     /// The repository: relative paths of file sources start here.
-    #[cfg_attr(not(feature = "offline"), allow(dead_code))]
     pub(crate) dir: PathBuf,
     /// Where the embedded stores are.
     pub(crate) data: PathBuf,

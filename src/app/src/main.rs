@@ -2,6 +2,7 @@
 
 #[cfg(feature = "offline")]
 mod admin;
+mod check;
 mod cli;
 mod clock;
 mod config;
@@ -29,6 +30,7 @@ const BAD_CONFIGURATION: u8 = 2;
 fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Serve(options) => run(config::load(&options), run::serve),
+        cli::Command::Check(options) => run(config::read(&options.dir), check::run),
         #[cfg(feature = "offline")]
         cli::Command::Export(options) => run(config::read(&options.dir), |config| export::run(config, options)),
         #[cfg(feature = "offline")]
