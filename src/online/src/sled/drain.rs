@@ -53,15 +53,14 @@ pub(crate) struct Drainer {
     log: PathBuf,
     merging: Option<Merging>,
     stop: Arc<AtomicBool>,
-    /// A merge failed: it would again.
-    unmergeable: bool,
-    /// How many runs there were when the disk had no room to merge them.
+    /// How many runs there were when they could not be merged, or the disk had no room for it: it is tried again when
+    /// there are others.
     refused: Option<usize>,
 }
 
 impl Drainer {
     pub(crate) fn new(shared: Arc<Shared>, disk: Disk, log: PathBuf) -> Self {
-        Self { shared, disk, log, merging: None, stop: Arc::default(), unmergeable: false, refused: None }
+        Self { shared, disk, log, merging: None, stop: Arc::default(), refused: None }
     }
 
     /// Works until it is asked to close, or nobody can ask any more.
@@ -154,7 +153,7 @@ impl Drainer {
 
     /// Begins the next merge, where one is due and none is under way.
     fn merge(&mut self) {
-        if self.unmergeable || self.merging.is_some() {
+        if self.merging.is_some() {
             return;
         }
         let (runs, _) = self.shared.runs.size();
@@ -181,7 +180,7 @@ impl Drainer {
             return;
         };
         if let Err(error) = self.take_over(thread) {
-            self.unmergeable = true;
+            self.refused = Some(self.shared.runs.size().0);
             self.shared.metrics.merge_failed(error.message());
             return;
         }
@@ -210,7 +209,7 @@ impl Drainer {
                 self.replace(&plan, made)?;
             }
         }
-        self.unmergeable = false;
+        self.refused = None;
         Ok(())
     }
 

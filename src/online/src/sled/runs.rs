@@ -130,11 +130,18 @@ impl Runs {
         &self,
         entries: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
     ) -> Result<Run, Fault> {
-        let mut builder = file::Builder::new(&self.directory, self.next(), entries.len() as u64)?;
-        for (key, value) in entries {
-            builder.push(key, value)?;
-        }
-        builder.finish()
+        let number = self.next();
+        let write = || {
+            let mut builder = file::Builder::new(&self.directory, number, entries.len() as u64)?;
+            for (key, value) in entries {
+                builder.push(key, value)?;
+            }
+            builder.finish()
+        };
+        write().inspect_err(|_| {
+            // It is tried again under another number; what cannot be removed now goes at the next opening.
+            let _ = std::fs::remove_file(file::path_of(&self.directory, number));
+        })
     }
 
     /// A number that no run has or had since the store was opened.
@@ -162,11 +169,13 @@ impl Runs {
     /// What should be merged next, if anything.
     pub(crate) fn plan(&self) -> Option<Plan> {
         let live = self.live();
-        let of = |level: u8| live.iter().filter(move |live| live.level == level).map(|live| Arc::clone(&live.run));
-        let level = (0..=u8::MAX).find(|level| of(*level).count() >= FAN_IN)?;
-        // levels ascend with age, so runs of one stand together
-        let oldest = live.last().is_some_and(|last| last.level == level);
-        Some(Plan::new(&self.directory, self.next(), of(level).collect(), level, oldest && !self.in_tree))
+        // Only neighbours become one, for newer counts: a damaged one stays as it is, between the others.
+        let alike = |a: &Live, b: &Live| a.level == b.level && !a.run.is_damaged() && !b.run.is_damaged();
+        let due = live.chunk_by(alike).filter(|runs| runs.len() >= FAN_IN).min_by_key(|runs| runs[0].level)?;
+        let number = |live: &Live| live.run.number;
+        let oldest = due.last().map(number) == live.last().map(number);
+        let inputs = due.iter().map(|live| Arc::clone(&live.run)).collect();
+        Some(Plan::new(&self.directory, self.next(), inputs, due[0].level, oldest && !self.in_tree))
     }
 
     /// How to leave out what is damaged of the keys that begin with this, run by run. A damaged block that may have other

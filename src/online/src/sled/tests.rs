@@ -362,6 +362,47 @@ async fn states_are_cleared_wherever_they_are() {
     assert!(!report.is_whole(), "{report:?}");
 }
 
+/// Small tables have blocks of their own: one that is damaged harms no other, and is healed by clearing it alone.
+#[tokio::test]
+async fn damage_to_one_tables_states_is_no_others() {
+    let mut subject = OnDisk::new(0, Durability::Fsync);
+    let tables = ["a", "b", "c"].map(|view| table("p", view));
+    for t in &tables {
+        subject
+            .store()
+            .write(contract::states(&[(t, "one", Some(b"1")), (t, "two", Some(b"2"))]))
+            .await
+            .expect("writes");
+    }
+    subject.store().close().await.expect("closes");
+    let run = fs::read_dir(subject.settings.path.join("states")).expect("reads").next().expect("a run");
+    let run = run.expect("reads").path();
+    let mut bytes = fs::read(&run).expect("reads");
+    let in_b = entity_key(Kind::State, &tables[1], "one");
+    let at = bytes.windows(in_b.len()).position(|window| window == in_b).expect("is there");
+    bytes[at + in_b.len()] ^= 1;
+    fs::write(&run, bytes).expect("writes");
+    let report = check(&subject.settings.path).expect("checks");
+    assert_eq!((report.states, report.damaged), (4, 1), "{report:?}");
+    assert!(report.named[0].contains("a window state of view 'b' in project 'p'"), "{report:?}");
+
+    subject.store = Some(Store::open(subject.settings.clone()).expect("opens"));
+    for t in [&tables[0], &tables[2]] {
+        assert_eq!(get_states(subject.store(), t, &["one", "two"]).await, [Some("1".into()), Some("2".into())]);
+    }
+    let read = [Read { table: Arc::clone(&tables[1]), keys: vec![key("two")] }];
+    assert_eq!(subject.store().read_states(&read).await.expect_err("an error").kind(), ErrorKind::Internal);
+    subject.store().clear(&tables[1]).await.expect("clears");
+    for _ in 0..2 {
+        let store = subject.store();
+        assert_eq!(get_states(store, &tables[1], &["one", "two"]).await, [None, None]);
+        assert_eq!(get_states(store, &tables[2], &["one", "two"]).await, [Some("1".into()), Some("2".into())]);
+        subject = subject.reopen().await;
+    }
+    subject.store().close().await.expect("closes");
+    assert!(check(&subject.settings.path).expect("checks").is_whole());
+}
+
 /// Whatever became of the data file, the store opens with what was there or says that it is damaged:
 /// it does not begin afresh.
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! One run: a file of window states in the order of their keys, written once and never changed. Knows no other run.
 //!
-//! Blocks of about 8 KiB, `u32` CRC-32 of the run's number, the block's place and what follows, then entries: `u32` key
+//! Blocks of about 8 KiB and of one table each, `u32` CRC-32 of the run's number, the block's place and what follows, then entries: `u32` key
 //! length, `u32` value length and one, or 0 for a state that is removed, key, value. Behind them the index: for each
 //! block, and once more for what lies behind the last, `u64` place, `u32` length, `u32` key length, first key (there the
 //! run's last); then the filter's words ([`super::filter`]); then the
 //! end: `u64` where the index begins, `u64` where the filter begins, `u64` entries, `u64` the run's number, `u32` CRC-32
-//! of index, filter and these, `"LARDRUN\x01"`. All numbers are little-endian. Index and filter are held in memory: about
+//! of index, filter and these, `"LARDRUN\x02"` (with `\x01` a block may have keys of two tables). All numbers are little-endian. Index and filter are held in memory: about
 //! 14 bits a state and a hundredth of the file.
 
 use std::fs::File;
@@ -13,13 +13,16 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 
-use super::super::layout::Entry;
+use super::super::layout::{self, Entry};
 use super::filter::{self, Filter};
+use crate::space;
 
-const MAGIC: &[u8; 8] = b"LARDRUN\x01";
+const MAGIC: &[u8; 8] = b"LARDRUN\x02";
+const MAGIC_OF_SHARED_BLOCKS: &[u8; 8] = b"LARDRUN\x01";
 const END: usize = 44;
 const CHECKSUM: usize = 4;
 /// A block that has as many bytes is full.
@@ -63,6 +66,10 @@ pub(crate) struct Run {
     /// Entries, removed ones included.
     pub(super) entries: u64,
     pub(super) bytes: u64,
+    /// A block may have keys of more than one table.
+    shares_blocks: bool,
+    /// A damaged block was met.
+    damaged: AtomicBool,
 }
 
 /// A run's path.
@@ -83,7 +90,8 @@ impl Run {
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| end[at + i]));
         let (index_at, filter_at, entries) = (word(0), word(8), word(16));
         let ordered = index_at <= filter_at && filter_at <= end_at;
-        if end[36..] != *MAGIC || word(24) != number || !ordered {
+        let shares_blocks = end[36..] == *MAGIC_OF_SHARED_BLOCKS;
+        if !(shares_blocks || end[36..] == *MAGIC) || word(24) != number || !ordered {
             return Err(unreadable());
         }
         let mut tail = vec![0; (end_at - index_at) as usize];
@@ -101,7 +109,8 @@ impl Run {
         }
         let last = blocks.pop().ok_or_else(unreadable)?.first;
         let filter = Filter::open(words).ok_or_else(unreadable)?;
-        Ok(Self { number, path, file, blocks, last, filter, entries, bytes })
+        let damaged = AtomicBool::new(false);
+        Ok(Self { number, path, file, blocks, last, filter, entries, bytes, shares_blocks, damaged })
     }
 
     /// The state of a key whose hash this is, or that it is absent; `None` where this run says nothing of it.
@@ -131,8 +140,14 @@ impl Run {
         if found == Some(checksum(self.number, block.at, bytes.get(CHECKSUM..).unwrap_or_default())) {
             Ok(bytes)
         } else {
+            self.damaged.store(true, Relaxed);
             Err(Fault::Damaged(block.first.to_vec()))
         }
+    }
+
+    /// Whether a damaged block was met: it cannot be merged.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Relaxed)
     }
 
     /// The first keys of damaged blocks whose keys all begin with this.
@@ -141,7 +156,7 @@ impl Run {
         let mut found = Vec::new();
         for at in begins..self.blocks.len() {
             let behind = self.blocks.get(at + 1).map_or(&self.last, |block| &block.first);
-            if !behind.starts_with(prefix) {
+            if !self.blocks[at].first.starts_with(prefix) || (self.shares_blocks && !behind.starts_with(prefix)) {
                 break;
             }
             match self.block(at) {
@@ -211,6 +226,8 @@ pub(super) struct Builder {
     /// The block that is filled, behind room for its checksum.
     block: Vec<u8>,
     first: Vec<u8>,
+    /// What all keys of the block begin with.
+    table: Vec<u8>,
     last: Vec<u8>,
     index: Vec<u8>,
     filter: Filter,
@@ -228,6 +245,7 @@ impl Builder {
             at: 0,
             block: vec![0; CHECKSUM],
             first: Vec::new(),
+            table: Vec::new(),
             last: Vec::new(),
             index: Vec::new(),
             filter: Filter::new(entries),
@@ -237,9 +255,14 @@ impl Builder {
 
     /// Adds a state, or that there is none; keys ascend.
     pub(super) fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> io::Result<()> {
+        if self.block.len() > CHECKSUM && !key.starts_with(&self.table) {
+            self.end_block()?;
+        }
         if self.block.len() == CHECKSUM {
             self.first.clear();
             self.first.extend_from_slice(key);
+            self.table.clear();
+            self.table.extend_from_slice(layout::split(key).0);
         }
         let length =
             |bytes: &[u8]| u32::try_from(bytes.len()).ok().filter(|n| *n < u32::MAX).ok_or(io::ErrorKind::FileTooLarge);
@@ -261,9 +284,15 @@ impl Builder {
         self.block[..CHECKSUM].copy_from_slice(&crc.to_le_bytes());
         self.file.write_all(&self.block)?;
         put_block(&mut self.index, self.at, length, &self.first);
+        let before = self.at;
         self.at += u64::from(length);
         self.block.truncate(CHECKSUM);
-        Ok(())
+        // A disk that is full to the end would take sled's reads with it.
+        if before / BUFFER as u64 == self.at / BUFFER as u64 { Ok(()) } else { self.room() }
+    }
+
+    fn room(&self) -> io::Result<()> {
+        space::check(&self.directory).map_err(|full| io::Error::new(io::ErrorKind::StorageFull, full))
     }
 
     /// Ends the run; it is on the disk, with its directory's entry, on return.

@@ -187,3 +187,51 @@ fn what_is_removed_is_forgotten_where_nothing_is_older() {
         assert_eq!(unknown, (!in_tree).then_some(Entry::Absent));
     }
 }
+
+/// What a full disk stops halfway is tried again and again, under another number each time.
+#[test]
+fn a_run_that_cannot_be_written_leaves_nothing() {
+    let directory = TempDir::new().expect("a directory");
+    let mut oracle = Oracle::new();
+    let runs = open(&directory, &[], false);
+    write(&runs, 1, &[(1, Some(100))], &mut oracle);
+    let states = directory.path().join(DIRECTORY);
+    let next = file::path_of(&states, runs.list()[0].number + 1);
+    std::os::unix::fs::symlink("/dev/full", &next).expect("links");
+    let big = vec![1; 3 << 20];
+    let fault = runs.write([(key(2).as_slice(), Some(big.as_slice()))].into_iter()).expect_err("there is no room");
+    assert!(matches!(&fault, Fault::Io(e) if e.kind() == io::ErrorKind::StorageFull), "{fault:?}");
+    assert_eq!(fs::read_dir(&states).expect("reads").count(), 1);
+    write(&runs, 2, &[(2, Some(100))], &mut oracle);
+    agrees(&runs, &oracle);
+}
+
+/// A damaged run is read as far as it goes, and those before and behind it are merged as ever.
+#[test]
+fn a_damaged_run_does_not_stop_the_merging_of_others() {
+    let directory = TempDir::new().expect("a directory");
+    let mut oracle = Oracle::new();
+    let runs = open(&directory, &[], false);
+    let damaged = FAN_IN / 2;
+    for round in 0..6 * FAN_IN {
+        let number = if round == damaged { 9 } else { 1 + round as u16 % 2 };
+        write(&runs, round, &[(number, Some(300))], &mut oracle);
+        if round == damaged {
+            let path = file::path_of(&directory.path().join(DIRECTORY), runs.list()[0].number);
+            let mut bytes = fs::read(&path).expect("reads");
+            bytes[30] ^= 1;
+            fs::write(&path, bytes).expect("writes");
+        }
+        while let Some(plan) = runs.plan() {
+            // where it fails it is tried once more without the one that is damaged
+            if let Ok(made) = plan.make(&AtomicBool::new(false)) {
+                runs.swap(&plan, made.expect("was not stopped")).expect("removes");
+            }
+        }
+    }
+    assert!(runs.list().len() <= 2 * FAN_IN, "{:?}", runs.list());
+    assert!(matches!(runs.get(&key(9)), Err(Fault::Damaged(_))));
+    for number in [1, 2] {
+        assert_eq!(found(&runs, &key(number)), oracle[&key(number)]);
+    }
+}
