@@ -100,6 +100,11 @@ impl Tiles {
         self.indexes.is_empty()
     }
 
+    /// Reads what stands here; says something of it.
+    pub(crate) fn touch_here(&self) -> bool {
+        self.width == 0 || self.more.is_some() || self.last == i64::MIN || self.indexes.len() > self.partials.len()
+    }
+
     /// Reads the last tile, all of it; says something of it.
     pub(crate) fn touch(&self) -> usize {
         let partials = self.partials.iter().rev().take(self.width);
@@ -125,9 +130,9 @@ impl Tiles {
     pub(crate) fn push(&mut self, index: i64, partials: impl IntoIterator<Item = Partial>) {
         let tiles = self.indexes.len();
         if tiles == self.indexes.capacity() {
-            // most entities rest with few tiles: no more room than a quarter
-            self.indexes.reserve_exact(1 + tiles / 4);
-            self.partials.reserve_exact((1 + tiles / 4) * self.width);
+            // most entities rest with few tiles: no more room than half (each step is a copy to memory that is new)
+            self.indexes.reserve_exact(1 + tiles / 2);
+            self.partials.reserve_exact((1 + tiles / 2) * self.width);
         }
         self.indexes.push_back(index);
         self.partials.extend(partials);
