@@ -126,7 +126,10 @@ def begin(world: Repo, view: str, cut_over: int) -> str:
 
 def done(world: Repo, view: str) -> None:
     """Wait for the end of the view's last backfill."""
-    wait_until(lambda: world.states(view)[0] == "done", f"the backfill of {view}: {world.jobs(view)[0]}", 60)
+    try:
+        wait_until(lambda: world.states(view)[0] == "done", f"the backfill of {view}", 60)
+    finally:
+        print(world.jobs(view)[0])
 
 
 def waiting_to_go(world: Repo) -> int:

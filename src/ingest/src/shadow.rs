@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::feed::{Feed, group};
 use crate::gate::{Closed, Gate, Leftovers};
 use crate::readers;
-use crate::supervisor::Deps;
+use crate::supervisor::{Deps, unknown_entity};
 
 /// How long the old state's consumer may take to stop, and how long the new state may take then to come to where that
 /// was: meanwhile no new event is seen.
@@ -125,29 +125,37 @@ impl Shadows {
     }
 
     /// What the view's new state is fed by, if this process may.
-    fn feed(&self, view: &Arc<View>) -> Result<Option<Feed>> {
+    fn feed(&self, view: &Arc<View>) -> Option<Feed> {
         let settings = &self.deps.settings;
         let served = settings.projects.as_ref().is_none_or(|only| only.contains(&view.project));
+        let unknown = unknown_entity(&self.registry.borrow(), view);
         let why_not = if !served {
-            "its project's streams are not read by this process"
+            "its project's streams are not read by this process".to_owned()
         } else if self.deps.event_log.is_some() {
-            "its events are logged by one reader at a time"
+            "its events are logged by one reader at a time".to_owned()
+        } else if let Some(entity) = unknown {
+            format!("its entity '{entity}' is not registered")
         } else {
-            return Feed::of(view, &settings.group_prefix, &self.deps.formats);
+            match Feed::of(view, &settings.group_prefix, &self.deps.formats) {
+                Ok(feed) => return feed,
+                // nor is it read for the old one
+                Err(error) => error.message().to_owned(),
+            }
         };
         tracing::info!(
             project = view.project,
             view = view.name,
-            "the backfilled state is not caught up with the stream before it is read: {why_not}"
+            why_not,
+            "the backfilled state does not catch up with the stream before it is read"
         );
-        Ok(None)
+        None
     }
 }
 
 impl Streams for Shadows {
     fn begin(&self, new: Arc<View>, old: Arc<View>) -> BoxFuture<'_, Result<Option<Box<dyn CatchingUp>>>> {
         Box::pin(async move {
-            let Some(feed) = self.feed(&new)? else { return Ok(None) };
+            let Some(feed) = self.feed(&new) else { return Ok(None) };
             let prefix = &self.deps.settings.group_prefix;
             let old = Old {
                 group: group(prefix, &old.project, &old.reading.group(&old.table)),

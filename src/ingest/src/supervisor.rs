@@ -161,7 +161,7 @@ fn reconcile(
 }
 
 /// An entity of the view that is not registered.
-fn unknown_entity(registry: &Registry, view: &View) -> Option<String> {
+pub(crate) fn unknown_entity(registry: &Registry, view: &View) -> Option<String> {
     let known = &registry.projects.get(&view.project)?.entities;
     let keys = view.join_keys.iter().filter(|key| key.name != DUMMY_ENTITY_ID);
     keys.map(|key| &key.entity).find(|entity| !known.contains_key(*entity)).cloned()

@@ -11,9 +11,10 @@ use model::registry::View;
 /// The streams of views that are backfilled. Implemented where streams are read.
 pub trait Streams: Send + Sync {
     /// Begins to apply the stream of `new`, from its cut-over on, to its state, beside that of `old`, which is read and
-    /// goes on. `None` where that is not done here: the stream of this view is read elsewhere, or not beside another.
+    /// goes on. `None` where that is not done here: the stream of this view is read elsewhere, not beside another, or not
+    /// at all.
     ///
-    /// Errors: a stream that cannot be read as the view says.
+    /// Errors: no thread can be begun.
     fn begin(&self, new: Arc<View>, old: Arc<View>) -> BoxFuture<'_, Result<Option<Box<dyn CatchingUp>>>>;
 
     /// Stops whatever writes to the table, and forgets how far it read.
