@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, KafkaSource, PushSource, StreamFeatureView
 from feast.aggregation import Aggregation
 from feast.data_format import JsonFormat
@@ -531,14 +532,20 @@ class Producing(threading.Thread):
         assert not self.is_alive()
 
 
+@pytest.mark.parametrize("merging", [False, True], ids=["", "while_states_are_merged"])
 def test_sigkill_in_mid_stream_loses_nothing_and_counts_nothing_twice(
-    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka, merging: bool
 ) -> None:
     repo = make_repo(tmp_path / "repo")
+    if merging:
+        # hardly a checkpoint fits into the log, so that each becomes a run; nothing is served from memory
+        online = {"type": "sled", "tier_bytes": 0, "log_bytes": 20_000}
+        config = {"project": PROJECT, "online_store": online, "ingest": {"checkpoint_interval_ms": 50}}
+        (repo / "larder.yaml").write_text(yaml.safe_dump(config))
     world = World(larder(repo), store(repo), kafka)
     topic = Topic(kafka, partitions=3)
     world.features.apply([CARD, windowed_view("totals", topic, TOTALS), plain_view("latest", topic)])
-    cards = [f"card-{number}" for number in range(20)]
+    cards = [f"card-{number}" for number in range(400 if merging else 20)]
 
     def counted() -> int:
         return sum(
@@ -547,6 +554,9 @@ def test_sigkill_in_mid_stream_loses_nothing_and_counts_nothing_twice(
 
     def checkpoints() -> float:
         return sum(metric(world.larder, "larder_ingest_checkpoint_seconds_count", view="totals"))
+
+    def merges() -> float:
+        return sum(metric(world.larder, "larder_online_merge_seconds_count"))
 
     producing = Producing(topic, len(cards))
     producing.start()
@@ -557,6 +567,7 @@ def test_sigkill_in_mid_stream_loses_nothing_and_counts_nothing_twice(
         # the second checkpoint from now on begins behind what is read here; what came since the last one is taken back
         kept, written = counted(), checkpoints() + 1
         wait_until(lambda: checkpoints() > written, "two checkpoints", 60)  # noqa: B023 - as above
+        wait_until(lambda: not merging or merges() > 0, "runs of states to be merged", 60)
         world.larder.kill()
         world.larder.start()
         assert counted() >= kept
