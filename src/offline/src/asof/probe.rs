@@ -80,19 +80,12 @@ impl Probe {
     /// Puts each key's rows, which stand in the frame's order, into that of their times.
     fn sort(&mut self, times: &Int64Array) {
         self.times = self.order.iter().map(|row| times.value(*row as usize)).collect();
-        let mut scratch: Vec<(i64, u32)> = Vec::new();
+        let mut scratch = Scratch::default();
         for bounds in self.starts.windows(2) {
             let run = bounds[0] as usize..bounds[1] as usize;
             let (times, order) = (&mut self.times[run.clone()], &mut self.order[run]);
-            if times.is_sorted() {
-                continue;
-            }
-            scratch.clear();
-            scratch.extend(times.iter().copied().zip(order.iter().copied()));
-            // Rows stand in the frame's order, much of which is often that of time already.
-            scratch.sort_by_key(|(time, _)| *time);
-            for ((time, row), (sorted_time, sorted_row)) in times.iter_mut().zip(order).zip(&scratch) {
-                (*time, *row) = (*sorted_time, *sorted_row);
+            if !times.is_sorted() && !scratch.sort_packed(times, order) {
+                scratch.sort(times, order);
             }
         }
     }
@@ -217,6 +210,44 @@ impl Probe {
             return None;
         }
         (last..end.min(last + STEPS)).find(|&place| self.times[place] >= time)
+    }
+}
+
+/// Room to sort a key's rows in.
+#[derive(Default)]
+struct Scratch {
+    pairs: Vec<(i64, u32)>,
+    packed: Vec<u64>,
+    order: Vec<u32>,
+}
+
+impl Scratch {
+    /// Sorts rows by time, those of one time in their order, as numbers of a time and a place; says whether these fit.
+    fn sort_packed(&mut self, times: &mut [i64], order: &mut [u32]) -> bool {
+        let bits = usize::BITS - times.len().leading_zeros();
+        let (least, greatest) = times.iter().fold((i64::MAX, i64::MIN), |(a, b), t| (a.min(*t), b.max(*t)));
+        if greatest.wrapping_sub(least) as u64 > u64::MAX >> bits {
+            return false;
+        }
+        self.packed.clear();
+        self.packed.extend((0_u64..).zip(&*times).map(|(at, time)| (time.wrapping_sub(least) as u64) << bits | at));
+        self.packed.sort_unstable();
+        self.order.clear();
+        self.order.extend_from_slice(order);
+        for ((packed, time), row) in self.packed.iter().zip(times).zip(order) {
+            *time = least.wrapping_add((packed >> bits) as i64);
+            *row = self.order[(packed & ((1 << bits) - 1)) as usize];
+        }
+        true
+    }
+
+    fn sort(&mut self, times: &mut [i64], order: &mut [u32]) {
+        self.pairs.clear();
+        self.pairs.extend(times.iter().copied().zip(order.iter().copied()));
+        self.pairs.sort_by_key(|(time, _)| *time);
+        for ((time, row), (sorted_time, sorted_row)) in times.iter_mut().zip(order).zip(&self.pairs) {
+            (*time, *row) = (*sorted_time, *sorted_row);
+        }
     }
 }
 
@@ -393,5 +424,40 @@ impl Groups {
             *next += 1;
         }
         (starts, order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Both ways to sort are the stable one, wherever the times are.
+        #[test]
+        fn rows_are_sorted_by_time_and_keep_their_order(
+            mut times in proptest::collection::vec(prop_oneof![-3i64..3, any::<i64>(), Just(i64::MIN), Just(i64::MAX)], 1..50),
+            near: bool,
+        ) {
+            if near {
+                times.iter_mut().for_each(|time| *time = i64::MAX - time.rem_euclid(5));
+            }
+            let order: Vec<u32> = (0..times.len() as u32).map(|row| row ^ 1).collect();
+            let mut wanted: Vec<(i64, u32)> = times.iter().copied().zip(order.iter().copied()).collect();
+            wanted.sort_by_key(|(time, _)| *time);
+            let mut scratch = Scratch::default();
+            for packed in [true, false] {
+                let (mut times, mut order) = (times.clone(), order.clone());
+                if packed && !scratch.sort_packed(&mut times, &mut order) {
+                    prop_assert!(!near);
+                    continue;
+                }
+                if !packed {
+                    scratch.sort(&mut times, &mut order);
+                }
+                prop_assert_eq!(times.into_iter().zip(order).collect::<Vec<_>>(), wanted.clone());
+            }
+        }
     }
 }
