@@ -441,7 +441,7 @@ mod tests {
             near: bool,
         ) {
             if near {
-                times.iter_mut().for_each(|time| *time = i64::MAX - time.rem_euclid(5));
+                times = times.iter().map(|time| i64::MAX - time.rem_euclid(5)).collect();
             }
             let order: Vec<u32> = (0..times.len() as u32).map(|row| row ^ 1).collect();
             let mut wanted: Vec<(i64, u32)> = times.iter().copied().zip(order.iter().copied()).collect();
