@@ -19,7 +19,7 @@
 //!
 //! **Damage**: every value carries a checksum of ours. One that fails is an `Internal` error that names
 //! the view, never a wrong or a missing value; a write that would have to merge with it fails too.
-//! `clear` removes damaged values like any other (of a run, damaged blocks that have keys of the table alone).
+//! `clear` removes damaged values like any other.
 //! A log that is damaged where it was acknowledged, or of which a segment is missing, does not open; a torn end
 //! that was never acknowledged is cut off.
 
@@ -249,7 +249,9 @@ impl Shared {
     fn fetch_and_keep(&self, db: &::sled::Db, kind: Kind, key: &[u8]) -> Result<Entry> {
         let ticket = self.tier.ticket(key);
         let entry = self.fetch(db, kind, key)?;
-        if let Some(ticket) = ticket {
+        // who asks for an absent state is mostly about to write it, and the runs' filters know of absence themselves
+        let keeps = kind == Kind::Row || entry != Entry::Absent;
+        if let Some(ticket) = ticket.filter(|_| keeps) {
             self.tier.fill(ticket, key, &entry);
         }
         Ok(entry)

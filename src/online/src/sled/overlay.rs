@@ -35,10 +35,9 @@ impl Layer {
 
     /// Replaces what is held of a key. One thread at a time.
     pub(crate) fn set(&self, key: Key, entry: Entry) {
-        let more = cost(&key, &entry);
-        let map = self.entries.pin();
-        let less = map.get(&key).map_or(0, |old| cost(&key, old));
-        map.insert(key, entry);
+        let more = cost(key.len(), &entry);
+        let length = key.len();
+        let less = self.entries.pin().insert(key, entry).map_or(0, |old| cost(length, old));
         self.bytes.fetch_add(more, Ordering::Relaxed);
         self.bytes.fetch_sub(less, Ordering::Relaxed);
     }
@@ -140,6 +139,6 @@ impl Overlay {
     }
 }
 
-fn cost(key: &Key, entry: &Entry) -> usize {
-    OVERHEAD + key.len() + entry.payload().map_or(0, bytes::Bytes::len)
+fn cost(key: usize, entry: &Entry) -> usize {
+    OVERHEAD + key + entry.payload().map_or(0, bytes::Bytes::len)
 }

@@ -178,8 +178,7 @@ impl Runs {
         Some(Plan::new(&self.directory, self.next(), inputs, due[0].level, oldest && !self.in_tree))
     }
 
-    /// How to leave out what is damaged of the keys that begin with this, run by run. A damaged block that may have other
-    /// keys, too, stays.
+    /// How to leave out what is damaged of a table's keys, which begin with this, run by run.
     pub(crate) fn repairs(&self, prefix: &[u8]) -> Result<Vec<Plan>, Fault> {
         let mut plans = Vec::new();
         for Live { run, level } in self.live().iter() {

@@ -299,8 +299,8 @@ impl Tier {
         let map = self.map.pin();
         for key in keys {
             let (prefix, entity) = layout::split(key);
-            let (hash, stripe) = (self.hash(entity), self.stripe(key));
-            let (Some(table), Some(stripe)) = (self.tables.known(prefix), stripe) else { continue };
+            let Some(table) = self.tables.known(prefix) else { continue };
+            let (hash, Some(stripe)) = (self.hash(entity), self.stripe(key)) else { continue };
             let mut clock = self.stripes[stripe].lock();
             let known = |block: &Block| block.key() == entity && block.open().tables().any(|other| other == table);
             let Some(slot) = map.get(&hash).filter(|slot| known(&slot.block)) else { continue };

@@ -1,12 +1,11 @@
 //! One run: a file of window states in the order of their keys, written once and never changed. Knows no other run.
 //!
-//! Blocks of about 8 KiB and of one table each, `u32` CRC-32 of the run's number, the block's place and what follows, then entries: `u32` key
-//! length, `u32` value length and one, or 0 for a state that is removed, key, value. Behind them the index: for each
-//! block, and once more for what lies behind the last, `u64` place, `u32` length, `u32` key length, first key (there the
-//! run's last); then the filter's words ([`super::filter`]); then the
-//! end: `u64` where the index begins, `u64` where the filter begins, `u64` entries, `u64` the run's number, `u32` CRC-32
-//! of index, filter and these, `"LARDRUN\x02"` (with `\x01` a block may have keys of two tables). All numbers are little-endian. Index and filter are held in memory: about
-//! 14 bits a state and a hundredth of the file.
+//! Blocks of about 8 KiB, of one table each: `u32` CRC-32 of the run's number, the block's place and what follows, then
+//! entries: `u32` key length, `u32` value length and one, or 0 for a state that is removed, key, value. Behind them the
+//! index: for each block `u64` place, `u32` length, `u32` key length, first key; then the filter's words
+//! ([`super::filter`]); then the end: `u64` where the index begins, `u64` where the filter begins, `u64` entries, `u64` the
+//! run's number, `u32` CRC-32 of index, filter and these, `"LARDRUN\x01"`. All numbers are little-endian. Index and filter
+//! are held in memory: about 14 bits a state and a hundredth of the file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -21,8 +20,7 @@ use super::super::layout::{self, Entry};
 use super::filter::{self, Filter};
 use crate::space;
 
-const MAGIC: &[u8; 8] = b"LARDRUN\x02";
-const MAGIC_OF_SHARED_BLOCKS: &[u8; 8] = b"LARDRUN\x01";
+const MAGIC: &[u8; 8] = b"LARDRUN\x01";
 const END: usize = 44;
 const CHECKSUM: usize = 4;
 /// A block that has as many bytes is full.
@@ -60,14 +58,10 @@ pub(crate) struct Run {
     path: PathBuf,
     file: File,
     blocks: Vec<Block>,
-    /// The last key.
-    last: Box<[u8]>,
     filter: Filter,
     /// Entries, removed ones included.
     pub(super) entries: u64,
     pub(super) bytes: u64,
-    /// A block may have keys of more than one table.
-    shares_blocks: bool,
     /// A damaged block was met.
     damaged: AtomicBool,
 }
@@ -90,8 +84,7 @@ impl Run {
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| end[at + i]));
         let (index_at, filter_at, entries) = (word(0), word(8), word(16));
         let ordered = index_at <= filter_at && filter_at <= end_at;
-        let shares_blocks = end[36..] == *MAGIC_OF_SHARED_BLOCKS;
-        if !(shares_blocks || end[36..] == *MAGIC) || word(24) != number || !ordered {
+        if end[36..] != *MAGIC || word(24) != number || !ordered {
             return Err(unreadable());
         }
         let mut tail = vec![0; (end_at - index_at) as usize];
@@ -107,10 +100,9 @@ impl Run {
         while !index.is_empty() {
             blocks.push(take_block(&mut index).ok_or_else(unreadable)?);
         }
-        let last = blocks.pop().ok_or_else(unreadable)?.first;
         let filter = Filter::open(words).ok_or_else(unreadable)?;
         let damaged = AtomicBool::new(false);
-        Ok(Self { number, path, file, blocks, last, filter, entries, bytes, shares_blocks, damaged })
+        Ok(Self { number, path, file, blocks, filter, entries, bytes, damaged })
     }
 
     /// The state of a key whose hash this is, or that it is absent; `None` where this run says nothing of it.
@@ -155,8 +147,7 @@ impl Run {
         let begins = self.blocks.partition_point(|block| &*block.first < prefix);
         let mut found = Vec::new();
         for at in begins..self.blocks.len() {
-            let behind = self.blocks.get(at + 1).map_or(&self.last, |block| &block.first);
-            if !self.blocks[at].first.starts_with(prefix) || (self.shares_blocks && !behind.starts_with(prefix)) {
+            if !self.blocks[at].first.starts_with(prefix) {
                 break;
             }
             match self.block(at) {
@@ -193,13 +184,6 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-fn put_block(index: &mut Vec<u8>, at: u64, length: u32, first: &[u8]) {
-    index.extend_from_slice(&at.to_le_bytes());
-    index.extend_from_slice(&length.to_le_bytes());
-    index.extend_from_slice(&(first.len() as u32).to_le_bytes());
-    index.extend_from_slice(first);
-}
-
 fn take_block(rest: &mut &[u8]) -> Option<Block> {
     let at = u64::from_le_bytes(take(rest, 8)?.try_into().ok()?);
     let (length, key) = (take_number(rest)?, take_number(rest)?);
@@ -228,7 +212,6 @@ pub(super) struct Builder {
     first: Vec<u8>,
     /// What all keys of the block begin with.
     table: Vec<u8>,
-    last: Vec<u8>,
     index: Vec<u8>,
     filter: Filter,
     entries: u64,
@@ -246,7 +229,6 @@ impl Builder {
             block: vec![0; CHECKSUM],
             first: Vec::new(),
             table: Vec::new(),
-            last: Vec::new(),
             index: Vec::new(),
             filter: Filter::new(entries),
             entries: 0,
@@ -271,8 +253,6 @@ impl Builder {
         self.block.extend_from_slice(&stored.to_le_bytes());
         self.block.extend_from_slice(key);
         self.block.extend_from_slice(value.unwrap_or_default());
-        self.last.clear();
-        self.last.extend_from_slice(key);
         self.filter.add(filter::hash(key));
         self.entries += 1;
         if self.block.len() >= BLOCK { self.end_block() } else { Ok(()) }
@@ -283,7 +263,10 @@ impl Builder {
         let crc = checksum(self.number, self.at, &self.block[CHECKSUM..]);
         self.block[..CHECKSUM].copy_from_slice(&crc.to_le_bytes());
         self.file.write_all(&self.block)?;
-        put_block(&mut self.index, self.at, length, &self.first);
+        self.index.extend_from_slice(&self.at.to_le_bytes());
+        self.index.extend_from_slice(&length.to_le_bytes());
+        self.index.extend_from_slice(&(self.first.len() as u32).to_le_bytes());
+        self.index.extend_from_slice(&self.first);
         let before = self.at;
         self.at += u64::from(length);
         self.block.truncate(CHECKSUM);
@@ -301,7 +284,6 @@ impl Builder {
             self.end_block()?;
         }
         let mut tail = std::mem::take(&mut self.index);
-        put_block(&mut tail, self.at, 0, &self.last);
         let filter_at = self.at + tail.len() as u64;
         tail.extend(self.filter.bytes());
         let mut end = Vec::with_capacity(END);
