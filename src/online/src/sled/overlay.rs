@@ -28,6 +28,12 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
+    /// Empty, with room for as many entries as another had.
+    fn like(other: &Self) -> Self {
+        let entries = papaya::HashMap::builder().capacity(other.entries.len()).hasher(RandomState::default()).build();
+        Self { entries, ..Self::default() }
+    }
+
     /// What is held, in bytes, overhead included.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -126,7 +132,8 @@ impl Overlay {
     /// Freezes the active layer, begins another, and gives both (frozen, active).
     pub(crate) fn freeze(&self) -> (Arc<Layer>, Arc<Layer>) {
         let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let frozen = std::mem::take(&mut layers.active);
+        let next = Arc::new(Layer::like(&layers.active));
+        let frozen = std::mem::replace(&mut layers.active, next);
         layers.frozen = Some(Arc::clone(&frozen));
         (frozen, Arc::clone(&layers.active))
     }

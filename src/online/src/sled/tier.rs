@@ -297,9 +297,14 @@ impl Tier {
     pub(crate) fn forget<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
         let mut gone: HashMap<usize, HashSet<u64>> = HashMap::new();
         let map = self.map.pin();
+        // keys of one table mostly follow one another
+        let mut last: Option<(&[u8], Option<u32>)> = None;
         for key in keys {
             let (prefix, entity) = layout::split(key);
-            let Some(table) = self.tables.known(prefix) else { continue };
+            let known = last.filter(|(before, _)| *before == prefix).map(|(_, table)| table);
+            let table = known.unwrap_or_else(|| self.tables.known(prefix));
+            last = Some((prefix, table));
+            let Some(table) = table else { continue };
             let (hash, Some(stripe)) = (self.hash(entity), self.stripe(key)) else { continue };
             let mut clock = self.stripes[stripe].lock();
             let known = |block: &Block| block.key() == entity && block.open().tables().any(|other| other == table);

@@ -180,6 +180,7 @@ impl Writer {
             }
         }
         // From here on nothing fails.
+        group.entries.reserve(batch.states.len());
         for StateWrite { table, key, state } in batch.states {
             let key = keys.key(Kind::State, &table, &key);
             group.entries.insert(key, state.map_or(Entry::Absent, Entry::State));

@@ -286,22 +286,24 @@ impl Owner {
     ) -> Result<Vec<Option<u32>>, FoldError> {
         let states = Arc::clone(&self.states);
         let mut places = vec![None; events.len()];
-        let mut keys: Vec<EntityKey> = Vec::new();
+        let mut missing: Vec<(u64, &EntityKey)> = Vec::new();
         for (shard, of_shard) in order.chunks() {
             let shard = states.shards[shard].read().unwrap_or_else(PoisonError::into_inner);
             for &at in of_shard {
                 let at = at as usize;
                 places[at] = shard.find(order.hashes[at], events[at].key);
                 if places[at].is_none() {
-                    keys.push(events[at].key.clone());
+                    missing.push((order.hashes[at], events[at].key));
                 }
             }
         }
-        if keys.is_empty() {
+        if missing.is_empty() {
             return Ok(places);
         }
-        keys.sort_unstable();
-        keys.dedup();
+        // each once: keys are compared only where their hashes are one
+        missing.sort_unstable();
+        missing.dedup();
+        let keys = missing.into_iter().map(|(_, key)| key.clone()).collect();
         let read = Read { table: Arc::clone(&states.view.table), keys };
         let found = store.read_states(std::slice::from_ref(&read)).await.map_err(FoldError::Store)?;
         let found = found.into_iter().next().unwrap_or_default();
