@@ -164,7 +164,7 @@ def test_kill_9_while_window_states_are_written_and_merged(
     assert server.stop() == 0
     assert checked(larder_binary, repo) == (0, [])
     # one bit of one file
-    run = max((repo / "data/online/states").iterdir(), key=lambda file: file.stat().st_size)
+    run = max((repo / "data/online/runs").iterdir(), key=lambda file: file.stat().st_size)
     content = bytearray(run.read_bytes())
     content[len(content) // 3] ^= 4
     run.write_bytes(content)

@@ -95,7 +95,7 @@ pub(crate) enum Durability {
 impl Default for OnlineStore {
     fn default() -> Self {
         Self::Sled {
-            cache_bytes: 1 << 30,
+            cache_bytes: 64 << 20,
             tier_bytes: 512 << 20,
             log_bytes: 64 << 20,
             durability: Durability::default(),

@@ -8,14 +8,15 @@
 //! | `larder_online_states_written_total` | counter | states set or removed | `store` |
 //! | `larder_online_tier_reads_total` | counter | keys looked up in the memory tier | `result`: `hit`, `miss` |
 //! | `larder_online_tier_bytes` | gauge | bytes in the memory tier, overhead included | |
-//! | `larder_online_overlay_bytes` | gauge | bytes that wait in memory and in the log for sled | |
+//! | `larder_online_overlay_bytes` | gauge | bytes that wait in memory and in the log for a run | |
 //! | `larder_online_batch_rows` | histogram | rows and states in one group of writes | |
 //! | `larder_online_flush_seconds` | histogram | seconds to make a group of batches durable | |
 //! | `larder_online_flush_failures_total` | counter | groups that could not be made durable | |
-//! | `larder_online_drain_seconds` | histogram | seconds to carry what the log held into sled | |
+//! | `larder_online_drain_seconds` | histogram | seconds to carry what the log held into a run and sled | |
 //! | `larder_online_drain_failures_total` | counter | times that failed, to be tried again | |
-//! | `larder_online_state_runs` | gauge | runs of window states | |
+//! | `larder_online_state_runs` | gauge | runs of rows and window states | |
 //! | `larder_online_state_run_bytes` | gauge | bytes of their files | |
+//! | `larder_online_run_memory_bytes` | gauge | bytes of their indexes and filters, in memory | |
 //! | `larder_online_merge_seconds` | histogram | seconds to merge some of them into one | |
 //! | `larder_online_merge_failures_total` | counter | times that failed or found no room | |
 //! | `larder_online_checksum_failures_total` | counter | stored values found damaged | |
@@ -94,6 +95,7 @@ pub(crate) struct Disk {
     pub(crate) drain_seconds: Histogram,
     pub(crate) runs: Gauge,
     pub(crate) run_bytes: Gauge,
+    pub(crate) run_memory: Gauge,
     pub(crate) merge_seconds: Histogram,
     merge_failures: Counter,
     drain_failures: Counter,
@@ -113,6 +115,7 @@ impl Disk {
             drain_seconds: histogram!("larder_online_drain_seconds"),
             runs: gauge!("larder_online_state_runs"),
             run_bytes: gauge!("larder_online_state_run_bytes"),
+            run_memory: gauge!("larder_online_run_memory_bytes"),
             merge_seconds: histogram!("larder_online_merge_seconds"),
             merge_failures: counter!("larder_online_merge_failures_total"),
             drain_failures: counter!("larder_online_drain_failures_total"),
@@ -136,12 +139,12 @@ impl Disk {
     /// Merging runs failed: they are read as they are.
     pub(crate) fn merge_failed(&self, why: &str) {
         self.merge_failures.increment(1);
-        tracing::error!(why, "window states could not be merged: they are read from more files than need be");
+        tracing::error!(why, "runs could not be merged: rows and window states are read from more files than need be");
     }
 
     /// Carrying what the log held into sled failed.
     pub(crate) fn drain_failed(&self, error: &model::Error) {
         self.drain_failures.increment(1);
-        tracing::error!(error = %error, cause = ?std::error::Error::source(error), "sled could not take what the write-ahead log holds: it is tried again");
+        tracing::error!(error = %error, cause = ?std::error::Error::source(error), "what the write-ahead log holds could not be carried on: it is tried again");
     }
 }

@@ -1,5 +1,6 @@
-//! The embedded online store: one sled tree behind a memory tier and a write-ahead log. Knows no request
-//! and no window; `layout` is how it lies in the tree, `wal` in the log, `disk` how sled becomes durable.
+//! The embedded online store: runs of rows and window states behind a memory tier and a write-ahead log, and a small sled
+//! tree that says which runs there are. Knows no request and no window; `layout` is how it lies in the tree, `runs` in
+//! files, `wal` in the log, `disk` how sled becomes durable.
 //!
 //! **Writes** go to the writer thread, which takes what is waiting (group commit), merges each row
 //! with what is stored, appends the group to the log as one record, makes that durable once, then makes
@@ -8,18 +9,19 @@
 //! some keys before it and some after it. A write that failed, or whose future is dropped, may be there
 //! after a restart; writing the same again is harmless.
 //!
-//! Sled is written behind that, by the drainer thread: whenever the log or what it holds in memory
-//! (the overlay) reaches [`Settings::log_bytes`], the overlay's last entry of each key goes into sled in
-//! the order of the keys, window states into a run ([`runs`]), sled is made durable, and the log loses those
-//! segments. Keys that are written again and again so cost little. A disk that cannot keep up slows the writers down.
+//! Behind that, by the drainer thread, whenever the log or what it holds in memory (the overlay) reaches
+//! [`Settings::log_bytes`], the overlay's last entry of each key goes into a run ([`runs`]) in the order of the keys, and
+//! positions into sled; sled is made durable, and the log loses those segments. Keys that are written again and again so
+//! cost little. A disk that cannot keep up slows the writers down.
 //!
 //! **Reads** never wait for the writer's or the drainer's flush. They ask the tier, without a lock, then
-//! the overlay, and fetch what is missing from sled, or from the runs, in place: a few µs a key from memory, up to a
-//! disk access for each without. That blocks the calling task, so a large read yields after every 64 keys.
+//! the overlay, and fetch what is missing from the runs (and from sled, what an older store has there): a few µs a key from
+//! the system's memory, up to a disk access for each without. That blocks the calling task, so a large read yields after
+//! every 64 keys; what is missing of one request is fetched in the order of the keys, so that a block is read once.
 //!
-//! **Damage**: every value carries a checksum of ours. One that fails is an `Internal` error that names
-//! the view, never a wrong or a missing value; a write that would have to merge with it fails too.
-//! `clear` removes damaged values like any other.
+//! **Damage**: every block of a run, which has keys of one view only, and every value in sled carry a checksum of ours. One
+//! that fails is an `Internal` error that names the view, never a wrong or a missing value; a write that would have to merge
+//! with it fails too. `clear` removes damaged values like any other.
 //! A log that is damaged where it was acknowledged, or of which a segment is missing, does not open; a torn end
 //! that was never acknowledged is cut off.
 
@@ -28,6 +30,7 @@ mod disk;
 mod drain;
 mod layout;
 mod overlay;
+mod read;
 mod runs;
 mod tier;
 mod wal;
@@ -48,14 +51,10 @@ use crate::error::Error;
 use crate::metrics::{Disk, Traffic};
 use layout::{Entry, Kind};
 use overlay::Overlay;
-use runs::{Fault, Runs};
-use tier::{Part, Tier};
+use runs::Runs;
+use tier::Tier;
 use writer::Command;
 
-/// Keys fetched in one go before a read lets other tasks run.
-const READ_CHUNK: usize = 64;
-/// Rows looked up in the tier in one go before a read lets other tasks run.
-const ROW_CHUNK: usize = 1024;
 /// Batches that may wait for the writer thread before a write waits for room.
 const WAITING: usize = 256;
 
@@ -76,15 +75,15 @@ pub enum Durability {
 pub struct Settings {
     /// The store's directory; created if it is not there. Nothing else should be in it.
     pub path: PathBuf,
-    /// sled's page cache, in bytes. With less than the size of the data, memory use grows rather than
-    /// shrinks.
+    /// sled's page cache, in bytes. It matters to a store that an older version wrote, whose rows are in sled: with less
+    /// than their size, memory use grows rather than shrinks.
     pub cache_bytes: u64,
     /// The memory tier, in bytes; 0 turns it off.
     pub tier_bytes: u64,
     /// What an answered write survives.
     pub durability: Durability,
-    /// How large the write-ahead log, or what it holds in memory, grows before sled is written, in
-    /// bytes. Twice that may be there while sled is written.
+    /// How large the write-ahead log, or what it holds in memory, grows before a run is written, in
+    /// bytes. Twice that may be there while it is written.
     pub log_bytes: u64,
     /// How often sled flushes and collects garbage by itself, in ms; `None` turns both off. A time takes it some
     /// ms, which requests on the same core wait for; what is acknowledged does not depend on it.
@@ -92,12 +91,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A store in this directory: 512 MiB of page cache, 256 MiB of memory tier, [`Durability::Fsync`],
+    /// A store in this directory: 64 MiB of page cache, 256 MiB of memory tier, [`Durability::Fsync`],
     /// 64 MiB of log, sled's own flush every 5 s.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            cache_bytes: 512 << 20,
+            cache_bytes: 64 << 20,
             tier_bytes: 256 << 20,
             durability: Durability::default(),
             log_bytes: 64 << 20,
@@ -121,172 +120,6 @@ impl Shared {
     fn with_db<T>(&self, work: impl FnOnce(&::sled::Db) -> Result<T>) -> Result<T> {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         work(db.as_ref().ok_or_else(closed)?)
-    }
-
-    /// What is stored under an entity's key, by the overlay and the disk alone.
-    fn fetch(&self, db: &::sled::Db, kind: Kind, key: &[u8]) -> Result<Entry> {
-        if let Some(entry) = self.overlay.get(key) {
-            return Ok(entry);
-        }
-        if kind == Kind::State
-            && let Some(entry) = self.runs.get(key).map_err(|fault| self.fault(fault))?
-        {
-            return Ok(entry);
-        }
-        let Some(value) = db.get(key).map_err(disk::failed_to("read"))? else {
-            return Ok(Entry::Absent);
-        };
-        layout::open_entry(kind, key, &value).ok_or_else(|| self.damaged(key))
-    }
-
-    fn fault(&self, fault: Fault) -> model::Error {
-        let failed = |what: String| model::Error::new(ErrorKind::Unavailable, what);
-        match fault {
-            Fault::Damaged(key) => self.damaged(&key),
-            Fault::Io(e) => failed(
-                "the online store failed to read or write its window states: check the disk and its free space".into(),
-            )
-            .with_cause(e),
-            Fault::Unreadable(run) => failed(format!(
-                "the window states that were written to {} cannot be read back: check the disk",
-                run.display()
-            )),
-        }
-    }
-
-    fn damaged(&self, key: &[u8]) -> model::Error {
-        let what = layout::describe(key);
-        self.metrics.damaged(&what);
-        let advice = match layout::address(key) {
-            Some(layout::Address::Entity { .. }) => "clear the view and materialize it again, or restore a copy",
-            _ => "restore the store's directory from a copy, or move it away and materialize again",
-        };
-        model::Error::new(
-            ErrorKind::Internal,
-            format!("{what} is damaged in the online store (its checksum does not match): {advice}"),
-        )
-    }
-
-    /// Looks up some keys of one table; `buffer` is the table's prefix.
-    fn look_up<'k>(&self, kind: Kind, prefix: &[u8], keys: impl Iterator<Item = &'k [u8]>) -> Result<Vec<Entry>> {
-        let mut key = prefix.to_vec();
-        let (mut hits, mut misses) = (0, 0);
-        let mut out = Vec::new();
-        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let db = db.as_ref().ok_or_else(closed)?;
-        for entity in keys {
-            key.truncate(prefix.len());
-            key.extend_from_slice(entity);
-            if let Some(entry) = self.tier.get(&key) {
-                hits += 1;
-                out.push(entry);
-                continue;
-            }
-            misses += 1;
-            out.push(self.fetch_and_keep(db, kind, &key)?);
-        }
-        self.count_tier(hits, misses);
-        Ok(out)
-    }
-
-    async fn read_all<T>(
-        &self,
-        kind: Kind,
-        reads: &[Read],
-        pick: impl Fn(Entry) -> Option<T>,
-    ) -> Result<Vec<Vec<Option<T>>>> {
-        let mut answer = Vec::with_capacity(reads.len());
-        let mut since_yield = 0;
-        for read in reads {
-            let prefix = layout::table_prefix(kind, &read.table);
-            let mut column = Vec::with_capacity(read.keys.len());
-            for keys in read.keys.chunks(READ_CHUNK) {
-                if since_yield >= READ_CHUNK {
-                    tokio::task::yield_now().await;
-                    since_yield = 0;
-                }
-                since_yield += keys.len();
-                let entries = self.look_up(kind, &prefix, keys.iter().map(model::EntityKey::as_bytes))?;
-                column.extend(entries.into_iter().map(&pick));
-            }
-            answer.push(column);
-        }
-        Ok(answer)
-    }
-
-    /// Hands over the rows of some keys of every table; gives how many were there, and how many were
-    /// fetched from disk.
-    fn push_rows<'k>(
-        &self,
-        prefixes: &[Vec<u8>],
-        entities: &(impl Iterator<Item = &'k [u8]> + Clone),
-        sink: &mut dyn RowSink,
-    ) -> Result<(usize, usize)> {
-        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let db = db.as_ref().ok_or_else(closed)?;
-        let (mut found, mut fetched) = (0, 0);
-        self.tier.read(prefixes, entities.clone(), |entity, table, part| {
-            match part {
-                Some(Part::Row(row)) => {
-                    found += 1;
-                    sink.push(table, Some(row));
-                }
-                Some(_) => sink.push(table, None),
-                None => {
-                    fetched += 1;
-                    let entry = self.fetch_and_keep(db, Kind::Row, &[&prefixes[table], entity].concat())?;
-                    let row = if let Entry::Row(row) = &entry { Some(row.borrowed()) } else { None };
-                    found += usize::from(row.is_some());
-                    sink.push(table, row);
-                }
-            }
-            Ok::<(), model::Error>(())
-        })?;
-        Ok((found, fetched))
-    }
-
-    /// What is stored under a key that the tier does not know.
-    fn fetch_and_keep(&self, db: &::sled::Db, kind: Kind, key: &[u8]) -> Result<Entry> {
-        let ticket = self.tier.ticket(key);
-        let entry = self.fetch(db, kind, key)?;
-        // who asks for an absent state is mostly about to write it, and the runs' filters know of absence themselves
-        let keeps = kind == Kind::Row || entry != Entry::Absent;
-        if let Some(ticket) = ticket.filter(|_| keeps) {
-            self.tier.fill(ticket, key, &entry);
-        }
-        Ok(entry)
-    }
-
-    fn count_tier(&self, hits: usize, misses: usize) {
-        if self.tier.is_on() {
-            self.metrics.tier_hits.increment(hits as u64);
-            self.metrics.tier_misses.increment(misses as u64);
-            if misses > 0 {
-                self.metrics.tier_bytes.set(self.tier.bytes() as f64);
-            }
-        }
-    }
-
-    async fn read_rows(&self, tables: &[Arc<Table>], keys: &EntityKeys, sink: &mut dyn RowSink) -> Result<()> {
-        let prefixes: Vec<_> = tables.iter().map(|table| layout::table_prefix(Kind::Row, table)).collect();
-        let (mut found, mut fetched) = (0, 0);
-        let (mut start, mut chunk) = (0, (ROW_CHUNK / tables.len().max(1)).max(1));
-        while start < keys.len() {
-            let entities = keys.iter().skip(start).take(chunk);
-            let (there, misses) = self.push_rows(&prefixes, &entities, sink)?;
-            (found, fetched, start) = (found + there, fetched + misses, start + chunk);
-            // A few µs each from sled's cache, up to a disk access without: smaller steps from here on.
-            if misses > READ_CHUNK {
-                chunk = (READ_CHUNK / tables.len().max(1)).max(1);
-            }
-            if start < keys.len() {
-                tokio::task::yield_now().await;
-            }
-        }
-        let asked = tables.len() * keys.len();
-        self.count_tier(asked - fetched, fetched);
-        self.traffic.rows_counted(found, asked - found);
-        Ok(())
     }
 
     fn positions(&self, group: &str) -> Result<Vec<Position>> {

@@ -3,12 +3,16 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::disk::{self, panic_text};
 use super::layout::{self, Address, Entry, Kind};
 use super::overlay::Layer;
 use super::runs::{Fault, Runs};
 use crate::error::Error;
 
+/// What is read at once of each run, in bytes.
+const AHEAD: u64 = 256 << 10;
 /// How many damaged values are named.
 const NAMED: usize = 100;
 
@@ -22,9 +26,9 @@ pub struct Report {
     pub states: u64,
     /// Consumer positions that are whole.
     pub positions: u64,
-    /// The size of all keys and values, in bytes, as they stand in the tree.
+    /// The size of all keys and values, in bytes.
     pub bytes: u64,
-    /// Groups of writes in the write-ahead log, which sled will have once the store was open.
+    /// Groups of writes in the write-ahead log, which runs and sled will have once the store was open.
     pub log_records: u64,
     /// Values whose checksum fails, or which are not what their key says.
     pub damaged: u64,
@@ -69,18 +73,22 @@ impl Report {
 
     /// What runs hold and the log does not replace.
     fn add_runs(&mut self, runs: &Runs, log: &Layer) {
-        let mut merged = runs.from(&[]);
-        while merged.next(|key, state| {
-            if let Some(state) = state.filter(|_| !log.holds(key)) {
-                self.states += 1;
-                self.bytes += (key.len() + state.len()) as u64;
+        let mut merged = runs.from(&[], AHEAD);
+        while merged.next(|key, value| {
+            let Some(value) = value.filter(|_| !log.holds(key)) else { return };
+            self.bytes += (key.len() + value.len()) as u64;
+            let entry = layout::kind(key).and_then(|kind| layout::entry_of(kind, Bytes::copy_from_slice(value)));
+            match entry {
+                Some(Entry::Row(_)) => self.rows += 1,
+                Some(Entry::State(_)) => self.states += 1,
+                _ => self.name(layout::describe(key)),
             }
         }) {}
         for fault in merged.faults {
             self.name(match fault {
                 Fault::Damaged(key) => layout::describe(&key),
-                Fault::Unreadable(run) => format!("the window states in {}", run.display()),
-                Fault::Io(e) => format!("a window state that cannot be read ({e})"),
+                Fault::Unreadable(run) => format!("the rows and window states in {}", run.display()),
+                Fault::Io(e) => format!("a row or window state that cannot be read ({e})"),
             });
         }
     }
@@ -129,8 +137,9 @@ pub fn check(path: &Path) -> Result<Report, Error> {
         if let Some(runs) = &runs {
             report.add_runs(runs, &log);
         }
-        let is_replaced = |key: &[u8]| {
-            let in_run = runs.as_ref().filter(|_| layout::is_state(key)).map(|runs| runs.get(key));
+        let mut reader = runs.as_ref().map(Runs::reader);
+        let mut is_replaced = |key: &[u8]| {
+            let in_run = reader.as_mut().filter(|_| layout::kind(key).is_some()).map(|reader| reader.get(key));
             log.holds(key) || matches!(in_run, Some(Ok(Some(_)) | Err(_)))
         };
         for stored in db.iter() {

@@ -15,13 +15,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use model::Kind;
+use model::Kind as ErrorKind;
 
 use super::Settings;
-use super::layout::{
-    self, FORMAT, FORMAT_KEY, FORMAT_WITHOUT_LOG, FORMAT_WITHOUT_RUNS, RUNS_KEY, TRIMMED_KEY, seal, unseal,
-};
-use super::runs::{self, Fault, Runs};
+use super::layout::{self, FORMAT, FORMAT_KEY, Kind, OLDER_FORMATS, RUNS_KEY, TRIMMED_KEY, seal, unseal};
+use super::runs::{self, Fault, InTree, Runs};
 use super::wal::{self, Damage, Replayed, Wal};
 use crate::error::Error;
 use crate::space;
@@ -47,7 +45,7 @@ impl Disk {
     pub(crate) fn make_durable(&mut self) -> model::Result<()> {
         self.db.flush().map_err(failed_to("flush"))?;
         self.sync().map_err(|e| {
-            model::Error::new(Kind::Unavailable, "the online store cannot be synchronized to disk").with_cause(e)
+            model::Error::new(ErrorKind::Unavailable, "the online store cannot be synchronized to disk").with_cause(e)
         })
     }
 
@@ -80,13 +78,16 @@ impl Disk {
                 detail: format!("the checksum of {} does not match", layout::describe(RUNS_KEY)),
             })?,
         };
-        let in_tree = self.db.scan_prefix([layout::Kind::State as u8]).next();
-        let in_tree = in_tree.transpose().map_err(|e| sled_error(path, e))?.is_some();
+        let has = |kind: Kind| {
+            let first = self.db.scan_prefix([kind as u8]).next();
+            first.transpose().map(|first| first.is_some()).map_err(|e| sled_error(path, e))
+        };
+        let in_tree = InTree { rows: has(Kind::Row)?, states: has(Kind::State)? };
         Runs::open(path, &list, in_tree).map_err(|fault| match fault {
             Fault::Io(source) => Error::Io { path: path.join(runs::DIRECTORY), source },
             Fault::Damaged(key) => Error::Damaged { path: path.clone(), detail: layout::describe(&key) },
             Fault::Unreadable(run) => {
-                let detail = format!("the window states in {} are missing or damaged", run.display());
+                let detail = format!("the rows and window states in {} are missing or damaged", run.display());
                 Error::Damaged { path: path.clone(), detail }
             }
         })
@@ -209,6 +210,10 @@ pub(crate) fn open(settings: &Settings) -> Result<Disk, Error> {
         disk.db.insert(FORMAT_KEY, seal(FORMAT_KEY, &FORMAT.to_le_bytes())).map_err(|e| sled_error(path, e))?;
         disk.db.flush().map_err(|e| sled_error(path, e))?;
         disk.sync().map_err(at(path))?;
+        let (runs, older) = (path.join(runs::DIRECTORY), path.join(runs::DIRECTORY_OF_STATES));
+        if older.exists() && !runs.exists() {
+            fs::rename(&older, &runs).map_err(at(&older))?;
+        }
         for directory in [path.join("conf"), path.clone()].iter().chain(&created) {
             File::open(directory).and_then(|f| f.sync_all()).map_err(at(directory))?;
         }
@@ -255,7 +260,7 @@ fn check_marker(path: &Path) -> Result<bool, Error> {
         "" => Ok(false),
         found if found == FORMAT.to_string() => Ok(true),
         // Its tree says so too, and is brought up to date.
-        found if [FORMAT_WITHOUT_LOG, FORMAT_WITHOUT_RUNS].iter().any(|old| found == old.to_string()) => Ok(false),
+        found if found.parse().is_ok_and(|found| OLDER_FORMATS.contains(&found)) => Ok(false),
         found => Err(Error::Format { path: path.to_owned(), found: format!("'{found}'"), expected: FORMAT }),
     }
 }
@@ -285,7 +290,7 @@ fn check_format(path: &Path, db: &::sled::Db, marked: bool) -> Result<bool, Erro
     let number = unseal(FORMAT_KEY, &stored).and_then(|n| n.try_into().ok()).map(u32::from_le_bytes);
     match number {
         Some(FORMAT) => Ok(false),
-        Some(FORMAT_WITHOUT_LOG | FORMAT_WITHOUT_RUNS) => Ok(true),
+        Some(older) if OLDER_FORMATS.contains(&older) => Ok(true),
         Some(other) => Err(Error::Format { path: path.to_owned(), found: other.to_string(), expected: FORMAT }),
         None => Err(damaged("the format number's checksum does not match")),
     }
@@ -330,8 +335,8 @@ fn sled_error(path: &Path, error: ::sled::Error) -> Error {
 pub(crate) fn failed_to(verb: &'static str) -> impl Fn(::sled::Error) -> model::Error {
     move |error| {
         let (kind, advice) = match &error {
-            ::sled::Error::Io(_) => (Kind::Unavailable, "check the disk and its free space"),
-            _ => (Kind::Internal, "stop Larder and check the store"),
+            ::sled::Error::Io(_) => (ErrorKind::Unavailable, "check the disk and its free space"),
+            _ => (ErrorKind::Internal, "stop Larder and check the store"),
         };
         model::Error::new(kind, format!("the online store failed to {verb} its data: {advice}")).with_cause(error)
     }
@@ -339,7 +344,8 @@ pub(crate) fn failed_to(verb: &'static str) -> impl Fn(::sled::Error) -> model::
 
 /// Waits until nobody holds the lock of the data file.
 fn released(path: &Path) -> model::Result<()> {
-    let failed = |e| model::Error::new(Kind::Unavailable, "the online store's files cannot be released").with_cause(e);
+    let failed =
+        |e| model::Error::new(ErrorKind::Unavailable, "the online store's files cannot be released").with_cause(e);
     let data = File::open(path.join("db")).map_err(failed)?;
     let start = Instant::now();
     loop {

@@ -1,11 +1,11 @@
 //! The thread that carries what the log holds into sled and into runs, and the only one that writes to sled. Knows no
 //! request; the writer tells it what to do, one thing at a time.
 //!
-//! A frozen layer's window states become a run ([`super::runs`]); all else goes into sled entry by entry, in the order of the keys (half the cost of arrival
-//! order, and no reader is held back as by a batch): should the power go in between, the log has all of
-//! it still. Once sled is durable, sled is told the last segment that it has all of, is made durable
-//! again, and only then does the log lose its segments up to that one. Where the disk has no room it stops before sled
-//! finds out, which would end its reads too.
+//! A frozen layer's rows and window states become a run ([`super::runs`]), its positions go into sled: should the power go
+//! in between, the log has all of it still. Once sled is durable, with the run in its list, sled is told the last segment
+//! that it has all of, is made durable again, and only then does the log lose its segments up to that one. What the tree of
+//! an older store has of these keys goes. Where the disk has no room it stops before sled finds out, which would end its
+//! reads too.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,22 +16,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use model::{Kind as ErrorKind, Result};
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 
 use super::Shared;
 use super::disk::{Disk, failed_to};
 use super::layout::{self, TRIMMED_KEY};
 use super::overlay::Layer;
-use super::runs::{Fault, Plan, Run};
+use super::runs::{CROWDED, Fault, Plan, Run};
 use super::wal;
-
-/// So many bytes go into sled until it is asked again whether the disk has room.
-const CHECKED: usize = 1 << 20;
 
 /// What the thread can be asked.
 pub(crate) enum Job {
     /// Carry the frozen layer into sled, and trim the log up to this segment.
     Drain { layer: Arc<Layer>, last: u64, done: Sender<Result<()>> },
-    /// Leave out what is damaged of the window states whose keys begin with this: their table is cleared.
+    /// Leave out what is damaged of the rows or window states whose keys begin with this: their table is cleared.
     Repair { prefix: Vec<u8>, done: Sender<Result<()>> },
     /// Make sled durable and let go of its files.
     Close { done: Sender<Result<()>> },
@@ -43,6 +41,8 @@ struct Merging {
     began: Instant,
 }
 
+/// Of the thread that merges, between 0 and 99, where half is what a thread has by itself: about nice 5.
+const PRIORITY: u8 = 36;
 /// How often the end of a merge is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -107,41 +107,28 @@ impl Drainer {
 
     fn try_drain(&mut self, layer: &Layer, last: u64) -> Result<()> {
         let failed = failed_to("write");
-        let db = &self.disk.db;
-        let mut value = Vec::new();
         self.disk.room(false)?;
-        let (sparing, mut unchecked) = (self.disk.is_short_of(layer.bytes() as u64), 0);
-        let (states, rows): (Vec<_>, Vec<_>) = layer.sorted().into_iter().partition(|(key, _)| layout::is_state(key));
-        for (key, entry) in rows {
-            unchecked += key.len() + entry.payload().map_or(0, bytes::Bytes::len);
-            if unchecked > CHECKED {
-                unchecked = 0;
-                self.disk.room(sparing)?;
-            }
-            match entry.payload() {
-                Some(payload) => {
-                    layout::seal_into(&mut value, &key, payload);
-                    db.insert(&*key, value.as_slice()).map_err(&failed)?;
-                }
-                None => {
-                    db.remove(&*key).map_err(&failed)?;
-                }
-            }
+        self.catch_up();
+        self.disk.room(self.disk.is_short_of(layer.bytes() as u64))?;
+        for (key, payload) in layer.positions().iter() {
+            self.disk.db.insert(key.as_slice(), layout::seal(key, payload)).map_err(&failed)?;
         }
-        let positions = layer.positions().clone();
-        for (key, payload) in positions {
-            db.insert(&*key, layout::seal(&key, &payload)).map_err(&failed)?;
-        }
-        if states.is_empty() {
+        let entries = layer.sorted();
+        if entries.is_empty() {
             self.disk.make_durable()?;
         } else {
-            self.disk.room(sparing)?;
-            let entries = states.iter().map(|(key, entry)| (&**key, entry.payload().map(Bytes::as_ref)));
             let runs = &self.shared.runs;
-            let run = runs.write(entries).map_err(|fault| self.shared.fault(fault))?;
+            let pairs = entries.iter().map(|(key, entry)| (&**key, entry.payload().map(Bytes::as_ref)));
+            let run = runs.write(pairs).map_err(|fault| self.shared.fault(fault))?;
             self.disk.store_runs(&runs.with(&run))?;
             runs.add(run);
             self.count_runs();
+        }
+        let in_tree = self.shared.runs.in_tree();
+        for (key, _) in entries.iter().filter(|(key, _)| in_tree.may_have(key)) {
+            if self.disk.db.contains_key(key).map_err(&failed)? {
+                self.disk.db.remove(key).map_err(&failed)?;
+            }
         }
         self.disk.db.insert(TRIMMED_KEY, layout::seal(TRIMMED_KEY, &last.to_le_bytes())).map_err(&failed)?;
         self.disk.make_durable()?;
@@ -151,12 +138,21 @@ impl Drainer {
         })
     }
 
+    /// Waits for merging while there are too many runs, and what can be done about it.
+    fn catch_up(&mut self) {
+        while self.shared.runs.size().0 >= CROWDED {
+            self.merge();
+            let Some(merging) = self.merging.take() else { return };
+            self.end_merge(merging);
+        }
+    }
+
     /// Begins the next merge, where one is due and none is under way.
     fn merge(&mut self) {
         if self.merging.is_some() {
             return;
         }
-        let (runs, _) = self.shared.runs.size();
+        let (runs, _, _) = self.shared.runs.size();
         let Some(plan) = self.shared.runs.plan().filter(|_| self.refused != Some(runs)) else { return };
         self.refused = (!self.disk.has_room_for(plan.bytes())).then_some(runs);
         if self.refused.is_some() {
@@ -165,6 +161,7 @@ impl Drainer {
         }
         let stop = Arc::clone(&self.stop);
         let work = move || {
+            give_way();
             let made = plan.make(&stop);
             (plan, made)
         };
@@ -176,9 +173,13 @@ impl Drainer {
 
     /// Puts what a merge made into the list, once it has ended.
     fn merged(&mut self) {
-        let Some(Merging { thread, began }) = self.merging.take_if(|merging| merging.thread.is_finished()) else {
-            return;
-        };
+        if let Some(merging) = self.merging.take_if(|merging| merging.thread.is_finished()) {
+            self.end_merge(merging);
+        }
+    }
+
+    /// Waits for a merge, and puts what it made into the list.
+    fn end_merge(&mut self, Merging { thread, began }: Merging) {
         if let Err(error) = self.take_over(thread) {
             self.refused = Some(self.shared.runs.size().0);
             self.shared.metrics.merge_failed(error.message());
@@ -189,7 +190,7 @@ impl Drainer {
     }
 
     fn take_over(&mut self, thread: JoinHandle<(Plan, std::result::Result<Option<Run>, Fault>)>) -> Result<()> {
-        let panicked = |_| model::Error::new(ErrorKind::Internal, "the thread that merged window states panicked");
+        let panicked = |_| model::Error::new(ErrorKind::Internal, "the thread that merged runs panicked");
         let (plan, made) = thread.join().map_err(panicked)?;
         match made.map_err(|fault| self.shared.fault(fault))? {
             Some(made) => self.replace(&plan, made),
@@ -217,7 +218,7 @@ impl Drainer {
         let runs = &self.shared.runs;
         self.disk.store_runs(&runs.without(plan, &made))?;
         if let Err(error) = runs.swap(plan, made) {
-            tracing::warn!(%error, "merged window states stay on the disk until the next start");
+            tracing::warn!(%error, "runs that were merged stay on the disk until the next start");
         }
         Ok(())
     }
@@ -226,13 +227,25 @@ impl Drainer {
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if self.merging.take().is_some_and(|merging| merging.thread.join().is_err()) {
-            tracing::error!("the thread that merged window states panicked");
+            tracing::error!("the thread that merged runs panicked");
         }
     }
 
     fn count_runs(&self) {
-        let (count, bytes) = self.shared.runs.size();
+        let (count, bytes, memory) = self.shared.runs.size();
         self.shared.metrics.runs.set(count as f64);
         self.shared.metrics.run_bytes.set(bytes as f64);
+        self.shared.metrics.run_memory.set(memory as f64);
+    }
+}
+
+/// Lowers the priority of this thread, where the system knows that of single threads: requests get the processor first.
+fn give_way() {
+    let lower = ThreadPriorityValue::try_from(PRIORITY).map(ThreadPriority::Crossplatform);
+    if cfg!(target_os = "linux")
+        && let Ok(lower) = lower
+        && let Err(error) = set_current_thread_priority(lower)
+    {
+        tracing::debug!(?error, "runs are merged at the priority of requests");
     }
 }

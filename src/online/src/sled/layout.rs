@@ -1,8 +1,8 @@
 //! How a store lies in the tree: keys that cannot run into one another, values with a checksum of our
 //! own. Knows no tree and no thread.
 //!
-//! Keys: `0 "format"` · `0 "runs"` · `0 "trimmed"` · `1 table entity-key` (row) · `2 table entity-key` (window state, which
-//! stands in a run, and in the tree only of an older store) · `3 group topic i32` (position); a table is `project view`, and every name stands behind its length
+//! Keys: `0 "format"` · `0 "runs"` · `0 "trimmed"` · `1 table entity-key` (row) · `2 table entity-key` (window state; both
+//! stand in runs, and in the tree only of an older store) · `3 group topic i32` (position); a table is `project view`, and every name stands behind its length
 //! (`u32`), so that the keys of one table, or of one group, share a prefix with no other's. Numbers in
 //! keys are big-endian. Values: `u32` CRC-32 of key and payload, then the payload, little-endian.
 //! With the key in the checksum, a value that turns up under another key is found damaged too.
@@ -12,11 +12,10 @@ use model::ports::{Position, Table};
 use model::{Row, Timestamp};
 
 /// The layout described above.
-pub(crate) const FORMAT: u32 = 3;
-/// The layout before: with window states in the tree, and else the same.
-pub(crate) const FORMAT_WITHOUT_RUNS: u32 = 2;
-/// The one before that: without a write-ahead log beside the tree.
-pub(crate) const FORMAT_WITHOUT_LOG: u32 = 1;
+pub(crate) const FORMAT: u32 = 4;
+/// The layouts before, which are brought up to date: 1 without a write-ahead log beside the tree, 2 with rows and window
+/// states in the tree, 3 with rows in the tree.
+pub(crate) const OLDER_FORMATS: std::ops::Range<u32> = 1..FORMAT;
 /// Where the layout's number stands.
 pub(crate) const FORMAT_KEY: &[u8] = b"\0format";
 /// Where the list of runs stands.
@@ -53,9 +52,13 @@ impl Entry {
     }
 }
 
-/// Whether a key is that of a window state.
-pub(crate) fn is_state(key: &[u8]) -> bool {
-    key.first() == Some(&(Kind::State as u8))
+/// Whether a key is that of a row or of a window state; `None` of others.
+pub(crate) fn kind(key: &[u8]) -> Option<Kind> {
+    match key.first()? {
+        1 => Some(Kind::Row),
+        2 => Some(Kind::State),
+        _ => None,
+    }
 }
 
 /// What every key of a table begins with; an entity's key is this and its bytes.
@@ -173,15 +176,11 @@ pub(crate) fn address(key: &[u8]) -> Option<Address> {
         return Some(Address::Trimmed);
     }
     let (first, mut rest) = key.split_first()?;
-    let kind = match *first {
-        1 => Kind::Row,
-        2 => Kind::State,
-        POSITION => {
-            let (group, topic) = (take_name(&mut rest)?, take_name(&mut rest)?);
-            return Some(Address::Position { group, topic, partition: i32::from_be_bytes(rest.try_into().ok()?) });
-        }
-        _ => return None,
-    };
+    if *first == POSITION {
+        let (group, topic) = (take_name(&mut rest)?, take_name(&mut rest)?);
+        return Some(Address::Position { group, topic, partition: i32::from_be_bytes(rest.try_into().ok()?) });
+    }
+    let kind = kind(key)?;
     let (project, view) = (take_name(&mut rest)?, take_name(&mut rest)?);
     Some(Address::Entity { kind, table: Table::new(project, view) })
 }
@@ -197,7 +196,7 @@ pub(crate) fn describe(key: &[u8]) -> String {
             format!("the position of consumer group '{group}' in partition {partition} of topic '{topic}'")
         }
         Some(Address::Format) => "the format number".into(),
-        Some(Address::Runs) => "the list of window states' runs".into(),
+        Some(Address::Runs) => "the list of runs".into(),
         Some(Address::Trimmed) => "the number of the write-ahead log's last trimmed segment".into(),
         None => format!("the value of unknown key {:?}", Bytes::copy_from_slice(key)),
     }

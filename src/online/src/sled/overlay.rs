@@ -1,8 +1,8 @@
-//! What is in the log and not in sled yet, in memory, read without waiting. Knows no file and no thread.
+//! What is in the log and in neither a run nor sled yet, in memory, read without waiting. Knows no file and no thread.
 //!
 //! Two layers at most: the one that the writer fills, and the frozen one before it that is on its way
-//! into sled. A frozen layer is dropped only after sled has all of it, so whoever asks the layers first
-//! and sled after misses nothing.
+//! into a run and sled. A frozen layer is dropped only after these have all of it, so whoever asks the layers first
+//! and them after misses nothing.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -97,7 +97,7 @@ impl Overlay {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).active)
     }
 
-    /// What is held of a key; `None` where sled must be asked.
+    /// What is held of a key; `None` where the disk must be asked.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Entry> {
         let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         layers.active.get(key).or_else(|| layers.frozen.as_ref().and_then(|frozen| frozen.get(key)))
@@ -138,7 +138,7 @@ impl Overlay {
         (frozen, Arc::clone(&layers.active))
     }
 
-    /// Sled has all of the frozen layer.
+    /// The disk has all of the frozen layer.
     pub(crate) fn drop_frozen(&self) {
         let frozen = self.0.write().unwrap_or_else(PoisonError::into_inner).frozen.take();
         // Not under the lock: it may be large.

@@ -1,30 +1,63 @@
-//! The window states of the store: sorted runs in files, written one behind the other and merged in the background. Each
-//! drain of the log makes a run of its states, so that many entities that change now and then cost a sequential write
-//! and not a page of the tree each. Knows the runs' order and no tree: which runs there are stands in sled (the drainer
-//! puts it there, durable before the log is trimmed), and a file that is not in that list is nothing's.
+//! The rows and window states of the store: sorted runs in files, written one behind the other and merged in the
+//! background. Each drain of the log makes a run, so that many entities that change now and then cost a sequential write
+//! and not a page of the tree each, and what is held in memory does not grow with the rows. Knows the runs' order and no
+//! tree: which runs there are stands in sled (the drainer puts it there, durable before the log is trimmed), and a file
+//! that is not in that list is nothing's.
 //!
-//! A key's newest run has its state, or that it is removed. Runs of one level are merged once there are [`FAN_IN`] of
-//! them, into one of the next level, or of the same where it is small enough; so each state is written a few times in
-//! all, and a lookup asks the filters of some dozens of runs at the most.
+//! A key's newest run has its row or state, or that it is removed. Runs of one level are merged once there are [`FAN_IN`]
+//! of them, into one of the next level, or of the same where it is small enough; so each entry is written a few times in
+//! all, and a lookup asks the filters of some dozens of runs at the most. Runs that together hold about [`TIMES`] entries
+//! for each that is there are merged all, so that the files take about that many times what is there, and while they are
+//! merged that and once more. Where merging falls behind, [`CROWDED`] runs make the drainer wait for it, and so who writes.
 
+mod block;
+mod build;
 mod file;
 mod filter;
+mod index;
 mod merge;
+mod sample;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::layout::Entry;
+use super::layout::{self, Entry, Kind};
+use build::Builder;
+use file::Held;
 
 pub(crate) use file::{Fault, Run};
 pub(crate) use merge::{Merged, Plan};
 
 /// The directory's name in the store's.
-pub(crate) const DIRECTORY: &str = "states";
+pub(crate) const DIRECTORY: &str = "runs";
+/// Its name in the format before, which had window states in runs.
+pub(crate) const DIRECTORY_OF_STATES: &str = "states";
 /// So many runs of a level are merged.
 pub(crate) const FAN_IN: usize = 8;
+/// Runs that hold so many entries for each that is there are merged, whatever their levels.
+const TIMES: usize = 3;
+/// With so many runs it is waited for merging.
+pub(crate) const CROWDED: usize = 48;
+
+/// What the tree has of a store that was made before it was in runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct InTree {
+    pub(crate) rows: bool,
+    pub(crate) states: bool,
+}
+
+impl InTree {
+    /// Whether the tree may have this key.
+    pub(crate) fn may_have(self, key: &[u8]) -> bool {
+        match layout::kind(key) {
+            Some(Kind::Row) => self.rows,
+            Some(Kind::State) => self.states,
+            None => true,
+        }
+    }
+}
 
 /// A run's number and its level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +80,34 @@ pub(crate) struct Runs {
     live: RwLock<Arc<Vec<Live>>>,
     /// The next run's number.
     numbers: AtomicU64,
-    /// Whether the tree has states, too, of a store that was made before there were runs.
-    in_tree: bool,
+    in_tree: InTree,
+}
+
+/// Looks up keys one after the other, best in their order: the block of each run that was read last is not read again.
+pub(crate) struct Reader<'a> {
+    runs: &'a Runs,
+    live: Arc<Vec<Live>>,
+    held: Vec<Held>,
+}
+
+impl Reader<'_> {
+    /// A key's row or state, or that it is absent; `None` where no run says anything of it, and the tree may. Of the runs
+    /// that there are when it is asked.
+    pub(crate) fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, Fault> {
+        let live = self.runs.live();
+        if !Arc::ptr_eq(&live, &self.live) || self.held.is_empty() {
+            self.held.clear();
+            self.held.resize_with(live.len(), Held::default);
+            self.live = live;
+        }
+        let hash = filter::hash(key);
+        for (live, held) in self.live.iter().zip(&mut self.held) {
+            if let Some(found) = live.run.get(hash, key, held)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok((!self.runs.in_tree.may_have(key)).then_some(Entry::Absent))
+    }
 }
 
 /// The list as it is stored.
@@ -67,8 +126,8 @@ pub(crate) fn decode(payload: &[u8]) -> Option<Vec<Listed>> {
 }
 
 impl Runs {
-    /// Opens the runs of a list, the newest first. `in_tree`: the tree has states, too.
-    pub(crate) fn open(store: &Path, list: &[Listed], in_tree: bool) -> Result<Self, Fault> {
+    /// Opens the runs of a list, the newest first.
+    pub(crate) fn open(store: &Path, list: &[Listed], in_tree: InTree) -> Result<Self, Fault> {
         let directory = store.join(DIRECTORY);
         let open = |listed: &Listed| {
             let run = Run::open(&directory, listed.number).map_err(|fault| match fault {
@@ -102,27 +161,26 @@ impl Runs {
         Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How many runs there are, and their bytes.
-    pub(crate) fn size(&self) -> (usize, u64) {
+    /// How many runs there are, their bytes, and what is held in memory of them, in bytes.
+    pub(crate) fn size(&self) -> (usize, u64, usize) {
         let live = self.live();
-        (live.len(), live.iter().map(|live| live.run.bytes).sum())
+        let memory = live.iter().map(|live| live.run.memory()).sum();
+        (live.len(), live.iter().map(|live| live.run.bytes).sum(), memory)
     }
 
-    /// A key's state, or that it is absent; `None` where no run says anything of it, and the tree has states, too.
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Entry>, Fault> {
-        let live = self.live();
-        let hash = filter::hash(key);
-        for live in live.iter() {
-            if let Some(found) = live.run.get(hash, key)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok((!self.in_tree).then_some(Entry::Absent))
+    /// What the tree has.
+    pub(crate) fn in_tree(&self) -> InTree {
+        self.in_tree
     }
 
-    /// All entries from a key on, the newest of each key.
-    pub(crate) fn from(&self, key: &[u8]) -> Merged {
-        Merged::new(self.live().iter().map(|live| &live.run), key)
+    /// To look up keys.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { runs: self, live: self.live(), held: Vec::new() }
+    }
+
+    /// All entries from a key on, the newest of each key; so many bytes are read at once of each run.
+    pub(crate) fn from(&self, key: &[u8], ahead: u64) -> Merged {
+        Merged::new(self.live().iter().map(|live| &live.run), key, ahead)
     }
 
     /// Writes a run of entries whose keys ascend; it is on the disk on return, and not in the list yet.
@@ -132,7 +190,7 @@ impl Runs {
     ) -> Result<Run, Fault> {
         let number = self.next();
         let write = || {
-            let mut builder = file::Builder::new(&self.directory, number, entries.len() as u64)?;
+            let mut builder = Builder::new(&self.directory, number, entries.len() as u64)?;
             for (key, value) in entries {
                 builder.push(key, value)?;
             }
@@ -170,12 +228,17 @@ impl Runs {
     pub(crate) fn plan(&self) -> Option<Plan> {
         let live = self.live();
         // Only neighbours become one, for newer counts: a damaged one stays as it is, between the others.
-        let alike = |a: &Live, b: &Live| a.level == b.level && !a.run.is_damaged() && !b.run.is_damaged();
-        let due = live.chunk_by(alike).filter(|runs| runs.len() >= FAN_IN).min_by_key(|runs| runs[0].level)?;
+        let whole = |a: &Live, b: &Live| !a.run.is_damaged() && !b.run.is_damaged();
+        let alike = |a: &Live, b: &Live| a.level == b.level && whole(a, b);
+        let wasteful =
+            |runs: &&[Live]| runs.len() > TIMES && sample::hold(runs.iter().map(|live| &live.run.sample), TIMES);
+        let level = |runs: &[Live]| runs.iter().map(|live| live.level).max();
+        let due = live.chunk_by(alike).filter(|runs| runs.len() >= FAN_IN).min_by_key(|runs| level(runs));
+        let due = live.chunk_by(whole).find(wasteful).or(due)?;
         let number = |live: &Live| live.run.number;
         let oldest = due.last().map(number) == live.last().map(number);
         let inputs = due.iter().map(|live| Arc::clone(&live.run)).collect();
-        Some(Plan::new(&self.directory, self.next(), inputs, due[0].level, oldest && !self.in_tree))
+        Some(Plan::new(&self.directory, self.next(), inputs, level(due)?, oldest.then_some(self.in_tree)))
     }
 
     /// How to leave out what is damaged of a table's keys, which begin with this, run by run.
@@ -184,7 +247,7 @@ impl Runs {
         for Live { run, level } in self.live().iter() {
             let lost = run.damaged(prefix)?;
             if !lost.is_empty() {
-                let plan = Plan::new(&self.directory, self.next(), vec![Arc::clone(run)], *level, false);
+                let plan = Plan::new(&self.directory, self.next(), vec![Arc::clone(run)], *level, None);
                 plans.push(plan.without(lost));
             }
         }

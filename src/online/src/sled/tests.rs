@@ -1,6 +1,8 @@
 //! The store on sled: the contract with the tier on, off and tiny; what a damaged directory gives.
 
+mod damage;
 mod log;
+mod older;
 
 use std::fs;
 use std::path::Path;
@@ -201,96 +203,10 @@ fn tamper(path: &Path, change: impl Fn(&::sled::Db)) {
     data.lock().expect("sled lets go");
 }
 
-fn flip_last_bit(db: &::sled::Db, key: &[u8]) {
-    let mut value = db.get(key).expect("reads").expect("is there").to_vec();
-    *value.last_mut().expect("not empty") ^= 1;
-    db.insert(key, value).expect("writes");
-}
-
 fn entity_key(kind: Kind, table: &Table, name: &str) -> Vec<u8> {
     let mut key = layout::table_prefix(kind, table);
     key.extend_from_slice(contract::key(name).as_bytes());
     key
-}
-
-#[tokio::test]
-async fn a_damaged_value_is_an_error_and_never_a_value() {
-    let mut subject = OnDisk::new(1 << 20, Durability::Fsync);
-    let t = table("proj", "the_view");
-    let of = |n| row(n, 0, &[("f", b"x")]);
-    let mut batch = rows(&[(&t, "good", of(1)), (&t, "bad", of(1))]);
-    batch.states = contract::states(&[(&t, "good", Some(b"s")), (&t, "bad", Some(b"s"))]).states;
-    let position =
-        Position { group: "g".into(), topic: "t".into(), partition: 3, offset: 1, max_event: model::Timestamp(0) };
-    batch.positions = vec![position.clone()];
-    subject.store().write(batch).await.expect("writes");
-    subject.store().close().await.expect("closes");
-    let whole = check(&subject.settings.path).expect("checks");
-    assert!(whole.is_whole());
-    assert_eq!((whole.rows, whole.states, whole.positions), (2, 2, 1));
-
-    tamper(&subject.settings.path, |db| {
-        flip_last_bit(db, &entity_key(Kind::Row, &t, "bad"));
-        flip_last_bit(db, &layout::position_key(&position));
-        // A whole value that stands under another's key.
-        let good = db.get(entity_key(Kind::Row, &t, "good")).expect("reads").expect("is there");
-        db.insert(entity_key(Kind::Row, &t, "moved"), good).expect("writes");
-    });
-    // The state of "good" is in the same block.
-    let run = fs::read_dir(subject.settings.path.join("states")).expect("reads").next().expect("a run");
-    let run = run.expect("reads").path();
-    let mut bytes = fs::read(&run).expect("reads");
-    bytes[30] ^= 1;
-    fs::write(&run, bytes).expect("writes");
-    let report = check(&subject.settings.path).expect("checks");
-    assert_eq!((report.rows, report.states, report.positions, report.damaged), (1, 0, 0, 4));
-    assert!(report.named.iter().any(|n| n.contains("'the_view' in project 'proj'")), "{report:?}");
-    assert!(report.named.iter().any(|n| n.contains("partition 3 of topic 't'")), "{report:?}");
-
-    subject.store = Some(Store::open(subject.settings.clone()).expect("opens"));
-    let store = subject.store();
-    assert_eq!(get(store, &t, &["good"]).await, [Some(of(1))]);
-    let reads = |name| [Read { table: Arc::clone(&t), keys: vec![key("good"), key(name)] }];
-    let errors = [
-        store.read(&reads("bad")).await.err(),
-        store.read(&reads("bad")).await.err(),
-        store.read(&reads("moved")).await.err(),
-        store.read_states(&reads("bad")).await.err(),
-        store.read_states(&reads("good")).await.err(),
-        store.write(rows(&[(&t, "fine", of(1)), (&t, "bad", of(2))])).await.err(),
-    ];
-    for error in errors {
-        let error = error.expect("an error");
-        assert_eq!(error.kind(), ErrorKind::Internal);
-        assert!(error.message().contains("view 'the_view' in project 'proj'"), "{error}");
-    }
-    assert_eq!(get(store, &t, &["fine"]).await, [None], "the failed batch left nothing");
-    assert_eq!(store.positions("g").await.expect_err("an error").kind(), ErrorKind::Internal);
-
-    assert_eq!(store.clear(&t).await.expect("clears"), 3);
-    store.write(rows(&[(&t, "bad", of(2))])).await.expect("is healed");
-    assert_eq!(get(store, &t, &["bad"]).await, [Some(of(2))]);
-    assert_eq!(get_states(store, &t, &["good", "bad"]).await, [None, None], "and so are the states");
-}
-
-#[tokio::test]
-async fn another_format_is_refused() {
-    for in_the_tree in [true, false] {
-        let subject = OnDisk::new(0, Durability::Fsync);
-        subject.store().close().await.expect("closes");
-        let path = &subject.settings.path;
-        if in_the_tree {
-            tamper(path, |db| {
-                let key = layout::FORMAT_KEY;
-                db.insert(key, layout::seal(key, &7u32.to_le_bytes())).expect("writes");
-            });
-        } else {
-            fs::write(path.join("larder-format"), "7\n").expect("writes");
-        }
-        let error = Store::open(subject.settings.clone()).err().expect("is refused");
-        assert!(matches!(&error, Error::Format { found, expected: 3, .. } if found.contains('7')), "{error:?}");
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-    }
 }
 
 #[test]
@@ -310,119 +226,4 @@ fn a_directory_of_somebody_else_is_refused() {
     let error = check(&directory.path().join("nowhere")).expect_err("there is none");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(!directory.path().join("nowhere").exists(), "a check creates nothing");
-}
-
-/// A table of many states, in runs, in the tree of an older store and in the log, goes; its neighbours stay.
-#[tokio::test]
-async fn states_are_cleared_wherever_they_are() {
-    const EACH: usize = 3000;
-    let mut subject = OnDisk::with(|path| Settings { log_bytes: 200_000, ..settings(path, 0, Durability::Flush) });
-    let tables = ["a", "b", "c"].map(|view| table("p", view));
-    let names: Vec<String> = (0..EACH).map(|n| format!("entity {n}")).collect();
-    let key = layout::FORMAT_KEY;
-    subject.store().close().await.expect("closes");
-    tamper(&subject.settings.path, |db| {
-        for t in &tables {
-            let old = entity_key(Kind::State, t, "old");
-            db.insert(&*old, layout::seal(&old, b"in the tree")).expect("writes");
-        }
-        db.insert(key, layout::seal(key, &2u32.to_le_bytes())).expect("writes");
-    });
-    fs::write(subject.settings.path.join("larder-format"), "2\n").expect("writes");
-    subject.store = Some(Store::open(subject.settings.clone()).expect("opens an older store"));
-    for round in 0..12u8 {
-        for t in &tables {
-            let some: Vec<_> = names[usize::from(round) * EACH / 12..].iter().take(EACH / 6).collect();
-            let states: Vec<_> = some.iter().map(|name| (t, name.as_str(), Some([round; 40]))).collect();
-            let states: Vec<_> = states.iter().map(|(t, n, v)| (*t, *n, v.as_ref().map(|v| &v[..]))).collect();
-            subject.store().write(contract::states(&states)).await.expect("writes");
-        }
-    }
-    let all: Vec<&str> = names.iter().map(String::as_str).chain(["old"]).collect();
-    let there =
-        async |store: &dyn OnlineStore, t: &Arc<Table>| get_states(store, t, &all).await.iter().flatten().count();
-    assert_eq!(there(subject.store(), &tables[1]).await, EACH + 1);
-    assert_eq!(subject.store().clear(&tables[1]).await.expect("clears"), EACH as u64 + 1);
-    for _ in 0..2 {
-        let store = subject.store();
-        assert_eq!([there(store, &tables[0]).await, there(store, &tables[2]).await], [EACH + 1; 2]);
-        assert_eq!(there(store, &tables[1]).await, 0);
-        assert_eq!(store.clear(&tables[1]).await.expect("clears"), 0);
-        subject = subject.reopen().await;
-    }
-    subject.store().close().await.expect("closes");
-    let report = check(&subject.settings.path).expect("checks");
-    assert!(report.is_whole(), "{report:?}");
-    assert_eq!(report.states, 2 * (EACH as u64 + 1));
-    let error = fs::remove_dir_all(subject.settings.path.join("states"));
-    assert!(error.is_ok());
-    let error = Store::open(subject.settings.clone()).err().expect("is refused");
-    assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("window states"), "{error:?}");
-    let report = check(&subject.settings.path).expect("checks");
-    assert!(!report.is_whole(), "{report:?}");
-}
-
-/// Small tables have blocks of their own: one that is damaged harms no other, and is healed by clearing it alone.
-#[tokio::test]
-async fn damage_to_one_tables_states_is_no_others() {
-    let mut subject = OnDisk::new(0, Durability::Fsync);
-    let tables = ["a", "b", "c"].map(|view| table("p", view));
-    for t in &tables {
-        subject
-            .store()
-            .write(contract::states(&[(t, "one", Some(b"1")), (t, "two", Some(b"2"))]))
-            .await
-            .expect("writes");
-    }
-    subject.store().close().await.expect("closes");
-    let run = fs::read_dir(subject.settings.path.join("states")).expect("reads").next().expect("a run");
-    let run = run.expect("reads").path();
-    let mut bytes = fs::read(&run).expect("reads");
-    let in_b = entity_key(Kind::State, &tables[1], "one");
-    let at = bytes.windows(in_b.len()).position(|window| window == in_b).expect("is there");
-    bytes[at + in_b.len()] ^= 1;
-    fs::write(&run, bytes).expect("writes");
-    let report = check(&subject.settings.path).expect("checks");
-    assert_eq!((report.states, report.damaged), (4, 1), "{report:?}");
-    assert!(report.named[0].contains("a window state of view 'b' in project 'p'"), "{report:?}");
-
-    subject.store = Some(Store::open(subject.settings.clone()).expect("opens"));
-    for t in [&tables[0], &tables[2]] {
-        assert_eq!(get_states(subject.store(), t, &["one", "two"]).await, [Some("1".into()), Some("2".into())]);
-    }
-    let read = [Read { table: Arc::clone(&tables[1]), keys: vec![key("two")] }];
-    assert_eq!(subject.store().read_states(&read).await.expect_err("an error").kind(), ErrorKind::Internal);
-    subject.store().clear(&tables[1]).await.expect("clears");
-    for _ in 0..2 {
-        let store = subject.store();
-        assert_eq!(get_states(store, &tables[1], &["one", "two"]).await, [None, None]);
-        assert_eq!(get_states(store, &tables[2], &["one", "two"]).await, [Some("1".into()), Some("2".into())]);
-        subject = subject.reopen().await;
-    }
-    subject.store().close().await.expect("closes");
-    assert!(check(&subject.settings.path).expect("checks").is_whole());
-}
-
-/// Whatever became of the data file, the store opens with what was there or says that it is damaged:
-/// it does not begin afresh.
-#[tokio::test]
-async fn a_ruined_data_file_is_an_error() {
-    let t = table("p", "v");
-    for name in ["empty", "zeros", "noise", "cut"] {
-        let subject = OnDisk::new(0, Durability::Fsync);
-        subject.store().write(rows(&[(&t, "a", row(1, 0, &[("f", b"x")]))])).await.expect("writes");
-        subject.store().close().await.expect("closes");
-        let data = subject.settings.path.join("db");
-        let whole = fs::read(&data).expect("reads");
-        let ruined = match name {
-            "empty" => Vec::new(),
-            "zeros" => vec![0; whole.len()],
-            "noise" => (0..whole.len()).map(|i| (i * 31 + i / 7) as u8).collect(),
-            _ => whole[..100].to_vec(),
-        };
-        fs::write(&data, ruined).expect("writes");
-        let error = Store::open(subject.settings.clone()).err().unwrap_or_else(|| panic!("{name}: it opened"));
-        assert!(matches!(error, Error::Damaged { .. }), "{name}: {error:?}");
-        assert!(error.to_string().contains(&*subject.settings.path.to_string_lossy()), "{name}: {error}");
-    }
 }

@@ -1,4 +1,4 @@
-//! The write-ahead log: what was acknowledged and is not in sled yet. Knows keys and values as bytes, no
+//! The write-ahead log: what was acknowledged and is in neither a run nor sled yet. Knows keys and values as bytes, no
 //! tree and no thread; `replay` is how it is read back.
 //!
 //! The directory `wal` holds segments, files named by their number (20 digits). A segment is a header,

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::drain::Job;
 use super::layout::{self, Entry, Kind};
 use super::overlay::{Layer, Positions};
+use super::runs::Reader;
 use super::tier::{self, Key};
 use super::wal::{self, Wal};
 use super::{Durability, Shared, closed};
@@ -48,7 +49,7 @@ struct Group {
     positions: Positions,
 }
 
-/// A layer on its way into sled, with the last of its segments.
+/// A layer on its way into a run and sled, with the last of its segments.
 struct Draining {
     layer: Arc<Layer>,
     last: u64,
@@ -66,7 +67,7 @@ pub(crate) struct Writer {
     clearing: VecDeque<Clearing>,
     jobs: Sender<Job>,
     durability: Durability,
-    /// Bytes of log, or of overlay, after which sled is written.
+    /// Bytes of log, or of overlay, after which a run is written.
     limit: u64,
 }
 
@@ -159,11 +160,12 @@ impl Writer {
         let mut written = Written::default();
         let mut keys = Keys::default();
         let mut before = Vec::with_capacity(batch.rows.len());
+        let mut reader = self.shared.runs.reader();
         for write in batch.rows {
             let key = keys.key(Kind::Row, &write.table, &write.key);
             let merged = match group.entries.get(&key) {
                 Some(entry) => merge(entry, &write.row),
-                None => match self.stored(&key) {
+                None => match self.stored(&mut reader, &key) {
                     Ok(entry) => merge(&entry, &write.row),
                     Err(error) => {
                         undo(group, before);
@@ -191,10 +193,10 @@ impl Writer {
         Ok(written)
     }
 
-    fn stored(&self, key: &Key) -> Result<Entry> {
+    fn stored(&self, reader: &mut Reader<'_>, key: &Key) -> Result<Entry> {
         match self.shared.tier.get(key) {
             Some(entry) => Ok(entry),
-            None => self.shared.fetch(&self.db, Kind::Row, key),
+            None => self.shared.fetch(&self.db, reader, Kind::Row, key),
         }
     }
 
@@ -254,7 +256,7 @@ impl Writer {
     }
 
     /// Begins a new layer and a new segment where the active ones are full. Waits while the layer
-    /// before is on its way into sled: a slow disk slows the writers down, and memory stays bounded.
+    /// before is on its way into a run: a slow disk slows the writers down, and memory stays bounded.
     fn make_room(&mut self) -> Result<()> {
         if self.filled() < self.limit {
             return Ok(());
@@ -292,7 +294,7 @@ impl Writer {
         self.draining = Some(Draining { layer, last, done: outcome });
     }
 
-    /// Carries everything into sled.
+    /// Carries everything into runs and sled.
     fn drain_all(&mut self) -> Result<()> {
         self.drained()?;
         self.freeze()?;
@@ -329,7 +331,7 @@ impl Writer {
             // Whoever asked forgets that there was something to clear, and a power loss may not bring it back.
             self.wal.sync()?;
             self.wal.mark()?;
-            if let Some(prefix) = clearing.damaged.take() {
+            for prefix in std::mem::take(&mut clearing.damaged) {
                 let (done, outcome) = channel();
                 self.jobs.send(Job::Repair { prefix, done }).map_err(|_| closed())?;
                 outcome.recv().unwrap_or_else(|_| Err(closed()))?;
@@ -358,7 +360,7 @@ impl Writer {
         }
     }
 
-    /// Carries everything into sled, makes it durable, whatever the setting, and lets go of the files.
+    /// Carries everything into runs and sled, makes it durable, whatever the setting, and lets go of the files.
     fn finish(mut self) -> Result<()> {
         let drained = self.drain_all();
         drop(self.shared.db.write().unwrap_or_else(PoisonError::into_inner).take());

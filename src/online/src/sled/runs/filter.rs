@@ -1,4 +1,4 @@
-//! Which keys a run does not have, in ten bits a key: of absent keys about one in a hundred is taken to be there. Its
+//! Which keys a run does not have, in ten to twenty bits a key: of absent keys about one in a hundred is taken to be there. Its
 //! hash is part of what is stored. Knows no file.
 
 /// Words of the piece of memory that all of a key's bits are in: one line of the processor's cache.
@@ -9,6 +9,14 @@ const PROBES: u32 = 6;
 /// Of a place in a line.
 const PLACE: u32 = 9;
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// So often a filter can be halved.
+const FOLDS: u32 = 3;
+
+/// How many lines so many keys need.
+fn lines(keys: u64) -> usize {
+    (keys as usize * BITS_OF_KEY).div_ceil(LINE * 64).max(1)
+}
 
 /// A Bloom filter in lines.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,8 +38,32 @@ pub(super) fn hash(key: &[u8]) -> u64 {
 impl Filter {
     /// Empty, for so many keys.
     pub(super) fn new(keys: u64) -> Self {
-        let lines = (keys as usize * BITS_OF_KEY).div_ceil(LINE * 64).max(1);
-        Self(vec![0; lines * LINE])
+        Self(vec![0; lines(keys).next_multiple_of(1 << FOLDS) * LINE])
+    }
+
+    /// Of a run that may have any key.
+    pub(super) fn of_all() -> Self {
+        Self(vec![u64::MAX; LINE])
+    }
+
+    /// Takes less memory where it turned out to be for fewer keys.
+    pub(super) fn fold(&mut self, keys: u64) {
+        // a key's line in half as many is half of its line's number
+        while self.0.len().is_multiple_of(2 * LINE) && self.0.len() / LINE / 2 >= lines(keys) {
+            let half = self.0.len() / LINE / 2;
+            for line in 0..half {
+                for word in 0..LINE {
+                    self.0[line * LINE + word] = self.0[2 * line * LINE + word] | self.0[(2 * line + 1) * LINE + word];
+                }
+            }
+            self.0.truncate(half * LINE);
+        }
+        self.0.shrink_to_fit();
+    }
+
+    /// What it takes of memory, in bytes.
+    pub(super) fn size(&self) -> usize {
+        8 * self.0.capacity()
     }
 
     /// As it was stored; `None` where that is no filter.
@@ -82,14 +114,18 @@ mod tests {
     #[test]
     fn what_is_there_is_never_missed_and_what_is_not_seldom_found() {
         const KEYS: u64 = 20_000;
-        let mut filter = Filter::new(KEYS);
-        (0..KEYS).for_each(|number| filter.add(hash(&key(number))));
-        let bytes: Vec<u8> = filter.bytes().collect();
-        assert!(bytes.len() as u64 <= KEYS * 10 / 8 + 64);
-        let filter = Filter::open(&bytes).expect("is one");
-        assert!((0..KEYS).all(|number| filter.may_have(hash(&key(number)))));
-        let wrong = (KEYS..3 * KEYS).filter(|number| filter.may_have(hash(&key(*number)))).count();
-        assert!(wrong < 2 * KEYS as usize / 40, "{wrong} of {} found", 2 * KEYS);
+        for expected in [KEYS, 2 * KEYS, 5 * KEYS, 20 * KEYS] {
+            let mut filter = Filter::new(expected);
+            (0..KEYS).for_each(|number| filter.add(hash(&key(number))));
+            filter.fold(KEYS);
+            let bytes: Vec<u8> = filter.bytes().collect();
+            let most = if expected == KEYS { 10 } else { 25 };
+            assert!(bytes.len() as u64 <= KEYS * most / 8 + 512);
+            let filter = Filter::open(&bytes).expect("is one");
+            assert!((0..KEYS).all(|number| filter.may_have(hash(&key(number)))));
+            let wrong = (KEYS..3 * KEYS).filter(|number| filter.may_have(hash(&key(*number)))).count();
+            assert!(wrong < 2 * KEYS as usize / 40, "{wrong} of {} found", 2 * KEYS);
+        }
     }
 
     #[test]

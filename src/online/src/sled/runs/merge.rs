@@ -1,16 +1,22 @@
 //! Several runs as one: read together, and written together into a new one. Knows no list.
 
+mod cursor;
+
 use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::FAN_IN;
-use super::file::{Builder, Cursor, Fault, Run};
+use super::build::Builder;
+use super::file::{Fault, Run, path_of};
+use super::{FAN_IN, InTree};
+use cursor::Cursor;
 
 /// A run of the first level has at most so many bytes; one of a further level [`FAN_IN`] times as many.
 const FIRST: u64 = 64 << 20;
+/// What is read at once of a run that is merged, in bytes.
+const AHEAD: u64 = 256 << 10;
 
 /// The entries of runs in the order of their keys, the newest of each key.
 pub(crate) struct Merged {
@@ -23,8 +29,9 @@ pub(crate) struct Merged {
 }
 
 impl Merged {
-    pub(super) fn new<'a>(newest_first: impl Iterator<Item = &'a Arc<Run>>, from: &[u8]) -> Self {
-        let cursors: Vec<Cursor> = newest_first.map(|run| Cursor::new(run, from)).collect();
+    /// From a key on; so many bytes are read at once of each run, a block at least.
+    pub(super) fn new<'a>(newest_first: impl Iterator<Item = &'a Arc<Run>>, from: &[u8], ahead: u64) -> Self {
+        let cursors: Vec<Cursor> = newest_first.map(|run| Cursor::new(run, from, ahead)).collect();
         let mut merged = Self { cursors, least: Vec::new(), faults: Vec::new() };
         for at in 0..merged.cursors.len() {
             merged.advance(at);
@@ -71,15 +78,15 @@ pub(crate) struct Plan {
     /// The newest first.
     inputs: Vec<Arc<Run>>,
     level: u8,
-    /// Whether nothing older has any of the keys: what is removed need not be remembered.
-    forgets: bool,
+    /// Where no older run has any of the keys, whether the tree has: else what is removed need not be remembered.
+    oldest: Option<InTree>,
     /// The first keys of damaged blocks that may be left out.
     lost: Vec<Vec<u8>>,
 }
 
 impl Plan {
-    pub(super) fn new(directory: &Path, number: u64, inputs: Vec<Arc<Run>>, level: u8, forgets: bool) -> Self {
-        Self { directory: directory.to_owned(), number, inputs, level, forgets, lost: Vec::new() }
+    pub(super) fn new(directory: &Path, number: u64, inputs: Vec<Arc<Run>>, level: u8, oldest: Option<InTree>) -> Self {
+        Self { directory: directory.to_owned(), number, inputs, level, oldest, lost: Vec::new() }
     }
 
     /// Without damaged blocks of the only input, which begin with these keys.
@@ -99,7 +106,7 @@ impl Plan {
         let made = self.try_make(stop);
         if !matches!(made, Ok(Some(_))) {
             // what is left of it is nothing's, and goes at the next opening else
-            let _ = std::fs::remove_file(super::file::path_of(&self.directory, self.number));
+            let _ = std::fs::remove_file(path_of(&self.directory, self.number));
         }
         made
     }
@@ -107,25 +114,33 @@ impl Plan {
     fn try_make(&self, stop: &AtomicBool) -> Result<Option<Run>, Fault> {
         let entries = self.inputs.iter().map(|run| run.entries).sum();
         let mut builder = Builder::new(&self.directory, self.number, entries)?;
-        let mut merged = Merged::new(self.inputs.iter(), &[]);
+        let mut merged = Merged::new(self.inputs.iter(), &[], AHEAD);
         loop {
+            for fault in merged.faults.drain(..) {
+                self.pass(fault, &mut builder)?;
+            }
             let mut pushed = Ok(());
             let more = merged.next(|key, value| {
-                if value.is_some() || !self.forgets {
+                if value.is_some() || self.oldest.is_none_or(|in_tree| in_tree.may_have(key)) {
                     pushed = builder.push(key, value);
                 }
             });
             pushed?;
-            let is_lost = |fault: &Fault| matches!(fault, Fault::Damaged(first) if self.lost.contains(first));
-            if let Some(fault) = merged.faults.drain(..).find(|fault| !is_lost(fault)) {
-                return Err(fault);
-            }
-            if !more {
+            if !more && merged.faults.is_empty() {
                 return builder.finish().map(Some);
             }
             if stop.load(Relaxed) {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Leaves out what may be; what else is damaged of a run that is repaired stays as it is.
+    fn pass(&self, fault: Fault, builder: &mut Builder) -> Result<(), Fault> {
+        match (fault, self.inputs.as_slice()) {
+            (Fault::Damaged(first), _) if self.lost.contains(&first) => Ok(()),
+            (Fault::Damaged(first), [run]) if !self.lost.is_empty() => builder.push_damaged(run, &first),
+            (fault, _) => Err(fault),
         }
     }
 

@@ -196,7 +196,7 @@ async fn a_store_without_a_log_is_brought_up_to_date() {
         subject.store().write(batch(&t, 2)).await.expect("writes");
         subject.store().close().await.expect("closes");
     }
-    assert_eq!(fs::read_to_string(path.join("larder-format")).expect("reads").trim(), "3");
+    assert_eq!(fs::read_to_string(path.join("larder-format")).expect("reads").trim(), "4");
 }
 
 /// However much is written, what waits for sled in memory and in the log stays bounded.
