@@ -158,13 +158,12 @@ impl Store {
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let disk = disk::open(&settings)?;
         let (replayed, wal) = disk.open_log()?;
-        let frozen = Arc::new(replayed.layer);
         let runs = disk.read_runs()?;
         runs.tidy().map_err(|source| Error::Io { path: settings.path.join(runs::DIRECTORY), source })?;
         let db = disk.db.clone();
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(db.clone())),
-            overlay: Overlay::with_frozen(Arc::clone(&frozen)),
+            overlay: Overlay::with_frozen(Arc::new(replayed.layer)),
             runs,
             tier: Tier::new(settings.tier_bytes),
             traffic: Traffic::new("sled"),
@@ -175,7 +174,7 @@ impl Store {
         let log = disk.log();
         let drainer = drain::Drainer::new(Arc::clone(&shared), disk, log);
         let limits = (settings.durability, settings.log_bytes);
-        let writer = writer::Writer::new(Arc::clone(&shared), db, wal, (frozen, replayed.last), jobs, limits);
+        let writer = writer::Writer::new(Arc::clone(&shared), db, wal, replayed.last, jobs, limits);
         let path = settings.path;
         let failed = |source| Error::Io { path: path.clone(), source };
         // It ends when the writer does.

@@ -27,8 +27,8 @@ use super::wal;
 
 /// What the thread can be asked.
 pub(crate) enum Job {
-    /// Carry the frozen layer into sled, and trim the log up to this segment.
-    Drain { layer: Arc<Layer>, last: u64, done: Sender<Result<()>> },
+    /// Carry the overlay's frozen layer into a run and sled, and trim the log up to this segment.
+    Drain { last: u64, done: Sender<Result<()>> },
     /// Leave out what is damaged of the rows or window states whose keys begin with this: their table is cleared.
     Repair { prefix: Vec<u8>, done: Sender<Result<()>> },
     /// Make sled durable and let go of its files.
@@ -41,7 +41,7 @@ struct Merging {
     began: Instant,
 }
 
-/// Of the thread that merges, between 0 and 99, where half is what a thread has by itself: about nice 5.
+/// Of the threads that drain and merge, between 0 and 99, where half is what a thread has by itself: about nice 5.
 const PRIORITY: u8 = 36;
 /// How often the end of a merge is looked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -65,6 +65,7 @@ impl Drainer {
 
     /// Works until it is asked to close, or nobody can ask any more.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+        give_way();
         loop {
             self.merged();
             self.merge();
@@ -73,10 +74,13 @@ impl Drainer {
                 Some(_) => jobs.recv_timeout(LOOK),
             };
             match job {
-                Ok(Job::Drain { layer, last, done }) => {
-                    let drained = self.drain(&layer, last);
+                Ok(Job::Drain { last, done }) => {
+                    let frozen = self.shared.overlay.frozen();
+                    let drained = frozen.as_ref().map_or(Ok(()), |layer| self.drain(layer, last));
                     // Nobody waiting is no reason not to have done it.
                     let _ = done.send(drained);
+                    // Here, where nobody waits for what it takes.
+                    drop(frozen);
                 }
                 Ok(Job::Repair { prefix, done }) => {
                     let _ = done.send(self.repair(&prefix));
@@ -99,7 +103,7 @@ impl Drainer {
         let drained = self.try_drain(layer, last);
         self.shared.metrics.drain_seconds.record(start.elapsed());
         match &drained {
-            Ok(()) => self.shared.overlay.drop_frozen(),
+            Ok(()) => drop(self.shared.overlay.take_frozen()),
             Err(error) => self.shared.metrics.drain_failed(error),
         }
         drained
@@ -153,12 +157,16 @@ impl Drainer {
             return;
         }
         let (runs, _, _) = self.shared.runs.size();
-        let Some(plan) = self.shared.runs.plan().filter(|_| self.refused != Some(runs)) else { return };
-        self.refused = (!self.disk.has_room_for(plan.bytes())).then_some(runs);
-        if self.refused.is_some() {
-            self.shared.metrics.merge_failed("the disk has no room for it");
+        let plans = self.shared.runs.plans();
+        if plans.is_empty() || self.refused == Some(runs) {
             return;
         }
+        let Some(plan) = plans.into_iter().find(|plan| self.disk.has_room_for(plan.bytes())) else {
+            self.refused = Some(runs);
+            self.shared.metrics.merge_failed("the disk has no room for it");
+            return;
+        };
+        self.refused = None;
         let stop = Arc::clone(&self.stop);
         let work = move || {
             give_way();
@@ -246,6 +254,6 @@ fn give_way() {
         && let Ok(lower) = lower
         && let Err(error) = set_current_thread_priority(lower)
     {
-        tracing::debug!(?error, "runs are merged at the priority of requests");
+        tracing::debug!(?error, "runs are written and merged at the priority of requests");
     }
 }

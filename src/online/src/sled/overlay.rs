@@ -129,20 +129,22 @@ impl Overlay {
         found
     }
 
-    /// Freezes the active layer, begins another, and gives both (frozen, active).
-    pub(crate) fn freeze(&self) -> (Arc<Layer>, Arc<Layer>) {
+    /// Freezes the active layer, begins another, and gives that. There must be no frozen one.
+    pub(crate) fn freeze(&self) -> Arc<Layer> {
+        let next = Arc::new(Layer::like(&self.active()));
         let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let next = Arc::new(Layer::like(&layers.active));
-        let frozen = std::mem::replace(&mut layers.active, next);
-        layers.frozen = Some(Arc::clone(&frozen));
-        (frozen, Arc::clone(&layers.active))
+        layers.frozen = Some(std::mem::replace(&mut layers.active, Arc::clone(&next)));
+        next
     }
 
-    /// The disk has all of the frozen layer.
-    pub(crate) fn drop_frozen(&self) {
-        let frozen = self.0.write().unwrap_or_else(PoisonError::into_inner).frozen.take();
-        // Not under the lock: it may be large.
-        drop(frozen);
+    /// The layer that is on its way to the disk, if there is one.
+    pub(crate) fn frozen(&self) -> Option<Arc<Layer>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).frozen.clone()
+    }
+
+    /// The disk has all of the frozen layer. Not dropped here, for it may be large.
+    pub(crate) fn take_frozen(&self) -> Option<Arc<Layer>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).frozen.take()
     }
 }
 

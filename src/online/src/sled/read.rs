@@ -47,7 +47,9 @@ impl Shared {
             return Ok(entry);
         }
         let Some(value) = db.get(key).map_err(disk::failed_to("read"))? else {
-            return Ok(Entry::Absent);
+            // the drainer may have taken it out meanwhile, which it put into a run before
+            let found = reader.get(key).map_err(|fault| self.fault(fault))?;
+            return Ok(found.unwrap_or(Entry::Absent));
         };
         layout::open_entry(kind, key, &value).ok_or_else(|| self.damaged(key))
     }

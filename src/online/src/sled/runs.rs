@@ -224,21 +224,23 @@ impl Runs {
         *live = Arc::new(std::iter::once(new).chain(live.iter().cloned()).collect());
     }
 
-    /// What should be merged next, if anything.
-    pub(crate) fn plan(&self) -> Option<Plan> {
+    /// What may be merged next, what should be first.
+    pub(crate) fn plans(&self) -> Vec<Plan> {
         let live = self.live();
         // Only neighbours become one, for newer counts: a damaged one stays as it is, between the others.
         let whole = |a: &Live, b: &Live| !a.run.is_damaged() && !b.run.is_damaged();
         let alike = |a: &Live, b: &Live| a.level == b.level && whole(a, b);
-        let wasteful =
-            |runs: &&[Live]| runs.len() > TIMES && sample::hold(runs.iter().map(|live| &live.run.sample), TIMES);
-        let level = |runs: &[Live]| runs.iter().map(|live| live.level).max();
-        let due = live.chunk_by(alike).filter(|runs| runs.len() >= FAN_IN).min_by_key(|runs| level(runs));
-        let due = live.chunk_by(whole).find(wasteful).or(due)?;
+        let samples = |runs: &[Live]| sample::hold(runs.iter().map(|live| &live.run.sample), TIMES);
+        let wasteful = live.chunk_by(whole).find(|runs| runs.len() > TIMES && samples(runs));
+        let due = live.chunk_by(alike).filter(|runs| runs.len() >= FAN_IN).min_by_key(|runs| runs[0].level);
         let number = |live: &Live| live.run.number;
-        let oldest = due.last().map(number) == live.last().map(number);
-        let inputs = due.iter().map(|live| Arc::clone(&live.run)).collect();
-        Some(Plan::new(&self.directory, self.next(), inputs, level(due)?, oldest.then_some(self.in_tree)))
+        let plan = |runs: &[Live]| {
+            let oldest = runs.last().map(number) == live.last().map(number);
+            let level = runs.iter().map(|live| live.level).max().unwrap_or_default();
+            let inputs = runs.iter().map(|live| Arc::clone(&live.run)).collect();
+            Plan::new(&self.directory, self.next(), inputs, level, oldest.then_some(self.in_tree))
+        };
+        wasteful.into_iter().chain(due).map(plan).collect()
     }
 
     /// How to leave out what is damaged of a table's keys, which begin with this, run by run.

@@ -49,9 +49,8 @@ struct Group {
     positions: Positions,
 }
 
-/// A layer on its way into a run and sled, with the last of its segments.
+/// The overlay's frozen layer is on its way into a run and sled, with the last of its segments.
 struct Draining {
-    layer: Arc<Layer>,
     last: u64,
     done: Receiver<Result<()>>,
 }
@@ -72,19 +71,19 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// A writer behind a log that was replayed: what it held is the overlay's frozen layer.
+    /// A writer behind a log that was replayed up to this segment: what it held is the overlay's frozen layer.
     pub(crate) fn new(
         shared: Arc<Shared>,
         db: ::sled::Db,
         wal: Wal,
-        replayed: (Arc<Layer>, u64),
+        replayed: u64,
         jobs: Sender<Job>,
         (durability, limit): (Durability, u64),
     ) -> Self {
         let active = shared.overlay.active();
         let mut writer =
             Self { shared, db, wal, active, draining: None, clearing: VecDeque::new(), jobs, durability, limit };
-        writer.submit(replayed.0, replayed.1);
+        writer.submit(replayed);
         writer
     }
 
@@ -272,26 +271,25 @@ impl Writer {
 
     /// Waits for the frozen layer; where it failed, it is tried again for the next group.
     fn drained(&mut self) -> Result<()> {
-        let Some(Draining { layer, last, done }) = self.draining.take() else {
+        let Some(Draining { last, done }) = self.draining.take() else {
             return Ok(());
         };
-        done.recv().unwrap_or_else(|_| Err(closed())).inspect_err(|_| self.submit(layer, last))
+        done.recv().unwrap_or_else(|_| Err(closed())).inspect_err(|_| self.submit(last))
     }
 
     /// The frozen layer must be gone.
     fn freeze(&mut self) -> Result<()> {
         let last = self.wal.rotate()?;
-        let (frozen, active) = self.shared.overlay.freeze();
-        self.active = active;
-        self.submit(frozen, last);
+        self.active = self.shared.overlay.freeze();
+        self.submit(last);
         Ok(())
     }
 
-    fn submit(&mut self, layer: Arc<Layer>, last: u64) {
+    fn submit(&mut self, last: u64) {
         let (done, outcome) = channel();
         // A drainer that is gone drops `done`, which is found when it is waited for.
-        let _ = self.jobs.send(Job::Drain { layer: Arc::clone(&layer), last, done });
-        self.draining = Some(Draining { layer, last, done: outcome });
+        let _ = self.jobs.send(Job::Drain { last, done });
+        self.draining = Some(Draining { last, done: outcome });
     }
 
     /// Carries everything into runs and sled.
@@ -350,11 +348,11 @@ impl Writer {
             }
             Ok(Ok(())) => Ok(true),
             Ok(Err(error)) => {
-                self.submit(draining.layer, draining.last);
+                self.submit(draining.last);
                 Err(error)
             }
             Err(RecvTimeoutError::Disconnected) => {
-                self.submit(draining.layer, draining.last);
+                self.submit(draining.last);
                 Err(closed())
             }
         }
