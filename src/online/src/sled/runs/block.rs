@@ -5,6 +5,8 @@
 //! a byte, the lowest first. In the first version of runs a block has entries alone, with whole keys and with `u32`,
 //! little-endian, in place of each varint.
 
+use std::cmp::Ordering;
+
 /// How a run's blocks and index are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
@@ -104,15 +106,26 @@ pub(super) fn take_entry<'a>(version: Version, rest: &mut &'a [u8]) -> Option<(&
     Some((key, value))
 }
 
-/// A key's value in a block, or that it is removed; `None` where the block says nothing of it.
-pub(super) fn find<'a>(version: Version, mut block: &'a [u8], key: &[u8]) -> Option<Option<&'a [u8]>> {
-    let wanted = key.strip_prefix(take_shared(version, &mut block)?)?;
+/// What a block says of a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    Nothing,
+    Removed,
+    Value(&'a [u8]),
+}
+
+/// Looks for a key in a block.
+pub(super) fn find<'a>(version: Version, mut block: &'a [u8], key: &[u8]) -> Found<'a> {
+    let wanted = take_shared(version, &mut block).and_then(|shared| key.strip_prefix(shared));
+    let Some(wanted) = wanted else { return Found::Nothing };
     while let Some((found, value)) = take_entry(version, &mut block) {
-        if found >= wanted {
-            return (found == wanted).then_some(value);
+        match found.cmp(wanted) {
+            Ordering::Less => {}
+            Ordering::Equal => return value.map_or(Found::Removed, Found::Value),
+            Ordering::Greater => break,
         }
     }
-    None
+    Found::Nothing
 }
 
 pub(super) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
@@ -173,15 +186,17 @@ mod tests {
             let entries: BTreeMap<Vec<u8>, _> =
                 entries.into_iter().map(|(key, value)| ([&prefix[..], &key].concat(), value)).collect();
             let mut filling = Filling::default();
-            entries.iter().for_each(|(key, value)| filling.push(key, value.as_deref()));
+            for (key, value) in &entries {
+                filling.push(key, value.as_deref());
+            }
             let about = filling.bytes();
             let mut block = Vec::new();
             filling.write(&mut block);
             prop_assert!(block.len().abs_diff(about) <= 4 + 2 * entries.len());
             for (key, value) in &entries {
-                prop_assert_eq!(find(Version::Second, &block, key), Some(value.as_deref()));
+                prop_assert_eq!(find(Version::Second, &block, key), value.as_deref().map_or(Found::Removed, Found::Value));
                 let longer = [key, &[9][..]].concat();
-                prop_assert_eq!(find(Version::Second, &block, &longer), None);
+                prop_assert_eq!(find(Version::Second, &block, &longer), Found::Nothing);
             }
             let mut rest = block.as_slice();
             let shared = take_shared(Version::Second, &mut rest).expect("is there");

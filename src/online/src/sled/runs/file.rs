@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::super::layout::{self, Entry};
-use super::block::{self, Version};
+use super::block::{self, Found, Version};
 use super::filter::Filter;
 use super::index::Index;
 use super::sample::Sample;
@@ -127,9 +127,9 @@ impl Run {
             held.block = Some(block);
         }
         match block::find(self.version, &held.bytes[CHECKSUM..], key) {
-            None => Ok(None),
-            Some(None) => Ok(Some(Entry::Absent)),
-            Some(Some(value)) => {
+            Found::Nothing => Ok(None),
+            Found::Removed => Ok(Some(Entry::Absent)),
+            Found::Value(value) => {
                 let entry = layout::kind(key).and_then(|kind| layout::entry_of(kind, Bytes::copy_from_slice(value)));
                 entry.map(Some).ok_or_else(|| Fault::Damaged(key.to_vec()))
             }
