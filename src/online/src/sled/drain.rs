@@ -66,6 +66,7 @@ impl Drainer {
     /// Works until it is asked to close, or nobody can ask any more.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         give_way();
+        self.count_runs();
         loop {
             self.merged();
             self.merge();

@@ -78,6 +78,8 @@ struct Live {
 pub(crate) struct Runs {
     directory: PathBuf,
     live: RwLock<Arc<Vec<Live>>>,
+    /// How often the list has changed.
+    changes: AtomicU64,
     /// The next run's number.
     numbers: AtomicU64,
     in_tree: InTree,
@@ -87,6 +89,8 @@ pub(crate) struct Runs {
 pub(crate) struct Reader<'a> {
     runs: &'a Runs,
     live: Arc<Vec<Live>>,
+    /// How often the list had changed before it was taken.
+    changes: u64,
     held: Vec<Held>,
 }
 
@@ -94,11 +98,8 @@ impl Reader<'_> {
     /// A key's row or state, or that it is absent; `None` where no run says anything of it, and the tree may. Of the runs
     /// that there are when it is asked.
     pub(crate) fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, Fault> {
-        let live = self.runs.live();
-        if !Arc::ptr_eq(&live, &self.live) || self.held.is_empty() {
-            self.held.clear();
-            self.held.resize_with(live.len(), Held::default);
-            self.live = live;
+        if self.changes != self.runs.changes.load(Ordering::Acquire) {
+            *self = self.runs.reader();
         }
         let hash = filter::hash(key);
         for (live, held) in self.live.iter().zip(&mut self.held) {
@@ -140,7 +141,7 @@ impl Runs {
         };
         let live = list.iter().map(open).collect::<Result<Vec<_>, Fault>>()?;
         let numbers = AtomicU64::new(list.iter().map(|listed| listed.number).max().unwrap_or(0) + 1);
-        Ok(Self { directory, live: RwLock::new(Arc::new(live)), numbers, in_tree })
+        Ok(Self { directory, live: RwLock::new(Arc::new(live)), changes: AtomicU64::new(0), numbers, in_tree })
     }
 
     /// Removes the files that are not in the list: of a crash in the middle of a drain or a merge.
@@ -175,7 +176,10 @@ impl Runs {
 
     /// To look up keys.
     pub(crate) fn reader(&self) -> Reader<'_> {
-        Reader { runs: self, live: self.live(), held: Vec::new() }
+        let changes = self.changes.load(Ordering::Acquire);
+        let live = self.live();
+        let held = live.iter().map(|_| Held::default()).collect();
+        Reader { runs: self, live, changes, held }
     }
 
     /// All entries from a key on, the newest of each key; so many bytes are read at once of each run.
@@ -222,6 +226,7 @@ impl Runs {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         let new = Live { run: Arc::new(run), level: 0 };
         *live = Arc::new(std::iter::once(new).chain(live.iter().cloned()).collect());
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// What may be merged next, what should be first.
@@ -230,8 +235,14 @@ impl Runs {
         // Only neighbours become one, for newer counts: a damaged one stays as it is, between the others.
         let whole = |a: &Live, b: &Live| !a.run.is_damaged() && !b.run.is_damaged();
         let alike = |a: &Live, b: &Live| a.level == b.level && whole(a, b);
-        let samples = |runs: &[Live]| sample::hold(runs.iter().map(|live| &live.run.sample), TIMES);
-        let wasteful = live.chunk_by(whole).find(|runs| runs.len() > TIMES && samples(runs));
+        let hold = |runs: &[Live], times: usize| sample::hold(runs.iter().map(|live| &live.run.sample), times);
+        // few runs only where little of them is there: what is written anew all the time would be merged all the time
+        let wasteful = |runs: &&[Live]| match runs.len() {
+            0 | 1 => false,
+            2..=TIMES => hold(runs, 2 * TIMES),
+            _ => hold(runs, TIMES),
+        };
+        let wasteful = live.chunk_by(whole).find(wasteful);
         let due = live.chunk_by(alike).filter(|runs| runs.len() >= FAN_IN).min_by_key(|runs| runs[0].level);
         let number = |live: &Live| live.run.number;
         let plan = |runs: &[Live]| {
@@ -271,6 +282,7 @@ impl Runs {
             let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
             let place = |old: &Live| if plan.takes(old.run.number) { put.take() } else { Some(old.clone()) };
             *live = Arc::new(live.iter().filter_map(place).collect());
+            self.changes.fetch_add(1, Ordering::Release);
         }
         plan.remove_inputs()
     }

@@ -349,3 +349,23 @@ fn first_version(number: u64, entries: &Oracle) -> Vec<u8> {
     run.extend([&tail[..], &end, &crc, b"LARDRUN\x01"].concat());
     run
 }
+
+/// Of a table that is removed nothing stays on the disk, though few runs had it.
+#[test]
+fn what_is_removed_leaves_the_disk() {
+    const KEYS: u16 = 30_000;
+    let directory = TempDir::new().expect("a directory");
+    let mut oracle = Oracle::new();
+    let runs = open(&directory, &[], NOTHING);
+    let all = |length: Option<u16>| (0..KEYS).map(|number| (number, length)).collect::<Vec<_>>();
+    write(&runs, 1, &all(Some(20)), &mut oracle);
+    merge(&runs);
+    let mut reader = runs.reader();
+    assert!(reader.get(&key(7)).expect("reads").is_some_and(|entry| entry != Entry::Absent));
+    write(&runs, 2, &all(None), &mut oracle);
+    assert_eq!(reader.get(&key(7)).expect("reads"), Some(Entry::Absent), "it reads what is newest");
+    merge(&runs);
+    assert_eq!(reader.get(&key(7)).expect("reads"), Some(Entry::Absent));
+    let (count, bytes, _) = runs.size();
+    assert!(count == 1 && bytes < 20_000, "{bytes} bytes in {count} runs");
+}
