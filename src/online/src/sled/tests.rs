@@ -3,6 +3,7 @@
 mod damage;
 mod log;
 mod older;
+mod rows;
 
 use std::fs;
 use std::path::Path;
