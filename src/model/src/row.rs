@@ -68,7 +68,8 @@ impl Row {
         let newest = columns.iter().map(|c| c.version).max().max(of_all).unwrap_or_default();
         let shared = columns.iter().all(|c| c.version == newest);
         let values: usize = columns.iter().map(|c| c.value.len()).sum();
-        let mut out = Vec::with_capacity(HEADER + columns.len() * 24 + values);
+        // not a byte more, which rows that wait in memory would keep
+        let mut out = Vec::with_capacity(HEADER + columns.len() * if shared { 8 } else { 24 } + values);
         out.extend_from_slice(&[VERSION, if shared { 0 } else { TIME_PER_COLUMN }]);
         out.extend_from_slice(&(columns.len() as u16).to_le_bytes());
         put_version(&mut out, newest);
@@ -229,6 +230,16 @@ mod tests {
     fn writes() -> impl Strategy<Value = Vec<Vec<Cell>>> {
         let column = (0u32..5, proptest::collection::vec(any::<u8>(), 0..4), 0i64..4, 0i64..2);
         proptest::collection::vec(proptest::collection::vec(column, 1..5), 1..8)
+    }
+
+    #[test]
+    fn a_row_takes_no_more_memory_than_its_bytes() {
+        for second in [1, 2] {
+            let row = Row::pack((0..10).map(|id| column(id, b"value", if id == 3 { second } else { 1 })).collect());
+            let length = row.as_bytes().len();
+            let bytes = row.0.try_into_mut().expect("nobody else has it");
+            assert_eq!(bytes.capacity(), length);
+        }
     }
 
     proptest! {
