@@ -1,11 +1,13 @@
-//! The point-in-time join as a pure kernel: one pass over two sides that are sorted by (key, time), or
-//! ([`unsorted`]) over a build side as it comes. The sorted entity rows are a [`Probe`].
+//! The point-in-time join as a pure kernel: one pass over two sides that are sorted by (key, time), over a build side as
+//! it comes ([`unsorted`]), or over entity rows as they come ([`index`]). A side that is sorted in memory is a [`Sorted`].
 //!
 //! The probe side is the entity frame, the build side a view's history, which arrives in chunks.
 //! What a build row means is a [`Fold`]'s to say: [`Latest`] keeps the last row not later than the
 //! probe's time and within the ttl, `window_fold` keeps window states. Knows no files, no plan, no I/O.
 
-mod probe;
+mod groups;
+pub(crate) mod index;
+mod sorted;
 pub(crate) mod unsorted;
 
 use arrow::row::{Row, Rows};
@@ -13,7 +15,7 @@ use model::Result;
 
 use crate::keys::KeyRows;
 
-pub(crate) use probe::{Keys, Probe};
+pub(crate) use sorted::{Keys, Sorted};
 
 /// What is made of the build rows of one key.
 pub(crate) trait Fold {
@@ -27,7 +29,7 @@ pub(crate) trait Fold {
 
 /// The state of one merge between chunks.
 pub(crate) struct Merge<'a> {
-    probe: &'a Probe,
+    probe: &'a Sorted,
     rows: &'a KeyRows,
     /// The next place to settle, and the number of its key.
     cursor: usize,
@@ -40,7 +42,7 @@ pub(crate) struct Merge<'a> {
 
 impl<'a> Merge<'a> {
     /// A merge before its first chunk; `rows` is the probe's converter.
-    pub(crate) fn new(probe: &'a Probe, rows: &'a KeyRows) -> Result<Self> {
+    pub(crate) fn new(probe: &'a Sorted, rows: &'a KeyRows) -> Result<Self> {
         Ok(Self { probe, rows, cursor: 0, at_key: 0, keys: (0, probe.keys(0, rows)?), key: None })
     }
 

@@ -92,6 +92,11 @@ pub(crate) struct Cut {
 }
 
 impl Table {
+    /// How many rows its files have.
+    pub(crate) fn rows(&self) -> usize {
+        self.files.rows()
+    }
+
     /// When a row became known, in µs: an event of the log when it was accepted, a row of the source when it was created,
     /// or, where the source does not say that beside a log, when it happened. `None` where nothing says it of any row.
     ///

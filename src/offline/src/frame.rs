@@ -5,11 +5,13 @@ mod rows;
 mod stored;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::memory_pool::MemoryReservation;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use model::{Error, Kind, Result, Value};
 
 use crate::engine::blocking;
@@ -29,7 +31,11 @@ const PER_ROW: usize = 16;
 pub(crate) struct Frame {
     schema: SchemaRef,
     rows: Kept,
-    is_empty: bool,
+    /// How many were added.
+    count: usize,
+    /// Rows behind them, which are still to come. Nobody waits for the lock: it is what makes a stream one that threads
+    /// may share.
+    rest: Option<Mutex<BoxStream<'static, Result<RecordBatch>>>>,
     memory: MemoryReservation,
     room: Option<Room>,
 }
@@ -53,18 +59,18 @@ enum Kept {
 impl Frame {
     /// An empty one. Without `room`, what does not fit into memory is refused.
     pub(crate) fn new(schema: SchemaRef, memory: MemoryReservation, room: Option<Room>) -> Self {
-        Self { schema, rows: Kept::Held(Vec::new()), is_empty: true, memory, room }
+        Self { schema, rows: Kept::Held(Vec::new()), count: 0, rest: None, memory, room }
     }
 
     /// Rows that are on disk.
     pub(crate) fn stored(stored: Stored, memory: MemoryReservation) -> Result<Self> {
         let schema = stored.read()?.schema();
-        Ok(Self { schema, rows: Kept::Written(stored, None), is_empty: false, memory, room: None })
+        Ok(Self { schema, rows: Kept::Written(stored, None), count: 0, rest: None, memory, room: None })
     }
 
     /// Adds rows. Errors: `TooLarge` for the memory limit, `Unavailable` for a full disk.
     pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        self.is_empty &= batch.num_rows() == 0;
+        self.count += batch.num_rows();
         let rows = batch.num_rows().saturating_mul(PER_ROW);
         let nulls = batch.columns().iter().map(|c| nested_nulls(&c.to_data())).fold(0, usize::saturating_add);
         let (claimed, brought) = (rows.saturating_add(nulls), bytes_of(&batch));
@@ -119,9 +125,33 @@ impl Frame {
         &self.schema
     }
 
+    /// With rows that come behind those that are added, once they are asked for.
+    pub(crate) fn behind(self, rest: BoxStream<'static, Result<RecordBatch>>) -> Self {
+        Self { rest: Some(Mutex::new(rest)), ..self }
+    }
+
+    /// Adds of the rows that are still to come, until there are so many or no more; says whether there are so many.
+    pub(crate) async fn fill(&mut self, count: usize) -> Result<bool> {
+        while self.count < count {
+            let Some(next) = self.next().await? else { return Ok(false) };
+            self.push(next).await?;
+        }
+        Ok(true)
+    }
+
+    /// The next of the rows that are still to come, which are not added.
+    pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(rest) = &mut self.rest else { return Ok(None) };
+        let next = rest.get_mut().unwrap_or_else(PoisonError::into_inner).next().await.transpose()?;
+        if next.is_none() {
+            self.rest = None;
+        }
+        Ok(next)
+    }
+
     /// Whether no row was added.
     pub(crate) fn is_empty(&self) -> bool {
-        self.is_empty
+        self.count == 0
     }
 
     /// Whether its rows are on disk.
@@ -129,7 +159,7 @@ impl Frame {
         matches!(self.rows, Kept::Written(..))
     }
 
-    /// All rows, batch by batch; those on disk are read as they are asked for, which blocks.
+    /// All rows that were added, batch by batch; those on disk are read as they are asked for, which blocks.
     pub(crate) fn batches(&self) -> Result<Batches> {
         Ok(match &self.rows {
             Kept::Held(batches) => Box::new(batches.clone().into_iter().map(Ok)),
@@ -137,7 +167,7 @@ impl Frame {
         })
     }
 
-    /// All rows, part by part.
+    /// All rows that were added, part by part.
     pub(crate) fn parts(&self) -> Result<Parts> {
         Parts::new(self)
     }
@@ -186,11 +216,6 @@ impl Frame {
                 set(&missing)
             ),
         ))
-    }
-
-    /// Shares it.
-    pub(crate) fn shared(self) -> Arc<Self> {
-        Arc::new(self)
     }
 }
 

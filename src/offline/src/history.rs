@@ -1,10 +1,12 @@
 //! Historical retrieval: every view of a request is joined to the entity frame, one after the other,
 //! and the result is given out in batches in the frame's order.
 //!
-//! The frame is worked off in parts of as many rows as fit into memory with what is joined to them ([`parts`]). For each
+//! A history that is small beside the frame is held in memory, and entity rows go out as they come ([`held`]). Else the
+//! frame is worked off in parts of as many rows as fit into memory with what is joined to them ([`parts`]). For each
 //! part a view's history is read once, cut in time, and joined as it comes; where it must be in order (windows), it is
 //! sorted with spill and merged with the entity rows.
 
+mod held;
 mod locator;
 mod parts;
 mod unsorted;
@@ -22,7 +24,7 @@ use model::{Error, Result};
 use proto::feast::core::{DataSource, data_source::Options};
 use window::Spec;
 
-use crate::asof::{Latest, Merge, Pick, Probe};
+use crate::asof::{Latest, Merge, Pick, Sorted};
 use crate::convert::{arrow_type, from_values, in_column, micros, to_registered};
 use crate::engine::{Cut, Engine, Order, Table};
 use crate::error::{arrow as arrow_error, engine as engine_error};
@@ -74,7 +76,7 @@ struct Keyed {
     /// The frame's columns, and the form in which they are compared.
     by: Vec<(String, KeyType)>,
     rows: Arc<KeyRows>,
-    probe: Arc<Probe>,
+    probe: Arc<Sorted>,
     _memory: Arc<MemoryReservation>,
 }
 
@@ -89,7 +91,7 @@ impl Probes {
         let types: Vec<KeyType> = by.iter().map(|(_, t)| *t).collect();
         let rows = Arc::new(KeyRows::new(&types)?);
         let keys = by.iter().map(|(name, t)| t.of_frame(name, &frame.column(name)?));
-        let probe = Arc::new(Probe::new(&keys.collect::<Result<Vec<_>>>()?, times, &rows)?);
+        let probe = Arc::new(Sorted::new(&keys.collect::<Result<Vec<_>>>()?, times, &rows)?);
         let memory = engine.reservation("keys of entity rows");
         memory.try_grow(probe.bytes()).map_err(engine_error)?;
         let keyed = Keyed { by, rows, probe, _memory: Arc::new(memory) };
@@ -159,7 +161,7 @@ async fn open_with(engine: &Engine, view: &View, logged: bool) -> Result<(Table,
 /// Joins all parts to the frame. The schema is known at once, the work begins in the background.
 ///
 /// Errors: a join key that the frame lacks, a feature with the name of one of the frame's columns.
-pub(crate) fn retrieve(engine: Arc<Engine>, frame: Arc<Frame>, parts: Vec<Ready>, batch_rows: usize) -> Result<Export> {
+pub(crate) fn retrieve(engine: Arc<Engine>, frame: Frame, parts: Vec<Ready>, batch_rows: usize) -> Result<Export> {
     let time = frame.time_column()?.to_owned();
     let mut expected = vec![time.as_str()];
     for part in &parts {
@@ -184,7 +186,7 @@ pub(crate) fn retrieve(engine: Arc<Engine>, frame: Arc<Frame>, parts: Vec<Ready>
         }
     }
     let schema = Arc::new(Schema::new_with_metadata(fields, frame.schema().metadata().clone()));
-    Ok(parts::stream(parts::Work { engine, frame, parts, schema, time, batch_rows }))
+    Ok(parts::stream(parts::Work { engine, parts, schema, time, batch_rows }, frame))
 }
 
 impl Ready {
@@ -220,12 +222,17 @@ async fn join(engine: &Engine, keyed: Keyed, ready: &Ready, last_resort: bool) -
         Some(spec) => windows(engine, &ready, spec, probe, rows, memory).await,
         None => as_of(engine, &ready, probe, rows, memory, last_resort).await,
     };
-    joined.map_err(|e| match e.kind() {
+    joined.map_err(|error| of_view(&view.name, error))
+}
+
+/// The caller's fault with the view's name before it.
+fn of_view(view: &str, error: Error) -> Error {
+    match error.kind() {
         model::Kind::InvalidArgument => {
-            Error::of_class(e.kind(), e.class(), format!("feature view {}: {}", view.name, e.message()))
+            Error::of_class(error.kind(), error.class(), format!("feature view {view}: {}", error.message()))
         }
-        _ => e,
-    })
+        _ => error,
+    }
 }
 
 /// The last row for each entity row. What an entity row was to know by then is found in the order in which rows became
@@ -234,7 +241,7 @@ async fn join(engine: &Engine, keyed: Keyed, ready: &Ready, last_resort: bool) -
 async fn as_of(
     engine: &Engine,
     ready: &Ready,
-    probe: &Arc<Probe>,
+    probe: &Arc<Sorted>,
     rows: &Arc<KeyRows>,
     memory: Arc<MemoryReservation>,
     last_resort: bool,
@@ -282,7 +289,7 @@ struct Found {
 async fn sorted(
     engine: &Engine,
     ready: &Ready,
-    probe: &Probe,
+    probe: &Sorted,
     rows: &KeyRows,
     memory: &MemoryReservation,
 ) -> Result<Found> {
@@ -364,7 +371,7 @@ async fn windows(
     engine: &Engine,
     ready: &Ready,
     spec: &Spec,
-    probe: &Probe,
+    probe: &Sorted,
     rows: &KeyRows,
     memory: Arc<MemoryReservation>,
 ) -> Result<Joined> {

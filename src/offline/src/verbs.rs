@@ -62,11 +62,11 @@ impl Offline {
             Entities::Sql(text) => self.entity_sql(&registry, &request.project, &text).await?,
         };
         let Some(computed) = resolved.computed else {
-            return retrieve(self.engine.clone(), frame.shared(), parts, self.settings.batch_rows);
+            return retrieve(self.engine.clone(), frame, parts, self.settings.batch_rows);
         };
         computed.expect(frame.schema())?;
         let frame_columns = frame.schema().fields().len();
-        let joined = retrieve(self.engine.clone(), frame.shared(), parts, self.settings.batch_rows)?;
+        let joined = retrieve(self.engine.clone(), frame, parts, self.settings.batch_rows)?;
         computed.behind(joined, frame_columns, self.transformer.clone())
     }
 
@@ -83,11 +83,9 @@ impl Offline {
             .collect();
         let query = self.engine.sql(text, sources).await?;
         let schema = Arc::new(query.schema().as_arrow().clone());
-        let mut rows = query.execute_stream().await.map_err(error::sql)?;
-        let mut frame = self.frame(schema);
-        while let Some(batch) = rows.next().await {
-            frame.push(batch.map_err(error::sql)?).await?;
-        }
+        let rows = query.execute_stream().await.map_err(error::sql)?;
+        let mut frame = self.frame(schema).behind(rows.map(|batch| batch.map_err(error::sql)).boxed());
+        frame.fill(1).await?;
         if frame.is_empty() {
             return Err(Error::of_class(
                 Kind::InvalidArgument,

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, StringArray};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
+use super::index::{Cursors, Index};
 use super::unsorted::{Ranks, Slots, Winners, gather};
 use super::*;
 use crate::keys::{KeyRows, KeyType};
@@ -39,7 +41,7 @@ fn run(built: &[Built], probes: &[(Option<i64>, Option<i64>)], ttl: i64, sizes: 
     let rows = KeyRows::new(&[KeyType::Int]).expect("converter");
     let keys = ints(probes.iter().map(|p| p.0).collect());
     let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
-    let probe = Probe::new(&[keys], &times, &rows).expect("a probe");
+    let probe = Sorted::new(&[keys], &times, &rows).expect("a probe");
     let mut latest = Latest::new(probe.rows(), ttl);
     let mut merge = Merge::new(&probe, &rows).expect("a merge");
     let (mut kept, mut carry, mut at, mut turn) = (Vec::new(), None, 0, 0);
@@ -80,22 +82,55 @@ struct Reading {
     /// What is kept of so many chunks at the most is still on its way when the next one is applied.
     late: usize,
     room: usize,
-    /// What kind of keys: one integer, one of a wide range, two parts.
+    /// What kind of keys.
     keys: Looked,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Looked {
+    /// One integer.
     Near,
+    /// One of a wide range.
     Wide,
+    Text,
     Bytes,
+    /// Two parts.
+    Two,
+}
+
+impl Looked {
+    /// The key's parts, of which one may be null.
+    fn parts(self, keys: &[Option<i64>]) -> Vec<ArrayRef> {
+        let whole = |far: i64| ints(keys.iter().map(|key| key.map(|key| key * far)).collect());
+        let text = || keys.iter().map(|key| key.map(|key| "k".repeat(key as usize))).collect::<Vec<_>>();
+        match self {
+            Self::Near => vec![whole(1)],
+            Self::Wide => vec![whole(i64::MAX / 7)],
+            Self::Text => vec![Arc::new(StringArray::from_iter(text()))],
+            Self::Bytes => vec![Arc::new(BinaryArray::from_iter(text()))],
+            Self::Two => vec![whole(1), Arc::new(StringArray::from_iter(text()))],
+        }
+    }
+
+    fn rows(self) -> KeyRows {
+        let types: &[KeyType] = match self {
+            Self::Near | Self::Wide => &[KeyType::Int],
+            Self::Text => &[KeyType::Text],
+            Self::Bytes => &[KeyType::Bytes],
+            Self::Two => &[KeyType::Int, KeyType::Text],
+        };
+        KeyRows::new(types).expect("converter")
+    }
+}
+
+fn looked() -> impl Strategy<Value = Looked> {
+    prop_oneof![Just(Looked::Near), Just(Looked::Wide), Just(Looked::Text), Just(Looked::Bytes), Just(Looked::Two)]
 }
 
 fn reading() -> impl Strategy<Value = Reading> {
-    let keys = prop_oneof![Just(Looked::Near), Just(Looked::Wide), Just(Looked::Bytes)];
     let room = prop_oneof![Just(0usize), 0usize..2000, Just(usize::MAX)];
     let (sizes, turns) = (proptest::collection::vec(1usize..9, 1..4), proptest::collection::vec(0usize..50, 0..20));
-    (sizes, turns, 0usize..4, room, keys).prop_map(|(sizes, turns, late, room, keys)| Reading {
+    (sizes, turns, 0usize..4, room, looked()).prop_map(|(sizes, turns, late, room, keys)| Reading {
         sizes,
         turns,
         late,
@@ -111,14 +146,10 @@ fn run_unsorted(
     (ttl, unit): (i64, i64),
     reading: &Reading,
 ) -> Vec<Option<usize>> {
-    let far = |key: i64| if matches!(reading.keys, Looked::Wide) { key * (i64::MAX / 7) } else { key };
-    let parts =
-        |keys: ArrayRef| if matches!(reading.keys, Looked::Bytes) { vec![keys.clone(), keys] } else { vec![keys] };
-    let keys = parts(ints(probes.iter().map(|p| p.0.map(far)).collect()));
-    let rows = KeyRows::new(&vec![KeyType::Int; keys.len()]).expect("converter");
+    let keys = reading.keys.parts(&probes.iter().map(|p| p.0).collect::<Vec<_>>());
+    let rows = reading.keys.rows();
     let times = Int64Array::from(probes.iter().map(|p| p.1).collect::<Vec<_>>());
-    let probe = Probe::new(&keys, &times, &rows).expect("a probe");
-    assert_eq!(probe.by_int(), !matches!(reading.keys, Looked::Bytes));
+    let probe = Sorted::new(&keys, &times, &rows).expect("a probe");
     let mut chunks = Vec::new();
     let (mut at, mut turn) = (0, 0);
     while at < built.len() {
@@ -134,17 +165,13 @@ fn run_unsorted(
     let mut awaited: Vec<(Winners, Vec<ArrayRef>)> = Vec::new();
     for at in chunks {
         let chunk = &built[at.clone()];
-        let keys = Int64Array::from_iter_values(chunk.iter().map(|b| far(b.key)));
+        let keys = reading.keys.parts(&chunk.iter().map(|b| Some(b.key)).collect::<Vec<_>>());
         let times = Int64Array::from_iter_values(chunk.iter().map(|b| b.time));
         let micros = Int64Array::from_iter_values(chunk.iter().map(|b| b.time.div_euclid(unit)));
         let created: Int64Array = chunk.iter().map(|b| b.created).collect();
         let numbers = ints(at.clone().map(|i| Some(i as i64)).collect());
-        let found = if probe.by_int() {
-            probe.locate(&Keys::Int(&keys), &micros, None, ttl)
-        } else {
-            let keys = rows.rows(&parts(Arc::new(keys)), chunk.len()).expect("rows");
-            probe.locate(&Keys::Rows(&keys), &micros, None, ttl)
-        };
+        let keys = Keys::of(&keys, &rows, chunk.len()).expect("keys");
+        let found = probe.locate(&keys, &micros, None, ttl);
         let ranks = Ranks { times: &times, created: Some(&created), order: at.start as u64 };
         if let Some(winners) = slots.apply(&found, &ranks) {
             let columns = gather(&winners, &[numbers]).expect("gathers");
@@ -165,6 +192,34 @@ fn run_unsorted(
     let values = |c: &ArrayRef| c.as_primitive::<Int64Type>().values().iter().map(|v| *v as usize).collect::<Vec<_>>();
     let kept: Vec<usize> = found.columns[0].iter().flat_map(values).collect();
     found.index.iter().map(|index| index.map(|i| kept[i as usize])).collect()
+}
+
+/// The same the other way round: entity rows in chunks, looked up in the build side.
+fn run_indexed(
+    built: &[Built],
+    probes: &[(Option<i64>, Option<i64>)],
+    (ttl, unit): (i64, i64),
+    (looked, sizes): (Looked, &[usize]),
+) -> Vec<Option<usize>> {
+    let keys = looked.parts(&built.iter().map(|b| Some(b.key)).collect::<Vec<_>>());
+    let times = Int64Array::from_iter_values(built.iter().map(|b| b.time));
+    let micros = Int64Array::from_iter_values(built.iter().map(|b| b.time.div_euclid(unit)));
+    let created: Int64Array = built.iter().map(|b| b.created).collect();
+    let (rows, ranks) = (looked.rows(), Ranks { times: &times, created: Some(&created), order: 0 });
+    let index = Index::new(&keys, &micros, &ranks, &rows).expect("an index");
+    let (mut cursors, mut found, mut turn) = (Cursors::default(), Vec::new(), 0);
+    while found.len() < probes.len() {
+        let size = sizes[turn % sizes.len()].clamp(1, probes.len() - found.len());
+        let chunk = &probes[found.len()..found.len() + size];
+        let keys = looked.parts(&chunk.iter().map(|p| p.0).collect::<Vec<_>>());
+        let times: Int64Array = chunk.iter().map(|p| p.1).collect();
+        let nulls = NullBuffer::union(times.nulls(), keys[0].nulls());
+        let keys = Keys::of(&keys, &rows, size).expect("keys");
+        let answers = index.find(&keys, &times, nulls.as_ref(), ttl, &mut cursors);
+        found.extend(answers.iter().map(|row| row.map(|row| row as usize)));
+        turn += 1;
+    }
+    found
 }
 
 /// What the contract says, for build rows whose times are finer than the probe's by `unit`.
@@ -195,6 +250,21 @@ proptest! {
     }
 
     #[test]
+    fn entity_rows_that_are_looked_up_get_the_same(
+        built in built(),
+        probes in probes(),
+        ttl in prop_oneof![Just(0i64), 1i64..6],
+        unit in 1i64..4,
+        looked in looked(),
+        sizes in proptest::collection::vec(1usize..9, 1..4),
+    ) {
+        let found = run_indexed(&built, &probes, (ttl, unit), (looked, &sizes));
+        for (probe, found) in probes.iter().zip(found) {
+            prop_assert_eq!(found, expected(&built, *probe, (ttl, unit)), "{:?}", probe);
+        }
+    }
+
+    #[test]
     fn every_probe_gets_the_greatest_row_that_it_may_see(
         mut built in built(),
         probes in probes(),
@@ -214,7 +284,7 @@ proptest! {
 #[test]
 fn no_entities_is_one_key_for_all() {
     let rows = KeyRows::new(&[]).expect("converter");
-    let probe = Probe::new(&[], &Int64Array::from(vec![5, 15, 1]), &rows).expect("a probe");
+    let probe = Sorted::new(&[], &Int64Array::from(vec![5, 15, 1]), &rows).expect("a probe");
     assert_eq!(probe.time_range(), Some((1, 15)));
     let mut latest = Latest::new(3, 0);
     let mut merge = Merge::new(&probe, &rows).expect("a merge");

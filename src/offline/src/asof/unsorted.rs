@@ -1,7 +1,7 @@
 //! The point-in-time join of a build side in any order: no sort of it, one pass, from several threads.
 //!
 //! The entity rows of a key, sorted by time, cut the time before them into slots, one per row: a build row falls into the
-//! slot of the first entity row that is not earlier ([`Probe::locate`]). Of each slot the greatest row by (event time,
+//! slot of the first entity row that is not earlier ([`Sorted::locate`]). Of each slot the greatest row by (event time,
 //! created time, place in the files) is kept; in the end it is the answer for its entity row and for the later ones of
 //! the key until the next slot with a row. Since a row's place in the files is part of its rank, chunks may come in any
 //! order. A chunk is taken in three steps, of which only the first and the last, which are short, need the slots for
@@ -13,7 +13,7 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::{interleave, take};
 use model::Result;
 
-use super::Probe;
+use super::Sorted;
 use crate::error::arrow as arrow_error;
 
 /// What is kept of a slot; `batch` is [`NOTHING`] where nothing is. What else a row is ranked by stands with its batch.
@@ -38,6 +38,11 @@ pub(crate) struct Ranks<'a> {
 }
 
 impl Ranks<'_> {
+    /// What ranks a row among all.
+    pub(super) fn of(&self, row: u32) -> (i64, (i64, u64)) {
+        (self.times.value(row as usize), self.tie(row))
+    }
+
     /// What ranks a row among those of its time.
     fn tie(&self, row: u32) -> (i64, u64) {
         let at = row as usize;
@@ -134,13 +139,13 @@ impl Slots {
     pub(crate) const EACH: usize = size_of::<Slot>();
 
     /// Before the first chunk, of which `columns` columns are kept.
-    pub(crate) fn new(probe: &Probe, columns: usize) -> Self {
+    pub(crate) fn new(probe: &Sorted, columns: usize) -> Self {
         let all = vec![EMPTY; probe.places()];
         Self { all, live: 0, batches: Vec::new(), rows: 0, bytes: 0, columns }
     }
 
     /// What the slots for these entity rows take, bytes.
-    pub(crate) fn least_bytes(probe: &Probe) -> usize {
+    pub(crate) fn least_bytes(probe: &Sorted) -> usize {
         probe.places() * size_of::<Slot>()
     }
 
@@ -149,7 +154,7 @@ impl Slots {
         self.all.len() * size_of::<Slot>() + self.bytes + self.bytes / self.columns.max(1)
     }
 
-    /// Holds a chunk's located rows ([`Probe::locate`]) against the slots: those that stay.
+    /// Holds a chunk's located rows ([`Sorted::locate`]) against the slots: those that stay.
     pub(crate) fn apply(&mut self, found: &[(u32, u32)], ranks: &Ranks<'_>) -> Option<Winners> {
         let batch = self.batches.len() as u32;
         let mut any = false;
@@ -250,8 +255,8 @@ impl Slots {
         Ok(())
     }
 
-    /// The answers: no build row comes any more. `micros` of a time, `reach` as in [`Probe::locate`].
-    pub(crate) fn finish(mut self, probe: &Probe, micros: impl Fn(i64) -> i64, reach: i64) -> Result<Found> {
+    /// The answers: no build row comes any more. `micros` of a time, `reach` as in [`Sorted::locate`].
+    pub(crate) fn finish(mut self, probe: &Sorted, micros: impl Fn(i64) -> i64, reach: i64) -> Result<Found> {
         if self.rows > self.live + self.live / 2 {
             self.compact()?;
         }
@@ -283,13 +288,18 @@ impl Slots {
                 }
             }
         }
-        let nulls: NullBuffer = index.iter().map(|row| *row != NOTHING).collect();
-        let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
-        if nulls.is_some() {
-            index.iter_mut().filter(|row| **row == NOTHING).for_each(|row| *row = 0);
-        }
-        Ok(Found { columns, index: UInt32Array::new(index.into(), nulls) })
+        Ok(Found { columns, index: matches(index) })
     }
+}
+
+/// Rows that were matched, of which [`NOTHING`] is none.
+pub(super) fn matches(mut index: Vec<u32>) -> UInt32Array {
+    let nulls: NullBuffer = index.iter().map(|row| *row != NOTHING).collect();
+    let nulls = Some(nulls).filter(|nulls| nulls.null_count() > 0);
+    if nulls.is_some() {
+        index.iter_mut().filter(|row| **row == NOTHING).for_each(|row| *row = 0);
+    }
+    UInt32Array::new(index.into(), nulls)
 }
 
 fn size(columns: &[ArrayRef]) -> usize {

@@ -21,6 +21,12 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
+    /// A batch on its way.
+    pub(crate) fn of(batch: RecordBatch, memory: MemoryReservation) -> Self {
+        let (schema, count) = (batch.schema(), batch.num_rows());
+        Self { schema, batches: vec![batch], count, memory: Arc::new(memory) }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count
     }

@@ -5,9 +5,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanBufferBuilder, Int64Array};
+use arrow::array::{Array, ArrayRef, BooleanBufferBuilder, Int64Array};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::DataType;
 use datafusion::common::DataFusionError;
 use datafusion::error::Result as EngineResult;
 use datafusion::logical_expr::{
@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
 };
 use model::Result;
 
-use crate::asof::{Keys, Probe};
+use crate::asof::{Keys, Sorted};
 use crate::convert::micros;
 use crate::engine::{Cut, Table, ident};
 use crate::error::arrow as arrow_error;
@@ -27,7 +27,7 @@ const SPARSE: usize = 128;
 
 /// Finds build rows' places.
 pub(super) struct Locator {
-    probe: Arc<Probe>,
+    probe: Arc<Sorted>,
     rows: Arc<KeyRows>,
     cut: Cut,
     reach: i64,
@@ -37,11 +37,11 @@ pub(super) struct Locator {
 
 impl Locator {
     /// `reach` (µs, 0 is without end) is how far back an entity row sees.
-    pub(super) fn new(probe: Arc<Probe>, rows: Arc<KeyRows>, cut: Cut, reach: i64) -> Self {
+    pub(super) fn new(probe: Arc<Sorted>, rows: Arc<KeyRows>, cut: Cut, reach: i64) -> Self {
         Self { probe, rows, cut, reach, looked: AtomicUsize::new(0), found: AtomicUsize::new(0) }
     }
 
-    /// The places of build rows ([`Probe::locate`]). `keys` are as the source has them when they are sorted.
+    /// The places of build rows ([`Sorted::locate`]). `keys` are as the source has them when they are sorted.
     pub(super) fn locate(&self, keys: &[ArrayRef], time: &ArrayRef) -> Result<Vec<(u32, u32)>> {
         let micros = micros(&self.cut.time, time)?;
         let named = self.cut.keys.iter().zip(keys);
@@ -69,14 +69,8 @@ impl Locator {
     fn find(&self, keys: &[ArrayRef], micros: &Int64Array) -> Result<Vec<(u32, u32)>> {
         let nulls = keys.iter().map(|k| k.nulls());
         let nulls = nulls.fold(micros.nulls().cloned(), |a, b| NullBuffer::union(a.as_ref(), b));
-        if self.probe.by_int()
-            && let [key] = keys
-            && let Some(ints) = key.as_primitive_opt::<Int64Type>()
-        {
-            return Ok(self.probe.locate(&Keys::Int(ints), micros, nulls.as_ref(), self.reach));
-        }
-        let rows = self.rows.rows(keys, micros.len())?;
-        Ok(self.probe.locate(&Keys::Rows(&rows), micros, nulls.as_ref(), self.reach))
+        let keys = Keys::of(keys, &self.rows, micros.len())?;
+        Ok(self.probe.locate(&keys, micros, nulls.as_ref(), self.reach))
     }
 
     /// The question as an expression over the source's columns.

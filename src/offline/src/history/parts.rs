@@ -12,6 +12,7 @@ use model::{Error, Kind, Result};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::held::Held;
 use super::{Export, Joined, Probes, Ready, join};
 use crate::asof::unsorted::Slots;
 use crate::engine::{Engine, blocking};
@@ -29,7 +30,6 @@ const VARIABLE: usize = 32;
 /// What is to be done.
 pub(super) struct Work {
     pub(super) engine: Arc<Engine>,
-    pub(super) frame: Arc<Frame>,
     pub(super) parts: Vec<Ready>,
     /// The result's columns.
     pub(super) schema: SchemaRef,
@@ -38,12 +38,12 @@ pub(super) struct Work {
     pub(super) batch_rows: usize,
 }
 
-/// Begins the work in the background. Dropping what it gives stops it.
-pub(super) fn stream(work: Work) -> Export {
+/// Begins the work on a frame in the background. Dropping what it gives stops it.
+pub(super) fn stream(work: Work, frame: Frame) -> Export {
     let schema = work.schema.clone();
     let (sender, receiver) = mpsc::channel::<Result<RecordBatch>>(2);
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Err(error) = work.run(&sender).await {
+        if let Err(error) = work.run(frame, &sender).await {
             // Nobody is left to be told when the send fails.
             let _ = sender.send(Err(error)).await;
         }
@@ -64,23 +64,34 @@ pub(super) fn too_many() -> Error {
 }
 
 impl Work {
-    async fn run(&self, sender: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+    async fn run(&self, mut frame: Frame, sender: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
         let least = (LEAST * self.batch_rows).max(1);
         let mut most = usize::MAX;
-        let mut parts = self.frame.parts()?;
+        let mut held = self.hold(&mut frame).await?;
+        if held.iter().all(Option::is_some) {
+            // Nothing else waits for them.
+            most = least;
+        } else {
+            frame.fill(usize::MAX).await?;
+        }
+        let mut parts = frame.parts()?;
         loop {
-            let fitting = most.min(self.fitting()).max(least);
+            let fitting = most.min(self.fitting(&frame, &held)).max(least);
             let memory = self.engine.reservation("entity rows");
-            let read = blocking(move || {
-                let rows = parts.next(fitting, memory)?;
-                Ok((parts, rows))
-            });
             let rows;
-            (parts, rows) = read.await?;
-            let Some(rows) = rows else { return Ok(()) };
+            if frame.is_on_disk() {
+                let read = blocking(move || {
+                    let rows = parts.next(fitting, memory)?;
+                    Ok((parts, rows))
+                });
+                (parts, rows) = read.await?;
+            } else {
+                rows = parts.next(fitting, memory)?;
+            }
+            let Some(rows) = rows else { break };
             let mut waiting = vec![rows];
             while let Some(rows) = waiting.pop() {
-                match self.join(&rows, rows.count() <= least).await {
+                match self.join(&rows, &mut held, rows.count() <= least).await {
                     Ok(joined) => {
                         metrics::part_joined();
                         if !self.give(&rows, &joined, sender).await? {
@@ -96,25 +107,51 @@ impl Work {
                 }
             }
         }
+        while let Some(batch) = frame.next().await? {
+            let rows = Rows::of(batch, self.engine.reservation("entity rows"));
+            let joined = self.join(&rows, &mut held, true).await?;
+            if !self.give(&rows, &joined, sender).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The histories that are held in memory: of views that have far fewer rows than the frame.
+    async fn hold(&self, frame: &mut Frame) -> Result<Vec<Option<Held>>> {
+        let mut held = Vec::with_capacity(self.parts.len());
+        for ready in &self.parts {
+            let is_held = match ready.held_for(&self.engine) {
+                Some(rows) => frame.fill(rows).await?,
+                None => false,
+            };
+            held.push(if is_held { Held::read(&self.engine, ready).await? } else { None });
+        }
+        Ok(held)
     }
 
     /// How many rows are taken to fit into what memory is free: not more than three quarters of it are planned with.
-    fn fitting(&self) -> usize {
+    fn fitting(&self, frame: &Frame, held: &[Option<Held>]) -> usize {
         let free = self.engine.memory_limit().saturating_sub(self.engine.reserved());
         // Those in memory are counted already.
-        let fields = self.frame.schema().fields().iter().filter(|_| self.frame.is_on_disk());
+        let fields = frame.schema().fields().iter().filter(|_| frame.is_on_disk());
         let of_frame: usize = fields.map(|field| width(field.data_type())).sum();
-        let features: usize = self.parts.iter().map(Ready::width).sum();
-        let widest = self.parts.iter().map(Ready::width).max().unwrap_or_default();
+        let joined = || self.parts.iter().zip(held).filter(|(_, held)| held.is_none()).map(|(part, _)| part.width());
+        let features: usize = joined().sum();
+        let widest = joined().max().unwrap_or_default();
         // Superseded rows of the view that is joined last are kept for a while.
         (free / 4 * 3) / (of_frame + KEYS + Slots::EACH + features + widest / 2).max(1)
     }
 
-    async fn join(&self, rows: &Rows, last_resort: bool) -> Result<Vec<Joined>> {
+    async fn join(&self, rows: &Rows, held: &mut [Option<Held>], last_resort: bool) -> Result<Vec<Joined>> {
         let times = rows.times(&self.time)?;
         let mut joined = Vec::with_capacity(self.parts.len());
         let mut probes = Probes::default();
-        for part in &self.parts {
+        for (part, held) in self.parts.iter().zip(held) {
+            if let Some(held) = held {
+                joined.push(held.join(rows, &times, part)?);
+                continue;
+            }
             let keyed = probes.of(&self.engine, rows, &times, part)?;
             joined.push(join(&self.engine, keyed, part, last_resort).await?);
         }
@@ -134,7 +171,7 @@ impl Work {
 
 impl Ready {
     /// About what this view's features of a row take, and their place, bytes.
-    fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         if self.spec.is_some() {
             return size_of::<model::Value>() * self.part.features.len();
         }

@@ -4,9 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, TimeUnit};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::StreamExt;
 use model::{Error, Result};
@@ -14,10 +13,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::locator::Locator;
+use super::held::raw;
 use super::{Found, Ready};
-use crate::asof::Probe;
+use crate::asof::Sorted;
 use crate::asof::unsorted::{Ranks, Slots, gather};
-use crate::convert::micros;
 use crate::engine::{Cut, Engine, InPieces};
 use crate::error::engine as engine_error;
 use crate::keys::KeyRows;
@@ -68,7 +67,7 @@ impl From<Error> for Stop {
 pub(super) async fn as_of(
     engine: &Engine,
     ready: &Ready,
-    probe: &Arc<Probe>,
+    probe: &Arc<Sorted>,
     rows: &Arc<KeyRows>,
     memory: &Arc<MemoryReservation>,
 ) -> Result<Option<Found>> {
@@ -199,17 +198,6 @@ impl Join {
             self.memory.try_resize(slots.bytes()).map_err(|_| Stop::Full)?;
         }
         Ok(())
-    }
-}
-
-/// Times in their own unit, which order as they do; in µs where they are no numbers.
-fn raw(name: &str, column: &ArrayRef) -> Result<Int64Array> {
-    match column.data_type() {
-        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
-            let numbers = cast(column, &DataType::Int64).map_err(crate::error::arrow)?;
-            Ok(numbers.as_primitive::<Int64Type>().clone())
-        }
-        _ => micros(name, column),
     }
 }
 

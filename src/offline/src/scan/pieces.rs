@@ -44,6 +44,12 @@ pub(super) struct Group {
     bytes: u64,
 }
 
+impl Group {
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+}
+
 impl Pieces {
     /// The pieces of files, of more than `few` rows each; `loose` pieces are not filtered row by row but for what is
     /// `located`.
@@ -53,8 +59,7 @@ impl Pieces {
 
     /// How many rows the files have.
     pub(crate) fn rows(&self) -> usize {
-        let groups = self.files.handles.files.values().flat_map(|opened| &opened.groups);
-        usize::try_from(groups.map(|group| group.rows).sum::<u64>()).unwrap_or(usize::MAX)
+        self.files.rows()
     }
 
     /// The files that a piece of the plan is in.

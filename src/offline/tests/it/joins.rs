@@ -31,7 +31,11 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     let row =
         (keys(), proptest::option::of("[ab]"), time, proptest::option::of(0i64..3), proptest::option::of(0i64..99))
             .prop_map(|(key, name, time, created, value)| Row { key, name, time, created, value });
-    proptest::collection::vec(row, 1..200)
+    // Few beside the entity rows, which is held in memory; or many, which is read as it comes.
+    (proptest::collection::vec(row, 1..200), prop_oneof![Just(8), Just(200)]).prop_map(|(mut rows, most)| {
+        rows.truncate(most);
+        rows
+    })
 }
 
 /// Key, time and value of an event.

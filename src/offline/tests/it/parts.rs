@@ -6,7 +6,8 @@ use std::time::Duration;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow_flight::FlightData;
-use futures::{StreamExt, stream};
+use arrow_flight::decode::FlightRecordBatchStream;
+use futures::{StreamExt, TryStreamExt, stream};
 use model::ValueType;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -120,6 +121,46 @@ async fn a_frame_several_times_the_limit_is_joined_from_disk_as_in_memory() {
     }
     eventually("files stay", || open_spills(repo.dir.path()) == 0).await;
     assert_eq!(offline.reserved_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_query_go_out_before_the_last_one_is_read_where_histories_are_small() {
+    let mut repo = repo();
+    repo.view("asked", &["k"], &[("n", ValueType::String)], 0, "asked.parquet");
+    repo.write(
+        "asked.parquet",
+        &batch(vec![
+            ("k", ints((0..ROWS).map(|i| Some(i % 1000)))),
+            ("n", texts((0..ROWS).map(|i| Some(if i + 1 == ROWS { "no number".into() } else { i.to_string() })))),
+            ("t", times((0..ROWS).map(|i| Some(i * 100)))),
+            ("c", times((0..ROWS).map(|_| None))),
+        ]),
+    );
+    let mut command = historical(&[("v", &["f", "g"]), ("w", &["f"])]);
+    command["entity_df_sql"] = "SELECT k, t AS event_timestamp, CAST(n AS BIGINT) AS n FROM asked_source".into();
+    let placeholder = batch(vec![("key", texts([]))]);
+    let offline = repo.offline_by(256 << 20, 1024);
+    let server = Server::start(offline.clone()).await;
+    let answer = server.client().await.do_exchange(stream::iter(messages(&command, &placeholder, 1))).await;
+    let mut rows = FlightRecordBatchStream::new_from_flight_data(answer.expect("begins").into_inner().map_err(Into::into));
+    let mut found = 0;
+    let error = loop {
+        match rows.next().await.expect("an error at the end") {
+            Ok(batch) => {
+                let (times, keys) = (batch.column(1), batch.column(0).as_primitive::<Int64Type>());
+                let times = times.as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+                let got = batch.column(3).as_primitive::<Int64Type>();
+                for i in 0..batch.num_rows() {
+                    assert_eq!(got.value(i), times.value(i) / 1_000_000 * 1000 + keys.value(i));
+                }
+                found += batch.num_rows();
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(found > ROWS as usize / 2, "{found} rows came before the error");
+    assert!(error.to_string().contains("no number"), "{error}");
+    eventually("memory stays", || offline.reserved_bytes() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
