@@ -12,8 +12,8 @@ use model::{Error, Result};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::locator::Locator;
 use super::held::raw;
+use super::locator::Locator;
 use super::{Found, Ready};
 use crate::asof::Sorted;
 use crate::asof::unsorted::{Ranks, Slots, gather};

@@ -142,7 +142,8 @@ async fn rows_of_a_query_go_out_before_the_last_one_is_read_where_histories_are_
     let offline = repo.offline_by(256 << 20, 1024);
     let server = Server::start(offline.clone()).await;
     let answer = server.client().await.do_exchange(stream::iter(messages(&command, &placeholder, 1))).await;
-    let mut rows = FlightRecordBatchStream::new_from_flight_data(answer.expect("begins").into_inner().map_err(Into::into));
+    let mut rows =
+        FlightRecordBatchStream::new_from_flight_data(answer.expect("begins").into_inner().map_err(Into::into));
     let mut found = 0;
     let error = loop {
         match rows.next().await.expect("an error at the end") {
