@@ -106,7 +106,7 @@ impl ParquetFiles {
     /// How many rows the files have.
     pub(crate) fn rows(&self) -> usize {
         let groups = self.handles.files.values().flat_map(|opened| &opened.groups);
-        usize::try_from(groups.map(|group| group.rows()).sum::<u64>()).unwrap_or(usize::MAX)
+        usize::try_from(groups.map(pieces::Group::rows).sum::<u64>()).unwrap_or(usize::MAX)
     }
 
     /// The files that were opened last: where a damage was found, it is in one of these.

@@ -94,7 +94,7 @@ impl Held {
             columns.push(to_registered(&cut.values[i], &column, feature.value_type)?);
         }
         metrics::scanned(&ready.part.view.name, count as u64);
-        let kept: usize = columns.iter().map(|column| column.get_array_memory_size()).sum();
+        let kept: usize = columns.iter().map(Array::get_array_memory_size).sum();
         if memory.try_resize(kept + index.bytes()).is_err() {
             return Ok(None);
         }
