@@ -6,7 +6,6 @@
 //! and the files stay open.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, BooleanBufferBuilder, Int64Array, RecordBatch};
 use arrow::buffer::BooleanBuffer;
@@ -14,17 +13,19 @@ use arrow::compute::{BatchCoalescer, cast};
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
+use foldhash::fast::RandomState;
 use futures::StreamExt;
 use model::{Error, Kind, Result};
 
+use crate::asof::Keys;
 use crate::engine::{Cut, Engine, Order, Table};
 use crate::error::{arrow as arrow_error, engine as engine_error};
 use crate::keys::{KeyRows, KeyType};
 use crate::log::LastPerKey;
 use crate::metrics;
 
-/// What a key takes beside its bytes: its place in the hash, which may just have doubled.
-const ENTRY: usize = 2 * size_of::<(Box<[u8]>, Leader)>() + 16;
+/// What a key's bytes take of memory that are allocated, beside themselves.
+const ALLOCATION: usize = 16;
 
 /// The last rows, as they come.
 pub(crate) struct Latest {
@@ -93,13 +94,6 @@ impl Latest {
     }
 }
 
-/// The row of a key that leads so far: the times in the column's own unit, and its number in the scan.
-struct Leader {
-    time: i64,
-    created: Option<i64>,
-    row: usize,
-}
-
 /// A scan whose rows are marked: the last of each key.
 struct Marked {
     chunks: SendableRecordBatchStream,
@@ -120,8 +114,8 @@ impl Marked {
         };
         let mut marks = BooleanBufferBuilder::new(rows);
         marks.append_n(rows, false);
-        for leader in leaders.into_values() {
-            marks.set_bit(leader.row, true);
+        for row in leaders {
+            marks.set_bit(row, true);
         }
         drop(taken);
         metrics::skipped(view, skipped);
@@ -153,7 +147,63 @@ impl Marked {
     }
 }
 
-type Leaders = HashMap<Box<[u8]>, Leader, foldhash::fast::RandomState>;
+/// The rows that lead so far, one of each key. What a row is ranked by stands under its key's number.
+#[derive(Default)]
+struct Leaders {
+    /// Of keys of one integer, which most are.
+    ints: HashMap<i64, u32, RandomState>,
+    /// Of others.
+    bytes: HashMap<Box<[u8]>, u32, RandomState>,
+    /// Event times in the column's own unit.
+    times: Vec<i64>,
+    /// Created times in the column's own unit, the least one of rows without; empty where the source has none.
+    created: Vec<i64>,
+    /// The rows' numbers in the scan.
+    rows: Vec<usize>,
+    /// Bytes of keys.
+    keys: usize,
+}
+
+impl Leaders {
+    /// What is taken of memory, bytes, were all to double now.
+    fn bytes(&self) -> usize {
+        let each = size_of::<i64>() + size_of::<usize>() + if self.created.is_empty() { 0 } else { size_of::<i64>() };
+        let ints = self.ints.len() * size_of::<(i64, u32)>();
+        let bytes = self.bytes.len() * (size_of::<(Box<[u8]>, u32)>() + ALLOCATION);
+        self.keys + 2 * (ints + bytes + self.rows.len() * each)
+    }
+
+    fn number(&mut self, keys: &Keys<'_>, row: usize) -> u32 {
+        let next = self.rows.len() as u32;
+        let key = match keys {
+            Keys::Int(ints) => return *self.ints.entry(ints.value(row)).or_insert(next),
+            Keys::Text(texts) => texts.value(row).as_bytes(),
+            Keys::Bytes(bytes) => bytes.value(row),
+            Keys::Rows(rows) => rows.row(row).data(),
+        };
+        if let Some(number) = self.bytes.get(key) {
+            return *number;
+        }
+        self.keys += key.len();
+        self.bytes.insert(key.into(), next);
+        next
+    }
+
+    /// Takes the next row, which leads unless the one before it has a greater (time, created).
+    fn take(&mut self, number: u32, time: i64, created: Option<i64>, row: usize) {
+        let at = number as usize;
+        if at == self.rows.len() {
+            self.times.push(time);
+            self.created.extend(created);
+            self.rows.push(row);
+        } else if (self.times[at], self.created.get(at)) <= (time, created.as_ref()) {
+            (self.times[at], self.rows[at]) = (time, row);
+            if let Some(created) = created {
+                self.created[at] = created;
+            }
+        }
+    }
+}
 
 /// The leading row of each key of a stream of keys and times, how many rows there were, and how many had no key or time.
 /// `None` where that needs too much memory. Of rows with the same times the later one leads.
@@ -162,7 +212,7 @@ async fn leaders(
     cut: &Cut,
     taken: &mut MemoryReservation,
     memory: usize,
-) -> Result<Option<(Leaders, usize, u64)>> {
+) -> Result<Option<(Vec<usize>, usize, u64)>> {
     let types: Vec<KeyType> = cut.keys.iter().map(|(_, t)| *t).collect();
     let converter = KeyRows::new(&types)?;
     let mut leaders = Leaders::default();
@@ -173,36 +223,30 @@ async fn leaders(
         for (i, (name, key_type)) in cut.keys.iter().enumerate() {
             keys.push(key_type.of_source(name, chunk.column(i))?);
         }
-        let keys = converter.rows(&keys, chunk.num_rows())?;
+        let keys = Keys::of(&keys, &converter, chunk.num_rows())?;
         let times = ticks(chunk.column(cut.time_at()))?;
         let created = cut.created_at().map(|at| ticks(chunk.column(at))).transpose()?;
         let needed = &chunk.columns()[..=cut.time_at()];
         let whole = needed.iter().all(|column| column.null_count() == 0);
-        let mut grown = 0;
         for i in 0..chunk.num_rows() {
             if !whole && needed.iter().any(|column| column.is_null(i)) {
                 skipped += 1;
                 continue;
             }
-            let created = created.as_ref().filter(|c| c.is_valid(i)).map(|c| c.value(i));
-            let leader = Leader { time: times.value(i), created, row: rows + i };
-            let key = keys.row(i);
-            if let Some(known) = leaders.get_mut(key.as_ref()) {
-                if (known.time, known.created) <= (leader.time, leader.created) {
-                    *known = leader;
-                }
-            } else if let Entry::Vacant(place) = leaders.entry(key.as_ref().into()) {
-                grown += key.as_ref().len() + ENTRY;
-                place.insert(leader);
-            }
+            let created = created.as_ref().map(|c| if c.is_valid(i) { c.value(i) } else { i64::MIN });
+            let number = leaders.number(&keys, i);
+            leaders.take(number, times.value(i), created, rows + i);
         }
         rows += chunk.num_rows();
-        let marks = rows / 8;
-        if taken.size() + grown + marks > memory || taken.try_grow(grown).is_err() {
+        let needed = leaders.bytes() + rows / 8;
+        if needed > memory
+            || leaders.rows.len() >= u32::MAX as usize - chunk.num_rows()
+            || taken.try_resize(needed).is_err()
+        {
             return Ok(None);
         }
     }
-    Ok(Some((leaders, rows, skipped)))
+    Ok(Some((leaders.rows, rows, skipped)))
 }
 
 /// A column of times as numbers in its own unit: what sorting it compares.
