@@ -52,7 +52,8 @@ impl Store {
         for write in batch.states {
             let states = table(&mut content.states, &write.table);
             match write.state {
-                Some(state) => states.insert(write.key, state),
+                // what it comes in may be shared with many
+                Some(state) => states.insert(write.key, Bytes::copy_from_slice(&state)),
                 None => states.remove(&write.key),
             };
         }

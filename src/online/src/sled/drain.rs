@@ -14,7 +14,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use model::{Kind as ErrorKind, Result};
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 
@@ -118,22 +117,24 @@ impl Drainer {
         for (key, payload) in layer.positions().iter() {
             self.disk.db.insert(key.as_slice(), layout::seal(key, payload)).map_err(&failed)?;
         }
-        let entries = layer.sorted();
-        if entries.is_empty() {
+        let entries = layer.len();
+        if entries == 0 {
             self.disk.make_durable()?;
         } else {
             let runs = &self.shared.runs;
-            let pairs = entries.iter().map(|(key, entry)| (&**key, entry.payload().map(Bytes::as_ref)));
-            let run = runs.write(pairs).map_err(|fault| self.shared.fault(fault))?;
+            let run = runs.write(entries as u64, |push| layer.each(push)).map_err(|fault| self.shared.fault(fault))?;
             self.disk.store_runs(&runs.with(&run))?;
             runs.add(run);
             self.count_runs();
         }
         let in_tree = self.shared.runs.in_tree();
-        for (key, _) in entries.iter().filter(|(key, _)| in_tree.may_have(key)) {
-            if self.disk.db.contains_key(key).map_err(&failed)? {
-                self.disk.db.remove(key).map_err(&failed)?;
-            }
+        if in_tree.rows || in_tree.states {
+            layer.each(|key, _| {
+                if in_tree.may_have(key) && self.disk.db.contains_key(key).map_err(&failed)? {
+                    self.disk.db.remove(key).map_err(&failed)?;
+                }
+                Ok::<(), model::Error>(())
+            })?;
         }
         self.disk.db.insert(TRIMMED_KEY, layout::seal(TRIMMED_KEY, &last.to_le_bytes())).map_err(&failed)?;
         self.disk.make_durable()?;

@@ -4,14 +4,19 @@
 //! into a run and sled. A frozen layer is dropped only after these have all of it, so whoever asks the layers first
 //! and them after misses nothing.
 
+mod states;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use bytes::Bytes;
 use foldhash::quality::RandomState;
+use model::EntityKey;
 
-use super::layout::Entry;
+use super::layout::{self, Entry, Kind};
 use super::tier::Key;
+use states::States;
 
 /// What an entry costs beside its key and payload, in bytes: an estimate, on the high side.
 const OVERHEAD: usize = 160;
@@ -22,7 +27,9 @@ pub(crate) type Positions = BTreeMap<Vec<u8>, [u8; 16]>;
 /// The last entry of each key, among those of some groups.
 #[derive(Default)]
 pub(crate) struct Layer {
+    /// All but window states.
     entries: papaya::HashMap<Key, Entry, RandomState>,
+    states: States,
     positions: Mutex<Positions>,
     bytes: AtomicUsize,
 }
@@ -31,7 +38,7 @@ impl Layer {
     /// Empty, with room for as many entries as another had.
     fn like(other: &Self) -> Self {
         let entries = papaya::HashMap::builder().capacity(other.entries.len()).hasher(RandomState::default()).build();
-        Self { entries, ..Self::default() }
+        Self { entries, states: States::like(&other.states), ..Self::default() }
     }
 
     /// What is held, in bytes, overhead included.
@@ -41,9 +48,21 @@ impl Layer {
 
     /// Replaces what is held of a key. One thread at a time.
     pub(crate) fn set(&self, key: Key, entry: Entry) {
+        if layout::kind(&key) == Some(Kind::State) {
+            let (prefix, entity) = layout::split(&key);
+            return self.set_states(prefix, [(EntityKey::from_bytes(entity), entry.payload().cloned())]);
+        }
         let more = cost(key.len(), &entry);
         let length = key.len();
         let less = self.entries.pin().insert(key, entry).map_or(0, |old| cost(length, old));
+        self.bytes.fetch_add(more, Ordering::Relaxed);
+        self.bytes.fetch_sub(less, Ordering::Relaxed);
+    }
+
+    /// Replaces the states of some entities of a table, by its prefix; without bytes they are removed. One thread at a
+    /// time.
+    pub(crate) fn set_states(&self, prefix: &[u8], states: impl IntoIterator<Item = (EntityKey, Option<Bytes>)>) {
+        let (more, less) = self.states.set(prefix, states);
         self.bytes.fetch_add(more, Ordering::Relaxed);
         self.bytes.fetch_sub(less, Ordering::Relaxed);
     }
@@ -54,20 +73,33 @@ impl Layer {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<Entry> {
-        self.entries.pin().get(key).cloned()
+        match layout::kind(key) {
+            Some(Kind::State) => self.states.get(key),
+            _ => self.entries.pin().get(key).cloned(),
+        }
     }
 
     /// Whether it has an entry or a position under this key.
     pub(crate) fn holds(&self, key: &[u8]) -> bool {
-        self.entries.pin().contains_key(key) || self.positions().contains_key(key)
+        self.entries.pin().contains_key(key) || self.states.holds(key) || self.positions().contains_key(key)
     }
 
-    /// All entries in the order of their keys.
-    pub(crate) fn sorted(&self) -> Vec<(Key, Entry)> {
-        let mut entries: Vec<_> =
-            self.entries.pin().iter().map(|(key, entry)| (Key::clone(key), entry.clone())).collect();
-        entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        entries
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() + self.states.len()
+    }
+
+    /// Hands over all entries in the order of their keys, without a value where there is none any more, until that fails.
+    /// Nobody may write meanwhile.
+    pub(crate) fn each<E>(&self, mut take: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>) -> Result<(), E> {
+        let pin = self.entries.pin();
+        let mut rows: Vec<(&Key, &Entry)> = pin.iter().collect();
+        rows.sort_unstable_by_key(|(key, _)| *key);
+        for (key, entry) in rows {
+            take(key, entry.payload().map(Bytes::as_ref))?;
+        }
+        // the keys of states are behind those of rows
+        self.states.each(take)
     }
 
     /// All positions.
@@ -113,6 +145,7 @@ impl Overlay {
         let mut keys = Vec::new();
         for layer in layers.iter().flatten() {
             keys.extend(layer.entries.pin().keys().filter(|key| meets(key)).map(Key::clone));
+            keys.extend(layer.states.keys(&meets));
         }
         keys
     }

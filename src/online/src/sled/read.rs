@@ -98,6 +98,10 @@ impl Shared {
             }));
         }
         missing.sort_unstable();
+        if kind == Kind::State {
+            // most are of entities that were never there
+            self.runs.touch(prefix, missing.iter().map(|(entity, _)| *entity));
+        }
         let mut reader = self.runs.reader();
         for (entity, at) in &missing {
             key.truncate(prefix.len());

@@ -228,9 +228,9 @@ impl Tier {
         true
     }
 
-    /// A write of these keys begins: nothing of it is on disk yet.
-    pub(crate) fn begin<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Write {
-        let mut stripes: Vec<usize> = keys.filter_map(|key| self.stripe(key)).collect();
+    /// A write of rows or states of these entities begins: nothing of it is on disk yet.
+    pub(crate) fn begin<'a>(&self, entities: impl Iterator<Item = &'a [u8]>) -> Write {
+        let mut stripes: Vec<usize> = entities.filter_map(|entity| self.stripe_of(self.hash(entity))).collect();
         stripes.sort_unstable();
         stripes.dedup();
         self.turn(&stripes);
@@ -295,17 +295,22 @@ impl Tier {
 
     /// What is known of these keys goes, while a write of them is under way.
     pub(crate) fn forget<'a>(&self, keys: impl Iterator<Item = &'a Key>) {
+        self.forget_of(keys.map(|key| layout::split(key)));
+    }
+
+    /// The same of keys in two, the tables' prefixes and the entities' own.
+    pub(crate) fn forget_of<'a>(&self, keys: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
         let mut gone: HashMap<usize, HashSet<u64>> = HashMap::new();
         let map = self.map.pin();
         // keys of one table mostly follow one another
         let mut last: Option<(&[u8], Option<u32>)> = None;
-        for key in keys {
-            let (prefix, entity) = layout::split(key);
+        for (prefix, entity) in keys {
             let known = last.filter(|(before, _)| *before == prefix).map(|(_, table)| table);
             let table = known.unwrap_or_else(|| self.tables.known(prefix));
             last = Some((prefix, table));
             let Some(table) = table else { continue };
-            let (hash, Some(stripe)) = (self.hash(entity), self.stripe(key)) else { continue };
+            let hash = self.hash(entity);
+            let Some(stripe) = self.stripe_of(hash) else { continue };
             let mut clock = self.stripes[stripe].lock();
             let known = |block: &Block| block.key() == entity && block.open().tables().any(|other| other == table);
             let Some(slot) = map.get(&hash).filter(|slot| known(&slot.block)) else { continue };
@@ -327,8 +332,12 @@ impl Tier {
     }
 
     fn stripe(&self, key: &[u8]) -> Option<usize> {
+        self.stripe_of(self.hash(layout::split(key).1))
+    }
+
+    fn stripe_of(&self, hash: u64) -> Option<usize> {
         // The map uses the hash's low bits.
-        ((self.hash(layout::split(key).1) >> 32) as usize).checked_rem(self.stripes.len())
+        ((hash >> 32) as usize).checked_rem(self.stripes.len())
     }
 
     /// Moves generations on, under the lock, so that no fill is between its check and its insertion.

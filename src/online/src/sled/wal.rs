@@ -69,21 +69,23 @@ impl Wal {
         self.length
     }
 
-    /// Hands a group to the operating system, as one record; where that fails, nothing was written.
+    /// Hands a group to the operating system, as one record; where that fails, nothing was written. A key may stand in two
+    /// places, its table's prefix and the rest.
     pub(crate) fn append<'a>(
         &mut self,
-        entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+        entries: impl Iterator<Item = ([&'a [u8]; 2], Option<&'a [u8]>)>,
     ) -> model::Result<()> {
         self.check()?;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         buffer.resize(RECORD, 0);
-        for (key, value) in entries {
-            buffer.push(u8::from(value.is_some()));
-            buffer.extend_from_slice(&(key.len() as u32).to_le_bytes());
-            if let Some(value) = value {
-                buffer.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            }
+        for ([prefix, key], value) in entries {
+            let mut head = [0; 9];
+            head[0] = u8::from(value.is_some());
+            head[1..5].copy_from_slice(&((prefix.len() + key.len()) as u32).to_le_bytes());
+            head[5..].copy_from_slice(&(value.unwrap_or_default().len() as u32).to_le_bytes());
+            buffer.extend_from_slice(if value.is_some() { &head } else { &head[..5] });
+            buffer.extend_from_slice(prefix);
             buffer.extend_from_slice(key);
             buffer.extend_from_slice(value.unwrap_or_default());
         }

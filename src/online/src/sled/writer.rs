@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use foldhash::quality::RandomState;
 use model::ports::{StateWrite, Table, WriteBatch, Written};
 use model::{EntityKey, Result, row};
@@ -42,12 +43,24 @@ type Staged = (Written, usize, oneshot::Sender<Result<Written>>);
 /// The last entry of each key.
 type Entries = HashMap<Key, Entry, RandomState>;
 
-/// Entries and positions of a group: the last of each key.
+/// Entries and positions of a group, the last of each key, and window states, as they came.
 #[derive(Default)]
 struct Group {
     entries: Entries,
+    states: Vec<OfTable>,
     positions: Positions,
 }
+
+/// Window states of one table; without bytes they are removed.
+struct OfTable {
+    table: Arc<Table>,
+    /// What their keys begin with.
+    prefix: Vec<u8>,
+    states: Vec<(EntityKey, Option<Bytes>)>,
+}
+
+/// A write of more than so many keys is taken to touch every stripe of the tier.
+const MANY: usize = 256;
 
 /// The overlay's frozen layer is on its way into a run and sled, with the last of its segments.
 struct Draining {
@@ -181,10 +194,17 @@ impl Writer {
             }
         }
         // From here on nothing fails.
-        group.entries.reserve(batch.states.len());
+        let mut room = batch.states.len();
         for StateWrite { table, key, state } in batch.states {
-            let key = keys.key(Kind::State, &table, &key);
-            group.entries.insert(key, state.map_or(Entry::Absent, Entry::State));
+            let known = group.states.last_mut().filter(|last| Arc::ptr_eq(&last.table, &table) || last.table == table);
+            if let Some(last) = known {
+                last.states.push((key, state));
+            } else {
+                let mut states = Vec::with_capacity(room);
+                states.push((key, state));
+                group.states.push(OfTable { prefix: layout::table_prefix(Kind::State, &table), table, states });
+            }
+            room -= 1;
         }
         for position in &batch.positions {
             group.positions.insert(layout::position_key(position), layout::position_payload(position));
@@ -201,29 +221,45 @@ impl Writer {
 
     /// Puts a group into the log, as durable as asked, and then makes it visible.
     fn keep(&mut self, group: Group) -> Result<()> {
-        let Group { entries, positions } = group;
-        if entries.is_empty() && positions.is_empty() {
+        let Group { entries, states, positions } = group;
+        let count = entries.len() + states.iter().map(|of| of.states.len()).sum::<usize>();
+        if count == 0 && positions.is_empty() {
             return Ok(());
         }
-        let write = self.log_and_show(&entries, positions)?;
-        self.shared.metrics.batch_rows.record(entries.len() as f64);
-        // states are mostly read where they grow: whoever asks for one here makes the tier keep it
-        let is_state = |entry: &Entry| matches!(entry, Entry::State(_));
-        self.shared.tier.forget(entries.iter().filter(|(_, entry)| is_state(entry)).map(|(key, _)| key));
-        self.shared.tier.end(write, entries.into_iter().filter(|(_, entry)| !is_state(entry)));
+        let write = self.log_and_show(&entries, states, positions)?;
+        self.shared.metrics.batch_rows.record(count as f64);
+        self.shared.tier.end(write, entries.into_iter());
         self.shared.metrics.tier_bytes.set(self.shared.tier.bytes() as f64);
         Ok(())
     }
 
-    /// Puts entries and positions into the log and the overlay; the tier is still to be told.
-    fn log_and_show(&mut self, entries: &Entries, positions: Positions) -> Result<tier::Write> {
-        let values = entries.iter().map(|(key, entry)| (&**key, wal::payload(entry)));
-        let others = positions.iter().map(|(key, payload)| (key.as_slice(), Some(payload.as_slice())));
-        self.wal.append(values.chain(others))?;
+    /// Puts entries, states and positions into the log and the overlay; the tier is still to be told of the entries.
+    fn log_and_show(&mut self, entries: &Entries, states: Vec<OfTable>, positions: Positions) -> Result<tier::Write> {
+        let values = entries.iter().map(|(key, entry)| ([&**key, &[]], wal::payload(entry)));
+        let keyed = || {
+            states.iter().flat_map(|of| {
+                let prefix = of.prefix.as_slice();
+                of.states.iter().map(move |(key, state)| ((prefix, key.as_bytes()), state.as_deref()))
+            })
+        };
+        let of_states = keyed().map(|((prefix, key), state)| ([prefix, key], state));
+        let others = positions.iter().map(|(key, payload)| ([key.as_slice(), &[]], Some(payload.as_slice())));
+        self.wal.append(values.chain(of_states).chain(others))?;
         self.sync()?;
-        let write = self.shared.tier.begin(entries.keys());
+        let tier = &self.shared.tier;
+        let write = if entries.len() + states.iter().map(|of| of.states.len()).sum::<usize>() > MANY {
+            tier.begin_all()
+        } else {
+            let entities = entries.keys().map(|key| layout::split(key).1);
+            tier.begin(entities.chain(keyed().map(|((_, entity), _)| entity)))
+        };
+        // states are mostly read where they grow: whoever asks for one here makes the tier keep it
+        tier.forget_of(keyed().map(|(key, _)| key));
         for (key, entry) in entries {
             self.active.set(Key::clone(key), entry.clone());
+        }
+        for of in states {
+            self.active.set_states(&of.prefix, of.states);
         }
         for (key, payload) in positions {
             self.active.set_position(key, payload);
@@ -321,7 +357,7 @@ impl Writer {
         if !keys.is_empty() {
             let entries: Entries = keys.into_iter().map(|key| (key, Entry::Absent)).collect();
             clearing.removed += entries.len() as u64;
-            let write = self.log_and_show(&entries, Positions::new())?;
+            let write = self.log_and_show(&entries, Vec::new(), Positions::new())?;
             self.shared.tier.end_without(write, entries.keys());
             self.shared.metrics.tier_bytes.set(self.shared.tier.bytes() as f64);
         }

@@ -6,7 +6,8 @@
 //! bring again. What is not here is in the store, as the last checkpoint left it.
 //!
 //! An entity that rests for a checkpoint is packed: its state is kept as its bytes, a tenth of what its tiles take, and
-//! read from them.
+//! read from them. One that did not change between the two checkpoints before is taken to rest again, and is packed with
+//! the bytes that its checkpoint writes: of many entities most come once in a while.
 //!
 //! An event goes to one of many entities, whose memory is not in a cache: what is read first is read for several events,
 //! one after the other, so that the waits go on at the same time.
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
+use bytes::{Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use model::ports::{Before, OnlineStore, Read, StateWrite, Table};
 use model::registry::View;
@@ -83,14 +85,17 @@ pub struct Owner {
     states: Arc<States>,
     /// The entities that changed since the last checkpoint.
     changed: Vec<Spot>,
-    /// Those that changed before it: packed at the next, if they still rest. (Where one is gone, another may be there.)
+    /// Those that changed before it and are live: packed at the next, if they rest by then. (Where one is gone, another may
+    /// be there.)
     cooling: Vec<Spot>,
     /// How many checkpoints were settled; goes round.
-    round: u16,
+    round: u8,
     /// What all states take, about.
     bytes: usize,
     /// The tags of what the last checkpoint writes, in the order of `changed`.
     tags: Vec<Before>,
+    /// For a state's bytes.
+    buffer: Vec<u8>,
 }
 
 /// What a checkpoint writes.
@@ -111,6 +116,15 @@ pub struct Applied {
     pub late_dropped: usize,
 }
 
+impl Applied {
+    fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Applied => self.applied += 1,
+            Outcome::LateDropped => self.late_dropped += 1,
+        }
+    }
+}
+
 impl Live {
     /// Makes a view's states live. Of two owners of one view the later is read. `shared`: other processes write such
     /// states to the store, too.
@@ -123,8 +137,8 @@ impl Live {
             shared,
         });
         self.tables().insert(name(&view.table), Arc::clone(&states));
-        let (changed, cooling, tags) = (Vec::new(), Vec::new(), Vec::new());
-        Owner { live: Arc::clone(self), states, changed, cooling, round: 0, bytes: 0, tags }
+        let (changed, cooling, tags, buffer) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Owner { live: Arc::clone(self), states, changed, cooling, round: 0, bytes: 0, tags, buffer }
     }
 
     /// The live states of a table, if it has any, built under this definition.
@@ -239,18 +253,46 @@ impl Owner {
                 for &place in places {
                     let event = &events[place as usize];
                     let (hash, key) = (order.hashes[place as usize], event.key);
-                    let spot = found[place as usize].or_else(|| shard.find(hash, key)).unwrap_or_else(|| {
-                        let entry = Entry::new(key.clone(), State::new(&states.spec), 0, Before::Absent);
-                        shard.insert(hash, entry, &states.hasher)
-                    });
-                    match self.take(&mut shard, Spot { shard: at as u8, place: spot }, event, now)? {
-                        Outcome::Applied => done.applied += 1,
-                        Outcome::LateDropped => done.late_dropped += 1,
-                    }
+                    let Some(spot) = found[place as usize].or_else(|| shard.find(hash, key)) else {
+                        done.count(self.begin(&mut shard, at as u8, hash, event, now)?);
+                        continue;
+                    };
+                    done.count(self.take(&mut shard, Spot { shard: at as u8, place: spot }, event, now)?);
                 }
             }
         }
         Ok(done)
+    }
+
+    /// Takes in an entity with its first event. Many have no other for long, so its state is packed at once: what it grew in
+    /// is free again while it is in a cache.
+    fn begin(
+        &mut self,
+        shard: &mut Shard,
+        at: u8,
+        hash: u64,
+        event: &Event<'_>,
+        now: Timestamp,
+    ) -> Result<Outcome, FoldError> {
+        let (spec, view) = (&self.states.spec, &self.states.view);
+        let mut state = State::new(spec);
+        let taken = window::Event { ts_us: event.time.micros(), columns: event.columns };
+        let outcome = state.apply(spec, taken, now.micros());
+        let outcome = outcome.map_err(|e| FoldError::State(super::state_error(view, e)))?;
+        self.buffer.clear();
+        state.encode(spec, &mut self.buffer);
+        let packs = !state.is_empty() && self.buffer.len() <= PACKED_MOST;
+        let (held, bytes) = if packs {
+            (Held::Packed(self.buffer.as_slice().into()), self.buffer.len())
+        } else {
+            (Held::Live(Box::new(state)), 0)
+        };
+        let mut entry = Entry::new(event.key.clone(), held, bytes, Before::Absent);
+        (entry.dirty, entry.round) = (true, self.round);
+        self.bytes += entry.cost();
+        let place = shard.insert(hash, entry);
+        self.changed.push(Spot { shard: at, place });
+        Ok(outcome)
     }
 
     /// Applies an event to an entity that is there.
@@ -269,11 +311,12 @@ impl Owner {
         let outcome = state.apply(spec, taken, now.micros());
         let outcome = outcome.map_err(|e| FoldError::State(super::state_error(view, e)))?;
         entry.used = true;
-        entry.round = self.round;
         if !entry.dirty {
             entry.dirty = true;
+            entry.hot = entry.round == self.round.wrapping_sub(1);
             self.changed.push(spot);
         }
+        entry.round = self.round;
         Ok(outcome)
     }
 
@@ -312,12 +355,12 @@ impl Owner {
             let Some(bytes) = bytes else { continue };
             let state = super::decode(&key, &bytes, &states.spec, &states.view).map_err(FoldError::State)?;
             let before = store.tag(&bytes).map_or(Before::Any, Before::Tagged);
-            fetched.push(Entry::new(key, state, bytes.len(), before));
+            fetched.push(Entry::new(key, Held::Live(Box::new(state)), bytes.len(), before));
         }
         for entry in fetched {
             self.bytes += entry.cost();
             let hash = states.hasher.hash_one(&entry.key);
-            states.write(shard_of(hash)).insert(hash, entry, &states.hasher);
+            states.write(shard_of(hash)).insert(hash, entry);
         }
         Ok(places)
     }
@@ -334,24 +377,42 @@ impl Owner {
         let mut replaced = Vec::new();
         self.tags.clear();
         let tagged = store.tag(&[]).is_some();
-        let mut buffer = Vec::new();
+        let (mut buffer, mut bytes) = (Vec::new(), BytesMut::new());
         // neighbours in memory one after the other
         self.changed.sort_unstable();
         states.each(&self.changed, |shard, spot| {
-            // what changed is here, and live
-            let Some((key, entry)) = shard.get_mut(spot.place).map(|entry| (entry.key.clone(), entry)) else { return };
-            let Held::Live(state) = &mut entry.held else { return };
-            state.evict(&states.spec, now.micros());
-            let state = super::encode_with(state, &states.spec, &mut buffer);
+            // what changed is here
+            let Some(entry) = shard.get_mut(spot.place) else { return };
+            let state = match &mut entry.held {
+                Held::Live(state) => {
+                    state.evict(&states.spec, now.micros());
+                    (!state.is_empty()).then(|| {
+                        buffer.clear();
+                        state.encode(&states.spec, &mut buffer);
+                        // many share a piece of memory
+                        bytes.extend_from_slice(&buffer);
+                        bytes.split().freeze()
+                    })
+                }
+                // at its first event, or by a checkpoint that was not written
+                Held::Packed(packed) => {
+                    bytes.extend_from_slice(packed);
+                    Some(bytes.split().freeze())
+                }
+            };
             self.bytes -= entry.cost();
-            entry.set_bytes(state.as_ref().map_or(0, bytes::Bytes::len));
+            entry.set_bytes(state.as_ref().map_or(0, Bytes::len));
+            let packs = matches!(entry.held, Held::Live(_)) && !entry.hot;
+            if let Some(state) = state.as_ref().filter(|state| packs && state.len() <= PACKED_MOST) {
+                entry.held = Held::Packed(state.as_ref().into());
+            }
             self.bytes += entry.cost();
             if tagged {
                 replaced.push(entry.before);
-                let tag = |state: &bytes::Bytes| store.tag(state).map_or(Before::Any, Before::Tagged);
+                let tag = |state: &Bytes| store.tag(state).map_or(Before::Any, Before::Tagged);
                 self.tags.push(state.as_ref().map_or(Before::Absent, tag));
             }
-            writes.push(StateWrite { table: Arc::clone(&states.view.table), key, state });
+            writes.push(StateWrite { table: Arc::clone(&states.view.table), key: entry.key.clone(), state });
         });
         Checkpoint { states: writes, before: replaced }
     }
@@ -362,16 +423,20 @@ impl Owner {
         let states = Arc::clone(&self.states);
         self.pack();
         let mut tags = std::mem::take(&mut self.tags).into_iter();
+        let mut cooling = Vec::new();
         states.each(&self.changed, |shard, spot| {
             let Some(entry) = shard.get_mut(spot.place) else { return };
-            let Held::Live(state) = &entry.held else { return };
             entry.dirty = false;
             entry.before = tags.next().unwrap_or_default();
+            let Held::Live(state) = &entry.held else { return };
             if state.is_empty() {
                 shard.remove(spot.place, &states.hasher);
+            } else {
+                cooling.push(spot);
             }
         });
-        self.cooling = std::mem::take(&mut self.changed);
+        self.changed.clear();
+        self.cooling = cooling;
         self.round = self.round.wrapping_add(1);
         let len = |shard: &RwLock<Shard>| shard.read().unwrap_or_else(PoisonError::into_inner).len();
         let mut entities: usize = states.shards.iter().map(len).sum();

@@ -136,6 +136,11 @@ impl Run {
         }
     }
 
+    /// Reads what [`Self::get`] looks at first.
+    pub(super) fn touch(&self, hash: u64) -> u64 {
+        self.filter.touch(hash)
+    }
+
     /// Reads blocks that follow one another.
     pub(super) fn read(&self, blocks: Range<usize>, bytes: &mut Vec<u8>) -> io::Result<()> {
         let (from, to) = (self.index.place(blocks.start).start, self.index.place(blocks.end - 1).end);

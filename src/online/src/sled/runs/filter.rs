@@ -91,9 +91,18 @@ impl Filter {
         places.into_iter().all(|place| self.0[line + place / 64] & 1 << (place % 64) != 0)
     }
 
-    fn places(&self, hash: u64) -> (usize, [usize; PROBES as usize]) {
+    /// Reads of what [`Self::may_have`] reads.
+    pub(super) fn touch(&self, hash: u64) -> u64 {
+        self.0[self.line(hash)]
+    }
+
+    fn line(&self, hash: u64) -> usize {
         let lines = self.0.len() / LINE;
-        let line = ((u128::from(hash) * lines as u128) >> 64) as usize * LINE;
+        ((u128::from(hash) * lines as u128) >> 64) as usize * LINE
+    }
+
+    fn places(&self, hash: u64) -> (usize, [usize; PROBES as usize]) {
+        let line = self.line(hash);
         let mut bits = hash.wrapping_mul(MIX);
         let places = std::array::from_fn(|_| {
             bits = bits.rotate_left(PLACE);

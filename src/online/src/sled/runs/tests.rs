@@ -54,7 +54,9 @@ fn write(runs: &Runs, round: usize, drained: &[(u16, Option<u16>)], oracle: &mut
     };
     let entries: Oracle = drained.iter().map(entry).collect();
     let sorted: Vec<_> = entries.iter().map(|(key, state)| (key.as_slice(), state.as_deref())).collect();
-    let run = runs.write(sorted.into_iter()).expect("writes");
+    let run = runs
+        .write(sorted.len() as u64, |push| sorted.into_iter().try_for_each(|(key, value)| push(key, value)))
+        .expect("writes");
     runs.add(run);
     oracle.extend(entries);
 }
@@ -230,7 +232,7 @@ fn a_run_that_cannot_be_written_leaves_nothing() {
     let next = file::path_of(&files, runs.list()[0].number + 1);
     std::os::unix::fs::symlink("/dev/full", &next).expect("links");
     let big = vec![1; 3 << 20];
-    let fault = runs.write([(key(2).as_slice(), Some(big.as_slice()))].into_iter()).expect_err("there is no room");
+    let fault = runs.write(1, |push| push(&key(2), Some(&big))).expect_err("there is no room");
     assert!(matches!(&fault, Fault::Io(e) if e.kind() == io::ErrorKind::StorageFull), "{fault:?}");
     assert_eq!(fs::read_dir(&files).expect("reads").count(), 1);
     write(&runs, 2, &[(2, Some(100))], &mut oracle);

@@ -18,7 +18,7 @@ fn key(group: u8, n: u8) -> Vec<u8> {
 
 fn append(wal: &mut Wal, group: u8) {
     let entries: Vec<_> = (0..3).map(|n| (key(group, n), vec![group; usize::from(n) * 5])).collect();
-    wal.append(entries.iter().map(|(k, v)| (k.as_slice(), Some(v.as_slice())))).expect("appends");
+    wal.append(entries.iter().map(|(k, v)| ([k.as_slice(), &[]], Some(v.as_slice())))).expect("appends");
 }
 
 /// Of the groups, which are there; each must be whole.

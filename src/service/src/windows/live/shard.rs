@@ -10,15 +10,18 @@ use model::EntityKey;
 use model::ports::Before;
 use window::State;
 
+/// So many entities' states are one piece of memory.
+const PIECE: usize = 128;
 /// What decoded tiles take more than encoded ones, as a factor: an estimate, on the high side.
 const DECODED: usize = 3;
 
 /// A part of the states.
 #[derive(Default)]
 pub(super) struct Shard {
-    /// Places, by the hashes of their keys.
-    table: HashTable<u32>,
-    entries: Vec<Option<Entry>>,
+    /// Halves of the keys' hashes, with places: a table that grows asks no key for its hash.
+    table: HashTable<(u32, u32)>,
+    /// In pieces: what is there is not copied when more come.
+    entries: Vec<Vec<Option<Entry>>>,
     /// The places that nobody has.
     free: Vec<u32>,
 }
@@ -31,9 +34,11 @@ pub(super) struct Entry {
     pub(super) before: Before,
     /// The state's bytes, as they were last written.
     bytes: u32,
-    /// The checkpoint behind which it last changed.
-    pub(super) round: u16,
+    /// The checkpoint behind which it last changed; goes round.
+    pub(super) round: u8,
     pub(super) dirty: bool,
+    /// It changed in the round before its last change, too: it is likely to change in the next.
+    pub(super) hot: bool,
     /// Changed since the last sweep of those that rest.
     pub(super) used: bool,
 }
@@ -54,48 +59,60 @@ impl Shard {
 
     /// The place of a key with this hash.
     pub(super) fn find(&self, hash: u64, key: &EntityKey) -> Option<u32> {
-        let is = |place: &u32| self.get(*place).is_some_and(|entry| entry.key == *key);
-        self.table.find(hash, is).copied()
+        let half = hash as u32;
+        let is =
+            |(other, place): &(u32, u32)| *other == half && self.get(*place).is_some_and(|entry| entry.key == *key);
+        self.table.find(spread(half), is).map(|(_, place)| *place)
     }
 
     pub(super) fn get(&self, place: u32) -> Option<&Entry> {
-        self.entries.get(place as usize)?.as_ref()
+        let place = place as usize;
+        self.entries.get(place / PIECE)?.get(place % PIECE)?.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Entry> {
-        self.entries.get_mut(place as usize)?.as_mut()
+        let place = place as usize;
+        self.entries.get_mut(place / PIECE)?.get_mut(place % PIECE)?.as_mut()
     }
 
-    /// Takes in an entity; one of the same key must not be here.
-    pub(super) fn insert(&mut self, hash: u64, entry: Entry, hasher: &RandomState) -> u32 {
-        let place = if let Some(place) = self.free.pop() {
-            self.entries[place as usize] = Some(entry);
-            place
-        } else {
-            if self.entries.len() == self.entries.capacity() {
-                // most stay: no more room than a quarter
-                self.entries.reserve_exact(4 + self.entries.len() / 4);
+    /// Takes in an entity whose key has this hash; one of the same key must not be here.
+    pub(super) fn insert(&mut self, hash: u64, entry: Entry) -> u32 {
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.entries[place as usize / PIECE][place as usize % PIECE] = Some(entry);
+                place
             }
-            self.entries.push(Some(entry));
-            (self.entries.len() - 1) as u32
+            None => self.push(entry),
         };
-        let entries = &self.entries;
-        let hash_of = |place: &u32| entries[*place as usize].as_ref().map_or(0, |entry| hasher.hash_one(&entry.key));
-        self.table.insert_unique(hash, place, hash_of);
+        let half = hash as u32;
+        self.table.insert_unique(spread(half), (half, place), |(half, _)| spread(*half));
         place
     }
 
+    /// Puts it behind all others.
+    fn push(&mut self, entry: Entry) -> u32 {
+        if self.entries.last().is_none_or(|last| last.len() == PIECE) {
+            self.entries.push(Vec::with_capacity(PIECE));
+        }
+        let before = (self.entries.len() - 1) * PIECE;
+        let last = &mut self.entries[before / PIECE];
+        last.push(Some(entry));
+        (before + last.len() - 1) as u32
+    }
+
     pub(super) fn remove(&mut self, place: u32, hasher: &RandomState) {
-        let Some(entry) = self.entries.get_mut(place as usize).and_then(Option::take) else { return };
-        if let Ok(found) = self.table.find_entry(hasher.hash_one(&entry.key), |known| *known == place) {
+        let Some(key) = self.get(place).map(|entry| &entry.key) else { return };
+        let hash = hasher.hash_one(key);
+        if let Ok(found) = self.table.find_entry(spread(hash as u32), |(_, known)| *known == place) {
             found.remove();
         }
+        self.entries[place as usize / PIECE][place as usize % PIECE] = None;
         self.free.push(place);
     }
 
     /// Lets go of those that do not stay.
     pub(super) fn retain(&mut self, hasher: &RandomState, mut stays: impl FnMut(&mut Entry) -> bool) {
-        for place in 0..self.entries.len() as u32 {
+        for place in 0..(self.entries.len() * PIECE) as u32 {
             if self.get_mut(place).is_some_and(|entry| !stays(entry)) {
                 self.remove(place, hasher);
             }
@@ -106,10 +123,15 @@ impl Shard {
     }
 }
 
+/// What the table goes by.
+fn spread(half: u32) -> u64 {
+    u64::from(half) << 32 | u64::from(half)
+}
+
 impl Entry {
-    pub(super) fn new(key: EntityKey, state: State, bytes: usize, before: Before) -> Self {
-        let held = Held::Live(Box::new(state));
-        let mut entry = Self { key, held, before, bytes: 0, round: 0, dirty: false, used: true };
+    /// An entity whose state has so many bytes.
+    pub(super) fn new(key: EntityKey, held: Held, bytes: usize, before: Before) -> Self {
+        let mut entry = Self { key, held, before, bytes: 0, round: 0, dirty: false, hot: false, used: true };
         entry.set_bytes(bytes);
         entry
     }
