@@ -369,7 +369,7 @@ async fn partitions_that_move_while_batches_wait_are_counted_once() {
     let second = Ingest::start(&store, &[&stream], settings());
     let spec = service::windows::spec_of(&stream.view()).expect("a good definition");
     let view = stream.view();
-    tokio::time::timeout(Duration::from_mins(1), async {
+    tokio::time::timeout(Duration::from_mins(5), async {
         let reads = |ingest: &Ingest| {
             let live = ingest.live.get(&view.table, &spec);
             let knows = |user: &str| {
