@@ -50,20 +50,19 @@ impl State {
                 out.extend(ts_us.to_le_bytes());
             }
         }
-        for tiles in self.sets.iter() {
-            varint(out, tiles.indexes().len() as u128);
+        for (set, tiles) in spec.sets().iter().zip(self.sets.iter()) {
+            varint(out, tiles.len() as u128);
             let mut previous = None;
-            for (index, partials) in tiles.fine() {
+            for (index, partials) in tiles.fine(set) {
                 match previous {
                     None => signed(out, i128::from(index)),
                     Some(previous) => varint(out, index.abs_diff(previous).into()),
                 }
                 previous = Some(index);
-                partials.for_each(|partial| partial_out(out, partial));
+                partials.for_each(|partial| partial_out(out, &partial));
             }
             for latest in tiles.latest() {
-                let place = |index: &i64| tiles.indexes().binary_search(index).ok();
-                let kept = latest.iter().filter_map(|(value, index)| Some((value, place(index)?)));
+                let kept = latest.iter().filter_map(|(value, index)| Some((value, tiles.position(*index)?)));
                 varint(out, kept.clone().count() as u128);
                 for (value, place) in kept {
                     scalar_out(out, &value.0);
@@ -116,7 +115,7 @@ impl State {
             let latest_index = set.index(now_us);
             let mut tiles = Tiles::new(set);
             for _ in 0..reader.varint()? {
-                let index = match tiles.indexes().back() {
+                let index = match tiles.last() {
                     None => i64::try_from(reader.signed()?).ok(),
                     Some(last) => {
                         let gap = u64::try_from(reader.varint()?).ok().filter(|gap| *gap > 0);
@@ -126,27 +125,24 @@ impl State {
                 let Some(index) = index.filter(|index| *index <= latest_index) else {
                     return reader.corrupt("ascending tiles, none after the state's time");
                 };
+                tiles.push(set, index);
                 let mut seen: Vec<Vec<Scalar>> = Vec::new();
-                let partials = set.slots.iter().zip(&set.empty).map(|(slot, empty)| match empty {
-                    Partial::Distinct(_) => {
-                        if first_version {
-                            seen.push(reader.distinct(spec, *slot)?);
-                        }
-                        Ok(empty.clone())
+                for (place, (slot, empty)) in set.slots.iter().zip(&set.empty).enumerate() {
+                    match empty {
+                        Partial::Distinct(_) if first_version => seen.push(reader.distinct(spec, *slot)?),
+                        Partial::Distinct(_) => {}
+                        _ => tiles.put(set, place, reader.partial(spec, *slot, empty)?),
                     }
-                    _ => reader.partial(spec, *slot, empty),
-                });
-                let partials: Vec<Partial> = partials.collect::<Result<_, _>>()?;
-                tiles.push(index, partials);
+                }
                 for (nth, ((place, _), values)) in distinct_slots(set).zip(&seen).enumerate() {
                     for value in values {
-                        tiles.see(place, nth, value, index);
+                        tiles.see(set, place, nth, value, index);
                     }
                 }
             }
             if !first_version {
-                for (nth, (place, slot)) in distinct_slots(set).enumerate() {
-                    reader.latest(spec, *slot, &mut tiles, place, nth)?;
+                for (nth, (place, _)) in distinct_slots(set).enumerate() {
+                    reader.latest(spec, set, &mut tiles, place, nth)?;
                 }
             }
             sets.push(tiles);

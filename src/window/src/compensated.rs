@@ -29,6 +29,16 @@ impl Compensated {
         (self.hi, self.lo, self.special)
     }
 
+    /// The parts in words.
+    pub(crate) fn words(self) -> [u64; 3] {
+        [self.hi.to_bits(), self.lo.to_bits(), self.special.into()]
+    }
+
+    /// From what [`Self::words`] gave.
+    pub(crate) fn from_words([hi, lo, special]: [u64; 3]) -> Self {
+        Self { hi: f64::from_bits(hi), lo: f64::from_bits(lo), special: special as u8 }
+    }
+
     /// The nearest double-double to an integer.
     pub(crate) fn from_i128(x: i128) -> Self {
         let hi = x as f64;

@@ -71,6 +71,7 @@
 //! - `approx_percentile(p)`, p from 0 to 1, is within 1 % of the value at rank floor(p (n - 1));
 //!   `median` is that of 0.5. NaN is the greatest value.
 
+mod cells;
 mod codec;
 mod compensated;
 mod error;
@@ -81,6 +82,7 @@ pub mod oracle;
 mod partial;
 mod ranked;
 mod read;
+mod ring;
 mod scalar;
 mod sets;
 mod sketch;

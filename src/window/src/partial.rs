@@ -1,6 +1,7 @@
 //! What one tile keeps of one column for one purpose: it takes values one by one and merges with
 //! its like. Knows no windows and no functions' names.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use crate::compensated::Compensated;
@@ -52,13 +53,13 @@ impl PartialKind {
     }
 
     /// Several of this kind, ascending in time, as one; `empty` is one of no value.
-    pub(crate) fn merged(self, empty: &Partial, parts: &[&Partial]) -> Partial {
+    pub(crate) fn merged(self, empty: &Partial, parts: &[Cow<'_, Partial>]) -> Partial {
         if self == Self::Buckets {
             return Partial::Buckets(sketch::totals(parts.iter().map(|part| part.buckets())));
         }
         if let Partial::Ranked(empty) = empty {
             let lists =
-                parts.iter().filter_map(|part| if let Partial::Ranked(list) = part { Some(&**list) } else { None });
+                parts.iter().filter_map(|part| if let Partial::Ranked(list) = &**part { Some(&**list) } else { None });
             return Partial::Ranked(Box::new(Ranked::of(empty, lists)));
         }
         let mut merged = empty.clone();

@@ -1,6 +1,8 @@
 //! One slot read over one window: the tiles' partial results made one, each kind in the way that takes the fewest
 //! steps. Knows no functions and no bytes.
 
+use std::borrow::Cow;
+
 use crate::partial::{Partial, PartialKind};
 use crate::scalar::Scalar;
 use crate::sketch;
@@ -22,7 +24,7 @@ pub(crate) fn read<'a>(
     let first = crate::hop::first_index(t_us, read.window_us, set.hop_us);
     let due = due.filter(|event| set.index(event.ts_us) >= first);
     let empty = &set.empty[read.slot];
-    let finest = || tiles.finest(first, read.slot);
+    let finest = || tiles.finest(set, first, read.slot);
     let mut merged = match (slot.kind, empty) {
         (PartialKind::Distinct, _) => {
             let nth = crate::tiles::distinct_slots(set).take_while(|(place, _)| *place < read.slot).count();
@@ -36,25 +38,40 @@ pub(crate) fn read<'a>(
                     sketch::insert(&mut fresh, &value);
                 }
             }
-            let count = |part: &Partial| if let Partial::Distinct(n) = part { *n } else { 0 };
+            let count = |part: Cow<'_, Partial>| if let Partial::Distinct(n) = *part { n } else { 0 };
             return Partial::Distinct(finest().map(count).sum::<u64>() + fresh.len() as u64);
         }
-        (PartialKind::Last | PartialKind::Latest, _) => finest().rfind(|part| part.found()).unwrap_or(empty).clone(),
-        (PartialKind::First | PartialKind::Earliest, _) => finest().find(|part| part.found()).unwrap_or(empty).clone(),
+        (PartialKind::Last | PartialKind::Latest, _) => {
+            finest().rfind(|part| part.found()).map_or_else(|| empty.clone(), Cow::into_owned)
+        }
+        (PartialKind::First | PartialKind::Earliest, _) => {
+            finest().find(|part| part.found()).map_or_else(|| empty.clone(), Cow::into_owned)
+        }
         (PartialKind::Recent, Partial::Recent(like)) => {
-            let newest = finest().rev().flat_map(|part| part.kept().iter().rev());
-            let mut values: Vec<(i64, Scalar)> = newest.take(like.k).cloned().collect();
+            let mut values: Vec<(i64, Scalar)> = Vec::new();
+            for part in finest().rev() {
+                values.extend(part.kept().iter().rev().take(like.k - values.len()).cloned());
+                if values.len() == like.k {
+                    break;
+                }
+            }
             values.reverse();
             Partial::Recent(Box::new(Recent { k: like.k, values }))
         }
         (PartialKind::Firsts, Partial::Firsts(like)) => {
-            let values = finest().flat_map(Partial::kept).take(like.k).cloned().collect();
+            let mut values: Vec<(i64, Scalar)> = Vec::new();
+            for part in finest() {
+                values.extend(part.kept().iter().take(like.k - values.len()).cloned());
+                if values.len() == like.k {
+                    break;
+                }
+            }
             Partial::Firsts(Box::new(Recent { k: like.k, values }))
         }
         (PartialKind::Registers, _) => {
             let mut ranks = sketch::Ranks::new();
             for part in finest() {
-                if let Partial::Registers(registers) = part {
+                if let Partial::Registers(registers) = &*part {
                     for register in registers {
                         ranks.raise(*register);
                     }
@@ -64,9 +81,9 @@ pub(crate) fn read<'a>(
         }
         (PartialKind::Sessions, Partial::Sessions(like)) => {
             let mut open = Sessions { list: Vec::new(), gap_us: like.gap_us, zero: like.zero.clone() };
-            let parts = tiles.parts(first, read.slot);
+            let parts = tiles.parts(set, first, read.slot);
             let lists = parts.iter().rev().flat_map(|part| {
-                if let Partial::Sessions(sessions) = part { sessions.list.iter().rev() } else { [].iter().rev() }
+                if let Partial::Sessions(sessions) = &**part { sessions.list.iter().rev() } else { [].iter().rev() }
             });
             for session in lists {
                 if !open.extend_back(session) {
@@ -75,10 +92,10 @@ pub(crate) fn read<'a>(
             }
             Partial::Sessions(Box::new(open))
         }
-        (kind, _) if kind.is_counted() => {
-            tiles.all_but(first, read.slot).unwrap_or_else(|| kind.merged(empty, &tiles.parts(first, read.slot)))
-        }
-        (kind, empty) => kind.merged(empty, &tiles.parts(first, read.slot)),
+        (kind, _) if kind.is_counted() => tiles
+            .all_but(set, first, read.slot)
+            .unwrap_or_else(|| kind.merged(empty, &tiles.parts(set, first, read.slot))),
+        (kind, empty) => kind.merged(empty, &tiles.parts(set, first, read.slot)),
     };
     for event in due {
         add_to(&mut merged, slot.column, spec.types(), event.ts_us, &event.columns);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use crate::cells::Layout;
 use crate::error::Error;
 use crate::function::Function;
 use crate::hop;
@@ -80,8 +81,10 @@ pub(crate) struct TileSet {
     pub(crate) hop_us: i64,
     pub(crate) window_us: i64,
     pub(crate) slots: Vec<Slot>,
-    /// A tile without values, to copy.
+    /// For each slot, a partial result of no value.
     pub(crate) empty: Box<[Partial]>,
+    /// How a tile stands in memory.
+    pub(crate) layout: Layout,
 }
 
 impl TileSet {
@@ -169,8 +172,9 @@ impl Spec {
             .into_iter()
             .map(|(hop_us, (window_us, slots))| {
                 let slots: Vec<Slot> = slots.into_iter().collect();
-                let empty = slots.iter().map(|slot| Self::empty(&types, *slot)).collect();
-                TileSet { hop_us, window_us, slots, empty }
+                let empty: Box<[Partial]> = slots.iter().map(|slot| Self::empty(&types, *slot)).collect();
+                let layout = Layout::new(&slots, &types, &empty);
+                TileSet { hop_us, window_us, slots, empty, layout }
             })
             .collect();
 

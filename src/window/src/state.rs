@@ -153,7 +153,7 @@ impl State {
         }
         self.advance(spec, now_us);
         for (set, tiles) in spec.sets().iter().zip(self.sets.iter_mut()) {
-            tiles.evict(set.first_index(self.now_us));
+            tiles.evict(set, set.first_index(self.now_us));
         }
         let start_us = spec.window_start(self.now_us);
         self.latest_us = self.latest_us.filter(|&ts_us| ts_us >= start_us);

@@ -1,10 +1,12 @@
 //! The tiles of one tile set of one entity: finest tiles, blocks of them merged beforehand so that a long window is
 //! read in few steps, and where each distinct value was seen last. Knows no clock and no bytes.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque, btree_map};
 
 use crate::partial::{Partial, PartialKind};
+use crate::ring::Ring;
 use crate::scalar::{ColumnType, Scalar};
 use crate::sketch;
 use crate::spec::{Slot, TileSet};
@@ -45,18 +47,18 @@ impl Ord for Member {
     }
 }
 
-/// The tiles of one set: in two pieces of memory, however many, for an event goes to one of many entities, and each
-/// piece is another wait for memory.
+/// The tiles of one set: their words in one piece of memory, however many, for an event goes to one of many entities, and
+/// each piece is another wait for memory.
 #[derive(Clone, Default)]
 pub(crate) struct Tiles {
-    /// How many slots a tile has.
-    width: usize,
     /// The index of the last tile, where there is one.
     last: i64,
-    /// Ascending, without gaps filled.
-    indexes: VecDeque<i64>,
-    /// The partial results of one tile after the other: as many of each as the set has slots.
-    partials: VecDeque<Partial>,
+    /// How many words a tile has.
+    width: usize,
+    /// A record for each tile, ascending, without gaps filled: its index, then what its layout says.
+    ring: Ring,
+    /// What the layout keeps apart, of one tile after the other.
+    apart: VecDeque<Partial>,
     /// What only some have: long windows, and distinct values.
     more: Option<Box<More>>,
 }
@@ -76,16 +78,24 @@ struct More {
 
 impl PartialEq for Tiles {
     fn eq(&self, other: &Self) -> bool {
-        self.indexes == other.indexes && self.partials == other.partials && self.latest() == other.latest()
+        self.width == other.width
+            && self.ring.iter(self.width).eq(other.ring.iter(other.width))
+            && self.apart == other.apart
+            && self.latest() == other.latest()
     }
 }
 
 impl std::fmt::Debug for Tiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("Tiles");
-        let shown = shown.field("indexes", &self.indexes).field("partials", &self.partials);
-        shown.field("latest", &self.latest()).finish_non_exhaustive()
+        let words: Vec<&[u64]> = self.ring.iter(self.width).collect();
+        shown.field("words", &words).field("apart", &self.apart).field("latest", &self.latest()).finish_non_exhaustive()
     }
+}
+
+/// The index of a tile, of whose words it is the first.
+fn index_of(words: &[u64]) -> i64 {
+    words[0] as i64
 }
 
 impl Tiles {
@@ -93,32 +103,54 @@ impl Tiles {
     pub(crate) fn new(set: &TileSet) -> Self {
         let distinct = set.slots.iter().filter(|slot| slot.kind == PartialKind::Distinct).count();
         let more = More { latest: vec![BTreeMap::new(); distinct], ..More::default() };
-        Self { width: set.slots.len(), more: (distinct > 0).then(|| Box::new(more)), ..Self::default() }
+        let width = set.layout.words().len();
+        Self { width, more: (distinct > 0).then(|| Box::new(more)), ..Self::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ring.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.indexes.is_empty()
+        self.len() == 0
     }
 
     /// Reads what stands here; says something of it.
     pub(crate) fn touch_here(&self) -> bool {
-        self.width == 0 || self.more.is_some() || self.last == i64::MIN || self.indexes.len() > self.partials.len()
+        self.width == 0 || self.more.is_some() || self.last == i64::MIN || self.ring.len() > self.ring.capacity()
     }
 
     /// Reads the last tile, all of it; says something of it.
-    pub(crate) fn touch(&self) -> usize {
-        let partials = self.partials.iter().rev().take(self.width);
-        partials.filter(|partial| matches!(partial, Partial::Distinct(0))).count()
+    pub(crate) fn touch(&self) -> u64 {
+        let Some(last) = self.len().checked_sub(1) else { return 0 };
+        let words = self.ring.get(self.width, last);
+        // a word of each line of memory, and the last one
+        let words = words.iter().step_by(8).chain(words.last()).fold(0, |a, b| a ^ b);
+        words ^ u64::from(matches!(self.apart.back(), Some(Partial::Distinct(0))))
     }
 
     /// The finest tiles: how many, and each with its index.
-    pub(crate) fn fine(&self) -> impl ExactSizeIterator<Item = (i64, impl Iterator<Item = &Partial>)> {
-        self.indexes.iter().enumerate().map(|(at, index)| (*index, self.tile(at)))
+    pub(crate) fn fine<'a>(
+        &'a self,
+        set: &'a TileSet,
+    ) -> impl ExactSizeIterator<Item = (i64, impl Iterator<Item = Cow<'a, Partial>>)> {
+        let of = move |at| (0..set.slots.len()).map(move |slot| self.part(set, at, slot));
+        (0..self.len()).map(move |at| (self.index(at), of(at)))
     }
 
-    /// The indexes of the finest tiles.
-    pub(crate) fn indexes(&self) -> &VecDeque<i64> {
-        &self.indexes
+    /// The index of the tile of a place.
+    pub(crate) fn index(&self, at: usize) -> i64 {
+        index_of(self.ring.get(self.width, at))
+    }
+
+    /// The index of the last tile.
+    pub(crate) fn last(&self) -> Option<i64> {
+        (!self.is_empty()).then_some(self.last)
+    }
+
+    /// The place of the first tile that is not before this index.
+    fn from(&self, first: i64) -> usize {
+        self.ring.partition_point(self.width, |words| index_of(words) < first)
     }
 
     /// The last tile of each distinct value, per slot of such; may have values whose tile is gone.
@@ -126,47 +158,45 @@ impl Tiles {
         self.more.as_ref().map_or(&[], |more| &more.latest)
     }
 
-    /// Adds a tile behind all others: its partial results, one for each slot.
-    pub(crate) fn push(&mut self, index: i64, partials: impl IntoIterator<Item = Partial>) {
-        let tiles = self.indexes.len();
-        if tiles == self.indexes.capacity() {
-            // most entities rest with few tiles: no more room than half (each step is a copy to memory that is new)
-            self.indexes.reserve_exact(1 + tiles / 2);
-            self.partials.reserve_exact((1 + tiles / 2) * self.width);
+    /// Adds a tile of no value behind all others.
+    pub(crate) fn push(&mut self, set: &TileSet, index: i64) {
+        self.ring.push(set.layout.words());
+        let at = self.len() - 1;
+        self.ring.get_mut(self.width, at)[0] = index as u64;
+        let apart = set.layout.apart();
+        if self.apart.len() + apart.len() > self.apart.capacity() {
+            self.apart.reserve_exact((self.ring.capacity() - at) * apart.len());
         }
-        self.indexes.push_back(index);
-        self.partials.extend(partials);
+        self.apart.extend(apart.iter().cloned());
         self.last = index;
     }
 
-    fn tile(&self, at: usize) -> impl DoubleEndedIterator<Item = &Partial> + ExactSizeIterator {
-        let width = self.width;
-        self.partials.range(at * width..(at + 1) * width)
+    /// Puts a slot's partial result into the last tile, which has none there.
+    pub(crate) fn put(&mut self, set: &TileSet, slot: usize, partial: Partial) {
+        let Some(last) = self.len().checked_sub(1) else { return };
+        let words = self.ring.get_mut(self.width, last);
+        set.layout.put(slot, words, (&mut self.apart, last * set.layout.apart().len()), partial);
     }
 
-    fn tile_mut(&mut self, at: usize) -> impl DoubleEndedIterator<Item = &mut Partial> + ExactSizeIterator {
-        let width = self.width;
-        self.partials.range_mut(at * width..(at + 1) * width)
-    }
-
-    fn part(&self, at: usize, slot: usize) -> &Partial {
-        &self.partials[at * self.width + slot]
+    fn part<'a>(&'a self, set: &TileSet, at: usize, slot: usize) -> Cow<'a, Partial> {
+        let words = self.ring.get(self.width, at);
+        set.layout.get(slot, words, &self.apart, at * set.layout.apart().len())
     }
 
     /// Enters an event into the tile of this index; `first` is the first tile that still matters.
     pub(crate) fn add(&mut self, set: &TileSet, types: &[ColumnType], ts_us: i64, columns: &[Scalar], at: [i64; 2]) {
         let [index, first] = at;
         let position = self.tile_at(set, index, first);
-        for (slot, partial) in set.slots.iter().zip(self.tile_mut(position)) {
-            add_to(partial, slot.column, types, ts_us, columns);
-        }
+        let words = self.ring.get_mut(self.width, position);
+        let apart = (&mut self.apart, position * set.layout.apart().len());
+        set.layout.add(&set.slots, words, apart, (ts_us, columns, types));
         if self.more.is_none() {
             return;
         }
         for (nth, (place, slot)) in distinct_slots(set).enumerate() {
             let column = slot.column.map(|column| (&columns[column], types[column]));
             if let Some(value) = column.and_then(|(value, ty)| typed(value, ty)) {
-                self.see(place, nth, &value, index);
+                self.see(set, place, nth, &value, index);
             }
         }
         let Some(more) = &mut self.more else { return };
@@ -186,7 +216,7 @@ impl Tiles {
     }
 
     /// Notes that a distinct value was seen in a tile that is there: in slot `place`, the `nth` of its kind.
-    pub(crate) fn see(&mut self, place: usize, nth: usize, value: &Scalar, index: i64) {
+    pub(crate) fn see(&mut self, set: &TileSet, place: usize, nth: usize, value: &Scalar, index: i64) {
         let Some(latest) = self.more.as_mut().and_then(|more| more.latest.get_mut(nth)) else { return };
         let before = match latest.entry(Member(sketch::canonical(value))) {
             btree_map::Entry::Vacant(entry) => {
@@ -197,19 +227,19 @@ impl Tiles {
             btree_map::Entry::Occupied(mut entry) => Some(entry.insert(index)),
         };
         for (index, step) in [(before, -1), (Some(index), 1)] {
-            let tile = index.and_then(|index| self.position(index));
-            if let Some(Partial::Distinct(n)) = tile.and_then(|tile| self.tile_mut(tile).nth(place)) {
+            let Some(tile) = index.and_then(|index| self.position(index)) else { continue };
+            if let Some(n) = set.layout.distinct(place, self.ring.get_mut(self.width, tile)) {
                 *n = n.saturating_add_signed(step);
             }
         }
     }
 
     /// Drops what lies before the tile `first`.
-    pub(crate) fn evict(&mut self, first: i64) {
-        let expired = self.take_out(first);
-        if self.indexes.capacity() > 2 * self.indexes.len() + 8 {
-            self.indexes.shrink_to_fit();
-            self.partials.shrink_to_fit();
+    pub(crate) fn evict(&mut self, set: &TileSet, first: i64) {
+        let expired = self.take_out(set, first);
+        if self.ring.capacity() > 2 * self.len() + 8 {
+            self.ring.resize(self.width, self.len());
+            self.apart.shrink_to_fit();
         }
         self.drop_blocks(first);
         if let Some(more) = self.more.as_mut().filter(|_| expired > 0) {
@@ -218,107 +248,120 @@ impl Tiles {
     }
 
     /// The partial results of one slot from tile `first` on, ascending in time, as few as there may be.
-    pub(crate) fn parts(&self, first: i64, slot: usize) -> Vec<&Partial> {
+    pub(crate) fn parts<'a>(&'a self, set: &TileSet, first: i64, slot: usize) -> Vec<Cow<'a, Partial>> {
         let mut parts = Vec::with_capacity(64);
-        let mut at = self.indexes.partition_point(|index| *index < first);
+        let mut at = self.from(first);
         let whole =
             |blocks: &VecDeque<Block>| blocks.partition_point(|block| block.index.saturating_mul(BLOCK) < first);
         let blocks = self.more.iter().flat_map(|more| more.blocks.range(whole(&more.blocks)..));
         for block in blocks {
-            while self.indexes.get(at).is_some_and(|index| index.div_euclid(BLOCK) < block.index) {
-                parts.push(self.part(at, slot));
+            while at < self.len() && self.index(at).div_euclid(BLOCK) < block.index {
+                parts.push(self.part(set, at, slot));
                 at += 1;
             }
-            parts.push(&block.partials[slot]);
-            at = self.indexes.partition_point(|index| index.div_euclid(BLOCK) <= block.index);
+            parts.push(Cow::Borrowed(&block.partials[slot]));
+            at = self.behind_block(block.index);
         }
-        parts.extend((at..self.indexes.len()).map(|at| self.part(at, slot)));
+        parts.extend((at..self.len()).map(|at| self.part(set, at, slot)));
         parts
     }
 
+    /// The place of the first tile behind a block.
+    fn behind_block(&self, block: i64) -> usize {
+        self.ring.partition_point(self.width, |words| index_of(words).div_euclid(BLOCK) <= block)
+    }
+
     /// All tiles together without those before `first`, where that is known and is the shorter way.
-    pub(crate) fn all_but(&self, first: i64, slot: usize) -> Option<Partial> {
+    pub(crate) fn all_but(&self, set: &TileSet, first: i64, slot: usize) -> Option<Partial> {
         let (_, whole) = self.more.as_ref()?.whole.iter().find(|(place, _)| *place == slot)?;
-        let out = self.indexes.partition_point(|index| *index < first);
+        let out = self.from(first);
         (out < BLOCK as usize).then(|| {
             let mut rest = whole.clone();
             for at in 0..out {
-                rest.remove(self.part(at, slot));
+                rest.remove(&self.part(set, at, slot));
             }
             rest
         })
     }
 
     /// The finest partial results of one slot from tile `first` on, ascending in time.
-    pub(crate) fn finest(&self, first: i64, slot: usize) -> impl DoubleEndedIterator<Item = &Partial> {
-        let at = self.indexes.partition_point(|index| *index < first);
-        (at..self.indexes.len()).map(move |at| self.part(at, slot))
+    pub(crate) fn finest<'a>(
+        &'a self,
+        set: &'a TileSet,
+        first: i64,
+        slot: usize,
+    ) -> impl DoubleEndedIterator<Item = Cow<'a, Partial>> + Clone {
+        (self.from(first)..self.len()).map(move |at| self.part(set, at, slot))
     }
 
-    fn position(&self, index: i64) -> Option<usize> {
-        match self.indexes.len().checked_sub(1) {
-            Some(last) if self.last == index => Some(last),
-            _ => self.indexes.binary_search(&index).ok(),
+    /// The place of the tile of an index, where it is there.
+    pub(crate) fn position(&self, index: i64) -> Option<usize> {
+        if self.last() == Some(index) {
+            return Some(self.len() - 1);
         }
+        let at = self.from(index);
+        (at < self.len() && self.index(at) == index).then_some(at)
     }
 
     /// The place of the tile of an index, made if it is not there. Almost always it is the last one.
     fn tile_at(&mut self, set: &TileSet, index: i64, first: i64) -> usize {
-        let last = (!self.indexes.is_empty()).then_some(self.last);
+        let last = self.last();
         match last {
-            Some(last) if last == index => self.indexes.len() - 1,
+            Some(last) if last == index => self.len() - 1,
             Some(last) if last > index => {
-                let at = self.indexes.partition_point(|known| *known < index);
-                if self.indexes[at] != index {
-                    self.indexes.insert(at, index);
-                    let behind = self.partials.split_off(at * self.width);
-                    self.partials.extend(set.empty.iter().cloned().chain(behind));
+                let at = self.from(index);
+                if self.index(at) != index {
+                    let apart = set.layout.apart();
+                    self.ring.insert(at, set.layout.words());
+                    self.ring.get_mut(self.width, at)[0] = index as u64;
+                    if !apart.is_empty() {
+                        let behind = self.apart.split_off(at * apart.len());
+                        self.apart.extend(apart.iter().cloned().chain(behind));
+                    }
                 }
                 at
             }
             _ => {
-                self.make_room(first);
+                self.make_room(set, first);
                 if last.is_some_and(|last| last.div_euclid(BLOCK) < index.div_euclid(BLOCK)) {
                     self.close(set);
                 }
                 if last.is_some_and(|last| last.div_euclid(PRUNE) < index.div_euclid(PRUNE)) {
                     self.prune(set);
                 }
-                if let Some(last) = self.indexes.len().checked_sub(1) {
-                    self.tile_mut(last).for_each(Partial::shrink);
-                }
-                self.push(index, set.empty.iter().cloned());
-                self.indexes.len() - 1
+                self.apart.iter_mut().rev().take(set.layout.apart().len()).for_each(Partial::shrink);
+                self.push(set, index);
+                self.len() - 1
             }
         }
     }
 
     /// Takes the tiles before `first` out; gives how many there were.
-    fn take_out(&mut self, first: i64) -> usize {
-        let width = self.width;
-        let mut expired = 0;
-        while self.indexes.pop_front_if(|index| *index < first).is_some() {
-            expired += 1;
+    fn take_out(&mut self, set: &TileSet, first: i64) -> usize {
+        let expired = self.from(first);
+        if expired == 0 {
+            return 0;
         }
+        let apart = set.layout.apart().len();
         if let Some(more) = &mut self.more {
-            for at in 0..expired {
-                for (place, whole) in &mut more.whole {
-                    whole.remove(&self.partials[at * width + *place]);
-                }
+            for (place, whole) in &mut more.whole {
+                let Some(place) = set.layout.place_apart(*place) else { continue };
+                (0..expired).for_each(|at| whole.remove(&self.apart[at * apart + place]));
             }
         }
-        self.partials.drain(..expired * width);
+        self.ring.drop_front(expired);
+        self.apart.drain(..expired * apart);
         expired
     }
 
     /// Drops tiles before `first`, and distinct values once most are gone.
-    fn make_room(&mut self, first: i64) {
-        if self.indexes.front().is_none_or(|index| *index >= first) {
+    fn make_room(&mut self, set: &TileSet, first: i64) {
+        if self.is_empty() || self.index(0) >= first {
             return;
         }
-        self.take_out(first);
+        self.take_out(set, first);
         self.drop_blocks(first);
-        let kept = self.distinct();
+        let kept = self.distinct(set);
         let Some(more) = self.more.as_mut().filter(|more| !more.latest.is_empty()) else { return };
         // to look at all once half of them are gone is a constant per event
         let known = more.latest.iter().map(BTreeMap::len).sum::<usize>() as u64;
@@ -328,9 +371,12 @@ impl Tiles {
     }
 
     /// How many distinct values the tiles have, over all slots.
-    fn distinct(&self) -> u64 {
-        let of = |part: &Partial| if let Partial::Distinct(n) = part { *n } else { 0 };
-        if self.latest().is_empty() { 0 } else { self.partials.iter().map(of).sum() }
+    fn distinct(&self, set: &TileSet) -> u64 {
+        if self.latest().is_empty() {
+            return 0;
+        }
+        let parts = distinct_slots(set).flat_map(|(place, _)| self.finest(set, i64::MIN, place));
+        parts.map(|part| if let Partial::Distinct(n) = *part { n } else { 0 }).sum()
     }
 
     fn drop_blocks(&mut self, first: i64) {
@@ -349,20 +395,20 @@ impl Tiles {
             let counted = set.slots.iter().enumerate().filter(|(_, slot)| slot.kind.is_counted());
             more.whole = counted
                 .map(|(place, slot)| {
-                    let parts: Vec<&Partial> = self.finest(i64::MIN, place).collect();
+                    let parts: Vec<_> = self.finest(set, i64::MIN, place).collect();
                     (place, slot.kind.merged(&set.empty[place], &parts))
                 })
                 .collect();
         }
-        let done = more.blocks.back().map(|block| block.index);
-        let mut at = done.map_or(0, |done| self.indexes.partition_point(|index| index.div_euclid(BLOCK) <= done));
-        while let Some(index) = self.indexes.get(at).map(|index| index.div_euclid(BLOCK)) {
-            let end = at + self.indexes.range(at..).take_while(|tile| tile.div_euclid(BLOCK) == index).count();
+        let mut at = more.blocks.back().map_or(0, |done| self.behind_block(done.index));
+        while at < self.len() {
+            let index = self.index(at).div_euclid(BLOCK);
+            let end = self.behind_block(index);
             // a block of one tile is that tile
             if end - at > 1 {
                 let mut partials = set.empty.clone();
                 for (place, slot) in set.slots.iter().enumerate().filter(|(_, slot)| slot.kind.in_blocks()) {
-                    let parts: Vec<&Partial> = (at..end).map(|at| self.part(at, place)).collect();
+                    let parts: Vec<_> = (at..end).map(|at| self.part(set, at, place)).collect();
                     partials[place] = slot.kind.merged(&set.empty[place], &parts);
                 }
                 more.blocks.push_back(Block { index, partials });
@@ -375,10 +421,12 @@ impl Tiles {
 
     /// Drops registers that a later tile has with at least the same rank: no window shows them.
     fn prune(&mut self, set: &TileSet) {
-        for (place, _) in set.slots.iter().enumerate().filter(|(_, slot)| slot.kind == PartialKind::Registers) {
+        let apart = set.layout.apart().len();
+        let registers = set.slots.iter().enumerate().filter(|(_, slot)| slot.kind == PartialKind::Registers);
+        for place in registers.filter_map(|(slot, _)| set.layout.place_apart(slot)) {
             let mut ranks = sketch::Ranks::new();
-            for at in (0..self.indexes.len()).rev() {
-                if let Some(Partial::Registers(registers)) = self.tile_mut(at).nth(place) {
+            for at in (0..self.len()).rev() {
+                if let Partial::Registers(registers) = &mut self.apart[at * apart + place] {
                     registers.retain(|register| ranks.raise(*register));
                     registers.shrink_to_fit();
                 }

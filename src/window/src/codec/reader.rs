@@ -8,7 +8,7 @@ use crate::partial::{Partial, Whole};
 use crate::ranked::Ranked;
 use crate::scalar::{ColumnType, Scalar};
 use crate::sketch::{self, Register, is_bucket};
-use crate::spec::{Slot, Spec};
+use crate::spec::{Slot, Spec, TileSet};
 use crate::tiles::Tiles;
 use crate::timed::{Decay, Recent, Session, Sessions};
 
@@ -248,22 +248,23 @@ impl<'a> Reader<'a> {
     pub(super) fn latest(
         &mut self,
         spec: &Spec,
-        slot: Slot,
+        set: &TileSet,
         tiles: &mut Tiles,
         place: usize,
         nth: usize,
     ) -> Result<(), Error> {
         let mut before: Option<Scalar> = None;
+        let ty = type_of(spec, set.slots[place]);
         for _ in 0..self.varint()? {
-            let value = self.value(type_of(spec, slot))?;
-            let tile = usize::try_from(self.varint()?).ok().and_then(|at| tiles.indexes().get(at)).copied();
+            let value = self.value(ty)?;
+            let tile = usize::try_from(self.varint()?).ok().filter(|at| *at < tiles.len()).map(|at| tiles.index(at));
             let ascends = before.is_none_or(|before| before.order(&value).is_lt());
             // zeros of one sign, one NaN: what no writer writes would count twice
             let usual = sketch::canonical(&value).order(&value).is_eq();
             let Some(index) = tile.filter(|_| ascends && usual) else {
                 return self.corrupt("ascending values, each with one of the tiles");
             };
-            tiles.see(place, nth, &value, index);
+            tiles.see(set, place, nth, &value, index);
             before = Some(value);
         }
         Ok(())
