@@ -22,11 +22,12 @@ use reader::Reader;
 
 use crate::compensated::Compensated;
 use crate::error::Error;
+use crate::joint::{Joint, Place};
 use crate::partial::Partial;
 use crate::scalar::Scalar;
-use crate::spec::Spec;
+use crate::spec::{Spec, TileSet};
 use crate::state::{Pending, State};
-use crate::tiles::{Tiles, distinct_slots};
+use crate::tiles::{Tiles, distinct_among, distinct_slots};
 
 const VERSION: u8 = 2;
 /// Without a checksum, and with the distinct values of each tile in it.
@@ -38,31 +39,62 @@ impl State {
     /// Appends the state's bytes to `out`.
     pub fn encode(&self, spec: &Spec, out: &mut Vec<u8>) {
         debug_assert_eq!(self.fingerprint, spec.fingerprint(), "state of another definition");
+        let sets = spec.sets().iter().enumerate();
+        let whole = |(set, own): (usize, _)| (own, own, Place { set, slot: 0, distinct: 0 }, i64::MIN);
+        self.encode_sets(spec, self.latest_us, sets.map(whole), out);
+    }
+
+    /// Appends the bytes of one definition's part: those of a state that is read under it alone.
+    pub fn encode_part(&self, joint: &Joint, part: usize, out: &mut Vec<u8>) {
+        debug_assert_eq!(self.fingerprint, joint.spec().fingerprint(), "state of another definition");
+        let Some(part) = joint.parts().get(part) else { return };
+        let start_us = part.spec().window_start(self.now_us);
+        let sets =
+            part.sets().map(|(own, place)| (own, &joint.spec().sets()[place.set], place, own.first_index(self.now_us)));
+        let latest_us = self.latest_us.filter(|ts_us| *ts_us >= start_us);
+        self.encode_sets(part.spec(), latest_us, sets, out);
+    }
+
+    /// The bytes of a state of `spec`, whose sets are where they are in what is kept, from a tile each on.
+    fn encode_sets<'a>(
+        &self,
+        spec: &Spec,
+        latest_us: Option<i64>,
+        sets: impl Iterator<Item = (&'a TileSet, &'a TileSet, Place, i64)>,
+        out: &mut Vec<u8>,
+    ) {
         let begin = out.len();
         out.push(VERSION);
         out.extend([0; FRAME - 1]);
-        out.extend(self.fingerprint.to_le_bytes());
+        out.extend(spec.fingerprint().to_le_bytes());
         out.extend(self.now_us.to_le_bytes());
-        match self.latest_us {
+        match latest_us {
             None => out.push(0),
             Some(ts_us) => {
                 out.push(1);
                 out.extend(ts_us.to_le_bytes());
             }
         }
-        for (set, tiles) in spec.sets().iter().zip(self.sets.iter()) {
-            varint(out, tiles.len() as u128);
+        for (own, kept, place, first) in sets {
+            let tiles = self.sets.get(place.set);
+            let from = tiles.from(first);
+            varint(out, (tiles.len() - from) as u128);
             let mut previous = None;
-            for (index, partials) in tiles.fine(set) {
+            for at in from..tiles.len() {
+                let index = tiles.index(at);
                 match previous {
                     None => signed(out, i128::from(index)),
                     Some(previous) => varint(out, index.abs_diff(previous).into()),
                 }
                 previous = Some(index);
-                partials.for_each(|partial| partial_out(out, &partial));
+                for slot in place.slot..place.slot + own.slots.len() {
+                    partial_out(out, &tiles.part(kept, at, slot));
+                }
             }
-            for latest in tiles.latest() {
-                let kept = latest.iter().filter_map(|(value, index)| Some((value, tiles.position(*index)?)));
+            let distinct = place.distinct..place.distinct + distinct_among(&own.slots);
+            for latest in &tiles.latest()[distinct.start.min(tiles.latest().len())..distinct.end] {
+                let place = |index: &i64| tiles.position(*index).filter(|at| *at >= from);
+                let kept = latest.iter().filter_map(|(value, index)| Some((value, place(index)? - from)));
                 varint(out, kept.clone().count() as u128);
                 for (value, place) in kept {
                     scalar_out(out, &value.0);

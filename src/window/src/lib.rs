@@ -77,6 +77,7 @@ mod compensated;
 mod error;
 mod function;
 mod hop;
+mod joint;
 mod moments;
 pub mod oracle;
 mod partial;
@@ -94,6 +95,7 @@ mod timed;
 
 pub use error::{Error, Kind};
 pub use function::Function;
+pub use joint::{Joint, Part};
 pub use scalar::{ColumnType, Output, Scalar};
 pub use spec::{AggregationDef, Feature, Spec, Tiling};
 pub use state::{Answer, Event, Outcome, State};

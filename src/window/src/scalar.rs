@@ -32,6 +32,11 @@ impl Scalar {
         matches!(self, Self::Null)
     }
 
+    /// Whether it is no number, though of a type of numbers.
+    pub(crate) fn is_nan(&self) -> bool {
+        matches!(self, Self::Float(x) if x.is_nan())
+    }
+
     /// The number that it is, as a double.
     pub(crate) fn number(&self) -> Option<f64> {
         match self {

@@ -88,6 +88,14 @@ pub(crate) struct TileSet {
 }
 
 impl TileSet {
+    fn new(types: &[ColumnType], hop_us: i64, window_us: i64, slots: Vec<Slot>) -> Self {
+        let column = |slot: &Slot| slot.column.map_or(ColumnType::Other, |column| types[column]);
+        let empty = |slot: &Slot| Partial::empty(slot.kind, slot.parameter, column(slot));
+        let empty: Box<[Partial]> = slots.iter().map(empty).collect();
+        let layout = Layout::new(&slots, types, &empty);
+        Self { hop_us, window_us, slots, empty, layout }
+    }
+
     pub(crate) fn index(&self, ts_us: i64) -> i64 {
         hop::index(ts_us, self.hop_us)
     }
@@ -172,9 +180,7 @@ impl Spec {
             .into_iter()
             .map(|(hop_us, (window_us, slots))| {
                 let slots: Vec<Slot> = slots.into_iter().collect();
-                let empty: Box<[Partial]> = slots.iter().map(|slot| Self::empty(&types, *slot)).collect();
-                let layout = Layout::new(&slots, &types, &empty);
-                TileSet { hop_us, window_us, slots, empty, layout }
+                TileSet::new(&types, hop_us, window_us, slots)
             })
             .collect();
 
@@ -268,8 +274,16 @@ impl Spec {
         Ok(())
     }
 
-    fn empty(types: &[ColumnType], slot: Slot) -> Partial {
-        Partial::empty(slot.kind, slot.parameter, slot.column.map_or(ColumnType::Other, |i| types[i]))
+    /// A tile set over the definition's columns.
+    pub(crate) fn tile_set(&self, hop_us: i64, window_us: i64, slots: Vec<Slot>) -> TileSet {
+        TileSet::new(&self.types, hop_us, window_us, slots)
+    }
+
+    /// The same columns with other tile sets, and no features.
+    pub(crate) fn with_sets(&self, sets: impl Iterator<Item = TileSet>) -> Self {
+        let (columns, types, sets) = (self.columns.clone(), self.types.clone(), sets.collect::<Vec<_>>());
+        let fingerprint = fingerprint(&columns, &types, &sets);
+        Self { features: Vec::new(), columns, types, sets, reads: Vec::new(), fingerprint }
     }
 }
 

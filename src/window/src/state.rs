@@ -8,7 +8,7 @@ use crate::partial::Partial;
 use crate::read;
 use crate::scalar::Scalar;
 use crate::sets::Sets;
-use crate::spec::Spec;
+use crate::spec::{Read, Spec};
 use crate::tiles::Tiles;
 
 /// One event of one entity.
@@ -116,7 +116,12 @@ impl State {
     /// The features at `t_us`; `None` if the entity is unknown then: it has no event that is in any
     /// window. A `t_us` before the latest `now_us` answers for that `now_us`.
     pub fn evaluate(&self, spec: &Spec, t_us: i64) -> Option<Answer> {
-        if !self.belongs_to(spec) {
+        self.answer(spec, spec, |read| read, t_us)
+    }
+
+    /// The features of `spec`, whose reads stand in what is kept, `kept`, where `place` says.
+    pub(crate) fn answer(&self, kept: &Spec, spec: &Spec, place: impl Fn(Read) -> Read, t_us: i64) -> Option<Answer> {
+        if !self.belongs_to(kept) {
             return None;
         }
         let t_us = t_us.max(self.now_us);
@@ -128,11 +133,11 @@ impl State {
         if latest_us < spec.window_start(t_us) {
             return None;
         }
-        let parts: Vec<Partial> = spec
-            .reads()
-            .iter()
-            .map(|read| read::read(spec, *read, self.sets.get(read.set), t_us, self.pending.range(..due)))
-            .collect();
+        let part = |read: &Read| {
+            let read = place(*read);
+            read::read(kept, read, self.sets.get(read.set), t_us, self.pending.range(..due))
+        };
+        let parts: Vec<Partial> = spec.reads().iter().map(part).collect();
         let mut saturated = false;
         let mut wanted: Vec<&Partial> = Vec::with_capacity(4);
         let mut values = Vec::with_capacity(spec.features().len());

@@ -101,7 +101,7 @@ fn index_of(words: &[u64]) -> i64 {
 impl Tiles {
     /// None yet.
     pub(crate) fn new(set: &TileSet) -> Self {
-        let distinct = set.slots.iter().filter(|slot| slot.kind == PartialKind::Distinct).count();
+        let distinct = distinct_among(&set.slots);
         let more = More { latest: vec![BTreeMap::new(); distinct], ..More::default() };
         let width = set.layout.words().len();
         Self { width, more: (distinct > 0).then(|| Box::new(more)), ..Self::default() }
@@ -129,13 +129,9 @@ impl Tiles {
         words ^ u64::from(matches!(self.apart.back(), Some(Partial::Distinct(0))))
     }
 
-    /// The finest tiles: how many, and each with its index.
-    pub(crate) fn fine<'a>(
-        &'a self,
-        set: &'a TileSet,
-    ) -> impl ExactSizeIterator<Item = (i64, impl Iterator<Item = Cow<'a, Partial>>)> {
-        let of = move |at| (0..set.slots.len()).map(move |slot| self.part(set, at, slot));
-        (0..self.len()).map(move |at| (self.index(at), of(at)))
+    /// The indexes of the finest tiles.
+    pub(crate) fn indexes(&self) -> impl Iterator<Item = i64> {
+        self.ring.iter(self.width).map(index_of)
     }
 
     /// The index of the tile of a place.
@@ -149,7 +145,7 @@ impl Tiles {
     }
 
     /// The place of the first tile that is not before this index.
-    fn from(&self, first: i64) -> usize {
+    pub(crate) fn from(&self, first: i64) -> usize {
         self.ring.partition_point(self.width, |words| index_of(words) < first)
     }
 
@@ -178,7 +174,8 @@ impl Tiles {
         set.layout.put(slot, words, (&mut self.apart, last * set.layout.apart().len()), partial);
     }
 
-    fn part<'a>(&'a self, set: &TileSet, at: usize, slot: usize) -> Cow<'a, Partial> {
+    /// A slot's partial result in the tile of a place.
+    pub(crate) fn part<'a>(&'a self, set: &TileSet, at: usize, slot: usize) -> Cow<'a, Partial> {
         let words = self.ring.get(self.width, at);
         set.layout.get(slot, words, &self.apart, at * set.layout.apart().len())
     }
@@ -438,6 +435,11 @@ impl Tiles {
 /// The slots of distinct values, with their places.
 pub(crate) fn distinct_slots(set: &TileSet) -> impl Iterator<Item = (usize, &Slot)> {
     set.slots.iter().enumerate().filter(|(_, slot)| slot.kind == PartialKind::Distinct)
+}
+
+/// How many of the slots are of distinct values.
+pub(crate) fn distinct_among(slots: &[Slot]) -> usize {
+    slots.iter().filter(|slot| slot.kind == PartialKind::Distinct).count()
 }
 
 /// Adds the event's value, or the event itself where there is no column.

@@ -5,5 +5,6 @@
 mod codec;
 mod definition;
 mod functions;
+mod joint;
 mod parity;
 mod support;
