@@ -241,6 +241,8 @@ impl Reader {
         let takers: Vec<Taker<'_>> =
             views.map(|view| Taker { feed: &view.feed, progress: &view.progress, elsewhere: &elsewhere }).collect();
         let batches = pipeline::prepare(&takers, &Writers::new(), &messages, now, 2 * DISORDER);
+        let joining = self.views.iter_mut().zip(&batches).map(|(view, batch)| (&mut view.writer, batch));
+        Writer::join(&mut joining.collect::<Vec<_>>());
         for (view, batch) in self.views.iter_mut().zip(batches) {
             if let Some(dead) = batch.dead.first() {
                 return Err(Error::Answer(format!("a dead letter: {}", dead.reason)));

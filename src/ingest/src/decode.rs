@@ -103,6 +103,7 @@ pub struct Decoder<'a> {
 }
 
 /// Where the parts of a feed's events stand among those of all feeds.
+#[derive(PartialEq)]
 struct Takes {
     key: usize,
     time: usize,
@@ -149,6 +150,12 @@ impl<'a> Decoder<'a> {
             times,
             values,
         }
+    }
+
+    /// Whether the feeds of these places make the same event of every message.
+    pub(crate) fn is_same(&self, one: usize, other: usize) -> bool {
+        let ((one, takes), (other, others)) = (&self.feeds[one], &self.feeds[other]);
+        one.sql.is_none() && other.sql.is_none() && takes == others
     }
 
     /// The ids of the writers' schemas that these messages need.

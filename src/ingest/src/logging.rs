@@ -33,7 +33,7 @@ impl Logging {
 
     /// Takes the events of a batch that was applied.
     pub(crate) fn take(&mut self, batch: &Batch, now: Timestamp) {
-        let events = batch.events.iter().zip(&batch.origins).map(|(event, &(partition, offset))| LoggedEvent {
+        let events = batch.events.iter().zip(&*batch.origins).map(|(event, &(partition, offset))| LoggedEvent {
             partition,
             offset,
             arrived: now,

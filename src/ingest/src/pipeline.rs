@@ -12,6 +12,7 @@ use model::ports::{FENCED, Fence, OnlineStore, Position, RowWrite, WriteBatch};
 use model::row::{Column, Row};
 use model::value::is_null;
 use prost::Message as _;
+use service::windows::live::Together;
 
 use crate::decode::avro::Writers;
 use crate::decode::sql::{Outcome, Selecting};
@@ -55,12 +56,14 @@ pub struct Progress {
 }
 
 /// Messages made ready to write.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// The events, in the order of the messages.
-    pub events: Vec<Event>,
+    /// The events, in the order of the messages; views that take the same share them.
+    pub events: Arc<Vec<Event>>,
     /// Partition and offset of each.
-    pub origins: Vec<(i32, i64)>,
+    pub origins: Arc<Vec<(i32, i64)>>,
+    /// Who shares them, where somebody does.
+    pub together: Option<Arc<Together>>,
     /// The messages that are none.
     pub dead: Vec<DeadLetter>,
     /// Where the partitions stand behind the batch.
@@ -148,15 +151,19 @@ pub fn prepare(
 ) -> Vec<Batch> {
     let feeds: Vec<&Feed> = takers.iter().map(|taker| taker.feed).collect();
     let decoder = Decoder::new(&feeds, writers);
-    let room = |_: &Taker<'_>| {
-        let (events, origins) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
-        Batch { events, origins, ..Batch::default() }
-    };
-    let mut batches: Vec<Batch> = takers.iter().map(room).collect();
+    // of those that take the same, the first one's batch is made, and is that of the others, too
+    let same =
+        |at: usize| (0..at).find(|before| decoder.is_same(*before, at) && takers[*before].stands_as(&takers[at]));
+    let likes: Vec<Option<usize>> = (0..takers.len()).map(same).collect();
+    let mut batches: Vec<Making> = takers.iter().map(|_| Making::default()).collect();
     let mut selecting: Vec<Option<Selecting<'_>>> = feeds.iter().map(|feed| Selecting::new(feed)).collect();
+    let own = |like: &&Option<usize>| like.is_none();
+    batches.iter_mut().zip(&likes).filter(|(_, like)| own(like)).for_each(|(batch, _)| batch.room(messages.len()));
     for (place, message) in messages.iter().enumerate() {
         let mut reading = None;
-        for (at, (taker, batch)) in takers.iter().zip(&mut batches).enumerate() {
+        for (at, ((taker, batch), _)) in
+            takers.iter().zip(&mut batches).zip(&likes).enumerate().filter(|(_, (_, like))| own(like))
+        {
             let before = taker.progress.get(&message.partition);
             if taker.elsewhere.contains(&message.partition) || before.is_some_and(|p| message.offset < p.next) {
                 continue;
@@ -173,32 +180,76 @@ pub fn prepare(
             batch.take(taker, &messages[place], outcome);
         }
     }
+    shared(takers, &likes, batches)
+}
+
+/// The batches, those that were not made as those that they are like.
+fn shared(takers: &[Taker<'_>], likes: &[Option<usize>], made: Vec<Making>) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::with_capacity(made.len());
+    for (at, (making, like)) in made.into_iter().zip(likes).enumerate() {
+        let batch = match like {
+            Some(like) => batches[*like].clone(),
+            None => {
+                let others = (at + 1..takers.len()).filter(|other| likes[*other] == Some(at));
+                let tables: Vec<_> =
+                    std::iter::once(at).chain(others).map(|at| Arc::clone(&takers[at].feed.view.table)).collect();
+                let together = (tables.len() > 1).then(|| Arc::new(Together { tables }));
+                let Making { events, origins, batch } = making;
+                Batch { events: Arc::new(events), origins: Arc::new(origins), together, ..batch }
+            }
+        };
+        batches.push(batch);
+    }
     batches
 }
 
-impl Batch {
+impl Taker<'_> {
+    /// Whether the other makes the same of what it takes of messages, and stands where this one does.
+    fn stands_as(&self, other: &Taker<'_>) -> bool {
+        self.progress == other.progress
+            && self.elsewhere == other.elsewhere
+            && self.feed.watermark_delay_us == other.feed.watermark_delay_us
+            && self.feed.view.reading.cut_over() == other.feed.view.reading.cut_over()
+    }
+}
+
+/// A batch in the making.
+#[derive(Default)]
+struct Making {
+    events: Vec<Event>,
+    origins: Vec<(i32, i64)>,
+    batch: Batch,
+}
+
+impl Making {
+    fn room(&mut self, messages: usize) {
+        self.events.reserve_exact(messages);
+        self.origins.reserve_exact(messages);
+    }
+
     /// Takes a message and what became of it.
     fn take(&mut self, taker: &Taker<'_>, message: &Message, outcome: Outcome) {
-        self.messages += 1;
+        let Self { events, origins, batch } = self;
+        batch.messages += 1;
         let feed = taker.feed;
         let before = taker.progress.get(&message.partition).map_or(Timestamp::MIN, |p| p.max_event);
-        let behind = self.progress.entry(message.partition).or_insert(Progress { next: 0, max_event: before });
+        let behind = batch.progress.entry(message.partition).or_insert(Progress { next: 0, max_event: before });
         behind.next = message.offset + 1;
         match outcome {
-            Ok(None) => self.filtered += 1,
+            Ok(None) => batch.filtered += 1,
             Ok(Some(event)) => {
                 let time = event.version.event;
                 let watermark = behind.max_event.micros().saturating_sub(feed.watermark_delay_us);
-                self.late += usize::from(time.micros() < watermark);
+                batch.late += usize::from(time.micros() < watermark);
                 behind.max_event = behind.max_event.max(time);
                 if feed.view.reading.cut_over().is_some_and(|cut_over| time < cut_over) {
-                    self.before_cut_over += 1;
+                    batch.before_cut_over += 1;
                 } else {
-                    self.events.push(event);
-                    self.origins.push((message.partition, message.offset));
+                    events.push(event);
+                    origins.push((message.partition, message.offset));
                 }
             }
-            Err(reason) => self.dead.push(DeadLetter { message: message.clone(), reason }),
+            Err(reason) => batch.dead.push(DeadLetter { message: message.clone(), reason }),
         }
     }
 }

@@ -274,9 +274,14 @@ impl Reader<'_> {
     }
 
     fn write(&mut self, batches: impl IntoIterator<Item = (u64, Batch)>, started: Instant) -> Result<(), Stop> {
-        let work = batches.into_iter().filter(|(_, batch)| batch.messages > 0);
+        let work: Vec<(u64, Batch)> = batches.into_iter().filter(|(_, batch)| batch.messages > 0).collect();
+        let mut state = self.state();
+        let batch_of = |id: u64| work.iter().find(|(member, _)| *member == id).map(|(_, batch)| batch);
+        let views = state.members.iter_mut().filter_map(|member| Some((&mut member.writer, batch_of(member.id)?)));
+        Writer::join(&mut views.collect::<Vec<_>>());
+        drop(state);
         let job = |batch| Job::Batch { batch: Box::new(batch), started };
-        self.persist(work.map(|(member, batch)| Work { member, job: job(batch) }).collect())
+        self.persist(work.into_iter().map(|(member, batch)| Work { member, job: job(batch) }).collect())
     }
 
     fn with(&mut self, feed: &Feed, messages: &[Message]) -> Result<With, Stop> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use model::Timestamp;
 use model::ports::{EventLog, Fence, OnlineStore, WriteBatch};
-use service::windows::live::{Checkpoint, Live, Owner};
+use service::windows::live::{Checkpoint, Live, Owner, Together};
 use service::windows::{FoldError, FoldEvent};
 
 use crate::decode::Event;
@@ -150,16 +150,48 @@ impl Writer {
             return pipeline::write_rows(&self.feed, &*self.store, batch, self.logging.is_none().then_some(fences))
                 .await;
         };
-        let events: Vec<_> = batch.events.iter().map(taken).collect();
-        self.torn = true;
-        // decoding gave every column the schema's type, so a refused event is a defect of ours
-        let done = owner.apply(&*self.store, &events, now).await;
+        let done = match owner.applied(batch.together.as_ref()) {
+            Some(applied) => Ok(applied),
+            None => {
+                let events: Vec<_> = batch.events.iter().map(taken).collect();
+                self.torn = true;
+                // decoding gave every column the schema's type, so a refused event is a defect of ours
+                owner.apply(&*self.store, &events, now, batch.together.as_ref()).await
+            }
+        };
         self.torn = matches!(done, Err(FoldError::State(_)));
         let done = done.map_err(|e| match e {
             FoldError::Store(e) => Failure::of_store(e),
             FoldError::State(e) => Failure::State(e),
         })?;
         Ok(Applied { applied: done.applied, dropped: done.late_dropped })
+    }
+
+    /// Keeps the window states of views as one that take their next batch together, where nothing of them waits for a
+    /// checkpoint (and no events are logged: a view's log comes before its states).
+    pub fn join(views: &mut [(&mut Self, &Batch)]) {
+        let mut known: Vec<Arc<Together>> = Vec::new();
+        for at in 0..views.len() {
+            let Some(together) = views[at].1.together.clone() else { continue };
+            let is = |batch: &Batch| batch.together.as_ref().is_some_and(|other| Arc::ptr_eq(other, &together));
+            if known.iter().any(|known| Arc::ptr_eq(known, &together)) {
+                continue;
+            }
+            let those = views.iter_mut().filter(|(_, batch)| is(batch));
+            let idle = |writer: &Self| writer.since.is_none() && !writer.torn && writer.logging.is_none();
+            let owners = those.map(|(writer, _)| idle(writer).then_some(writer.owner.as_mut()).flatten());
+            if let Some(mut owners) =
+                owners.collect::<Option<Vec<_>>>().filter(|all| all.len() == together.tables.len())
+            {
+                Owner::join(&mut owners);
+            }
+            known.push(together);
+        }
+    }
+
+    /// Whether its window states are kept with those of other views.
+    pub fn is_joined(&mut self) -> bool {
+        self.owner.as_mut().is_some_and(Owner::is_joined)
     }
 
     /// Whether anything waits for a checkpoint.
@@ -196,8 +228,8 @@ impl Writer {
         if let Some(logging) = &mut self.logging {
             logging.append(&self.feed, &*self.store).await.map_err(Failure::of_log)?;
         }
-        let Checkpoint { states, before } =
-            self.owner.as_mut().map(|owner| owner.checkpoint(&*self.store, now)).unwrap_or_default();
+        let checkpoint = self.owner.as_mut().map(|owner| owner.checkpoint(&*self.store, now)).transpose();
+        let Checkpoint { states, before } = checkpoint.map_err(Failure::Other)?.unwrap_or_default();
         let written = states.len();
         let positions = pipeline::positions(&self.feed, &self.pending);
         let fences = self.fences(self.pending.keys());

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use model::registry::View;
 use model::value::proto_value::Val;
 use model::{EntityKey, Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
-use window::{AggregationDef, ColumnType, Output, Scalar, Spec, State, Tiling};
+use window::{AggregationDef, Answer, ColumnType, Output, Scalar, Spec, State, Tiling};
 
 use crate::metrics;
 
@@ -193,7 +193,12 @@ fn entity_name(key: &EntityKey) -> String {
 }
 
 fn answer_of(state: &State, spec: &Spec, view: &View, at: Timestamp) -> Result<Windowed> {
-    let Some(answer) = state.evaluate(spec, at.micros()) else { return Ok(None) };
+    valued(state.evaluate(spec, at.micros()), spec, view)
+}
+
+/// An answer as features of the view.
+fn valued(answer: Option<Answer>, spec: &Spec, view: &View) -> Result<Windowed> {
+    let Some(answer) = answer else { return Ok(None) };
     if answer.saturated {
         tracing::warn!(
             project = view.project,

@@ -36,14 +36,17 @@ pub(crate) struct Place {
 
 impl Joint {
     /// Of definitions over the same columns; `None` if they are not.
-    pub fn new(specs: Vec<Spec>) -> Option<Self> {
+    pub fn new(specs: &[Spec]) -> Option<Self> {
         let (first, others) = specs.split_first()?;
+        if others.is_empty() {
+            return Some(first.clone().into());
+        }
         if others.iter().any(|other| other.columns() != first.columns() || other.types() != first.types()) {
             return None;
         }
         let mut sets: Vec<(i64, i64, Vec<_>)> = Vec::new();
         let mut parts = Vec::with_capacity(specs.len());
-        for spec in &specs {
+        for spec in specs {
             let mut places = Vec::with_capacity(spec.sets().len());
             for set in spec.sets() {
                 let known = sets.iter().position(|(hop_us, ..)| *hop_us == set.hop_us);
@@ -59,11 +62,8 @@ impl Joint {
             }
             parts.push(Part { spec: spec.clone(), places });
         }
-        let spec = match &others {
-            [] => first.clone(),
-            _ => first.with_sets(sets.into_iter().map(|(hop, window, slots)| first.tile_set(hop, window, slots))),
-        };
-        Some(Self { spec, parts })
+        let sets = sets.into_iter().map(|(hop_us, window_us, slots)| first.tile_set(hop_us, window_us, slots));
+        Some(Self { spec: first.with_sets(sets), parts })
     }
 
     /// What is kept, as one definition: states are made, changed and written by it. It has no features.
@@ -142,6 +142,13 @@ impl Joint {
             }
         }
         Ok(Some(joined))
+    }
+}
+
+impl From<Spec> for Joint {
+    fn from(spec: Spec) -> Self {
+        let places = (0..spec.sets().len()).map(|set| Place { set, slot: 0, distinct: 0 }).collect();
+        Self { parts: vec![Part { spec: spec.clone(), places }], spec }
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn run(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
         scanned = (0, 0.0, f64::MIN);
         for messages in raw.chunks(options.batch) {
             for batch in pipeline::prepare(&[taker], &Writers::new(), messages, model::Timestamp(end), 0) {
-                for event in &batch.events {
+                for event in &*batch.events {
                     if let Some(Scalar::Float(amount)) = event.columns.first() {
                         scanned = (scanned.0 + 1, scanned.1 + amount, scanned.2.max(*amount));
                     }

@@ -5,6 +5,7 @@ mod ahead;
 mod decode;
 mod formats;
 mod fuzz;
+mod joined;
 mod kafka;
 mod live;
 mod pipeline;

@@ -198,7 +198,9 @@ pub(crate) struct Stream {
     /// The source's event time column.
     pub(crate) time: &'static str,
     pub(crate) features: Vec<(&'static str, ValueType)>,
-    /// Feature, function, column; all over one minute.
+    /// The window of all aggregations.
+    pub(crate) window_seconds: i64,
+    /// Feature, function, column.
     pub(crate) aggregations: Vec<(&'static str, &'static str, &'static str)>,
     pub(crate) disabled: bool,
 }
@@ -215,6 +217,7 @@ impl Stream {
             mapping: Vec::new(),
             time: "ts",
             features: vec![("total", ValueType::Int64), ("n", ValueType::Int64)],
+            window_seconds: 60,
             aggregations: vec![("n", "count", "amount"), ("total", "sum", "amount")],
             disabled: false,
         }
@@ -257,7 +260,7 @@ impl Stream {
             name: (*name).to_owned(),
             function: (*function).to_owned(),
             column: (*column).to_owned(),
-            time_window: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            time_window: Some(prost_types::Duration { seconds: self.window_seconds, nanos: 0 }),
             ..Default::default()
         });
         core::StreamFeatureView {

@@ -58,7 +58,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..80),
     ) {
         let specs: Vec<Spec> = views.iter().map(|(defs, tiling)| spec(defs, *tiling)).collect();
-        let joint = Joint::new(specs.clone()).expect("they read the same columns");
+        let joint = Joint::new(&specs).expect("they read the same columns");
         let mut alone: Vec<State> = specs.iter().map(State::new).collect();
         let columns = |row: &[Scalar]| row.to_vec();
         // some have a past that others lack
@@ -130,6 +130,6 @@ proptest! {
 #[test]
 fn definitions_over_other_columns_are_not_kept_together() {
     let over = |column: &str| spec(&[def("n", "count", column, S, 0)], Tiling::default());
-    assert!(Joint::new(vec![over("amount"), over("clicks")]).is_none());
-    assert!(Joint::new(Vec::new()).is_none());
+    assert!(Joint::new(&[over("amount"), over("clicks")]).is_none());
+    assert!(Joint::new(&[]).is_none());
 }

@@ -36,7 +36,8 @@ pub(super) struct Entry {
     bytes: u32,
     /// The checkpoint behind which it last changed; goes round.
     pub(super) round: u8,
-    pub(super) dirty: bool,
+    /// The parts that have not written its last change, a bit each.
+    pub(super) dirty: u64,
     /// It changed in the round before its last change, too: it is likely to change in the next.
     pub(super) hot: bool,
     /// Changed since the last sweep of those that rest.
@@ -73,6 +74,11 @@ impl Shard {
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Entry> {
         let place = place as usize;
         self.entries.get_mut(place / PIECE)?.get_mut(place % PIECE)?.as_mut()
+    }
+
+    /// All that are here.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().flatten().flatten()
     }
 
     /// Takes in an entity whose key has this hash; one of the same key must not be here.
@@ -131,8 +137,15 @@ fn spread(half: u32) -> u64 {
 impl Entry {
     /// An entity whose state has so many bytes.
     pub(super) fn new(key: EntityKey, held: Held, bytes: usize, before: Before) -> Self {
-        let mut entry = Self { key, held, before, bytes: 0, round: 0, dirty: false, hot: false, used: true };
+        let mut entry = Self { key, held, before, bytes: 0, round: 0, dirty: 0, hot: false, used: true };
         entry.set_bytes(bytes);
+        entry
+    }
+
+    /// The same entity with another state, to be written or not.
+    pub(super) fn with(&self, held: Held, bytes: usize, dirty: u64) -> Self {
+        let mut entry = Self::new(self.key.clone(), held, bytes, Before::Any);
+        (entry.round, entry.hot, entry.used, entry.dirty) = (self.round, self.hot, self.used, dirty);
         entry
     }
 

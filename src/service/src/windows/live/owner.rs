@@ -1,0 +1,278 @@
+//! Who changes a view's states; how views are joined, and parted again. Knows nothing of how events are applied.
+//!
+//! The owners of joined views share one [`Core`]. A batch of events that they all take ([`Together`]) is applied by the first
+//! of them that is given it; the others only hear of it. Whatever is not so – a batch that not all of them take, a view that
+//! starts again, states of an entity that cannot be one – parts them: each view has states of its own then, which are what
+//! it would have had. Nothing stored changes by that.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::ports::OnlineStore;
+use model::registry::View;
+use model::{Error, Kind, Timestamp};
+use window::{Joint, Spec, State};
+
+use super::core::{Core, Last, PACKED_MOST};
+use super::shard::Held;
+use super::{Applied, Checkpoint, Live, Seen, States, Together};
+use crate::windows::fold::{Event, FoldError};
+
+/// So many views are joined at most: an entity has a bit for each.
+const MOST: usize = 64;
+
+/// Where each part is, once the views were parted.
+pub(super) type Parted = Vec<Option<Arc<Mutex<Core>>>>;
+
+/// The one who changes a view's states. Dropped, it takes them with it: the store answers again.
+pub struct Owner {
+    live: Arc<Live>,
+    core: Arc<Mutex<Core>>,
+    part: usize,
+}
+
+impl Owner {
+    pub(super) fn new(live: &Arc<Live>, view: &Arc<View>, spec: Spec, shared: bool) -> Self {
+        let states = States::new(vec![Arc::clone(view)], Joint::from(spec), shared);
+        live.show(Seen { states: Arc::clone(&states), part: 0 }, None);
+        Self { live: Arc::clone(live), core: Core::new(states).shared(), part: 0 }
+    }
+
+    /// Its states, which may be elsewhere since it last looked, and which part of them is its own.
+    fn core(&mut self) -> (MutexGuard<'_, Core>, usize) {
+        let own = lock(&self.core).parted.get_mut(self.part).and_then(Option::take);
+        if let Some(own) = own {
+            (self.core, self.part) = (own, 0);
+        }
+        (lock(&self.core), self.part)
+    }
+
+    /// Applies events in their order, at `now`. The states of entities that are not here come from `store` first: where
+    /// it fails, nothing was applied. `together`: the events are a batch that other views take, too.
+    ///
+    /// Errors: after [`FoldError::State`] some events may have been applied: the owner must be given up.
+    pub async fn apply(
+        &mut self,
+        store: &dyn OnlineStore,
+        events: &[Event<'_>],
+        now: Timestamp,
+        together: Option<&Arc<Together>>,
+    ) -> Result<Applied, FoldError> {
+        loop {
+            let missing = {
+                let (mut core, part) = self.core();
+                if core.torn {
+                    return Err(FoldError::State(torn()));
+                }
+                if !core.is_single() && !core.is_for_all(together) {
+                    drop(core);
+                    self.leave(false);
+                    continue;
+                }
+                if let Some(applied) = core.hear(part, together) {
+                    return Ok(applied);
+                }
+                core.missing(events)
+            };
+            if !missing.reads.is_empty() {
+                let found = store.read_states(&missing.reads).await.map_err(FoldError::Store)?;
+                if !self.core().0.take_in(store, &missing, found)? {
+                    self.leave(true);
+                    continue;
+                }
+            }
+            let (mut core, part) = self.core();
+            let applied = core.apply(events, &missing, now)?;
+            let mine = applied.get(part).copied().unwrap_or_default();
+            core.last = together.filter(|_| !core.is_single()).map(|batch| Last {
+                batch: Arc::clone(batch),
+                applied,
+                heard: 1 << part,
+            });
+            return Ok(mine);
+        }
+    }
+
+    /// Whether those events were applied already, on behalf of a view that is joined with this one.
+    pub fn applied(&mut self, together: Option<&Arc<Together>>) -> Option<Applied> {
+        let (mut core, part) = self.core();
+        if core.is_single() { None } else { core.hear(part, together) }
+    }
+
+    /// Whether it is joined with others.
+    pub fn is_joined(&mut self) -> bool {
+        !self.core().0.is_single()
+    }
+
+    /// Keeps the states of these views as one from now on, where their windows read the same columns and nothing of them
+    /// waits for a checkpoint; says whether it does. What they had in memory is read from the store again.
+    pub fn join(owners: &mut [&mut Self]) -> bool {
+        if !(2..=MOST).contains(&owners.len()) {
+            return false;
+        }
+        let (mut views, mut specs) = (Vec::with_capacity(owners.len()), Vec::with_capacity(owners.len()));
+        for owner in owners.iter_mut() {
+            let (core, part) = owner.core();
+            if core.states.shared || core.torn || core.alone || !core.changed.is_empty() {
+                return false;
+            }
+            views.push(Arc::clone(&core.states.views[part]));
+            specs.push(core.states.joint.parts()[part].spec().clone());
+        }
+        let first = Arc::clone(&owners[0].core);
+        if owners.iter().all(|owner| Arc::ptr_eq(&owner.core, &first)) {
+            return true;
+        }
+        let Some(joint) = Joint::new(&specs) else { return false };
+        let states = States::new(views, joint, false);
+        let core = Core::new(Arc::clone(&states)).shared();
+        for (part, owner) in owners.iter_mut().enumerate() {
+            if owner.is_joined() {
+                owner.leave(false);
+            }
+            let before = Arc::clone(&owner.core().0.states);
+            owner.live.show(Seen { states: Arc::clone(&states), part }, Some(&before));
+            (owner.core, owner.part) = (Arc::clone(&core), part);
+        }
+        true
+    }
+
+    /// Parts the views that are joined with this one; `for_good`: their states cannot be one.
+    fn leave(&mut self, for_good: bool) {
+        let live = Arc::clone(&self.live);
+        self.core().0.part(&live, for_good);
+    }
+
+    /// How many entities changed since the last [`Owner::settle`].
+    pub fn changes(&self) -> usize {
+        let core = lock(&self.core);
+        match core.parted.get(self.part) {
+            Some(Some(own)) => lock(own).changed.len(),
+            _ => core.changed.len(),
+        }
+    }
+
+    /// What changed since the last [`Owner::settle`], to be written to `store`.
+    ///
+    /// Errors: the states have events of a batch that this view was not told of: they would be written without their
+    /// positions.
+    pub fn checkpoint(&mut self, store: &dyn OnlineStore, now: Timestamp) -> model::Result<Checkpoint> {
+        let (mut core, part) = self.core();
+        if core.torn || core.last.as_ref().is_some_and(|last| last.heard >> part & 1 == 0) {
+            return Err(torn());
+        }
+        Ok(core.checkpoint(part, store, now))
+    }
+
+    /// The last checkpoint is in the store. Lets go of entities that rest, where all take more than `budget` bytes (an
+    /// estimate).
+    pub fn settle(&mut self, budget: usize) {
+        let (mut core, part) = self.core();
+        core.settle(part, budget);
+    }
+
+    /// Lets go of all: somebody else may change them in the store from now on. Nothing may have changed since the last
+    /// [`Owner::settle`], or what did is lost and must come again.
+    pub fn clear(&mut self) {
+        if self.is_joined() {
+            self.leave(false);
+        }
+        let (mut core, _) = self.core();
+        core.clear();
+        core.torn = false;
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let live = Arc::clone(&self.live);
+        let (mut core, part) = self.core();
+        core.owned &= !(1 << part);
+        live.hide(&core.states, part);
+    }
+}
+
+impl Core {
+    /// Whether all views that are joined take the batch.
+    fn is_for_all(&self, together: Option<&Arc<Together>>) -> bool {
+        let takes =
+            |together: &Arc<Together>, view: &View| together.tables.iter().any(|table| Arc::ptr_eq(table, &view.table));
+        let owned = |part: &usize| self.owned >> part & 1 == 1;
+        together.is_some_and(|together| {
+            let mut views = self.states.views.iter().enumerate().filter(|(part, _)| owned(part));
+            views.all(|(_, view)| takes(together, view))
+        })
+    }
+
+    /// What became of the batch, where it was the last one to be applied: the part has heard of it then.
+    fn hear(&mut self, part: usize, together: Option<&Arc<Together>>) -> Option<Applied> {
+        let last = self.last.as_mut().filter(|last| together.is_some_and(|batch| Arc::ptr_eq(batch, &last.batch)))?;
+        last.heard |= 1 << part;
+        last.applied.get(part).copied()
+    }
+
+    /// Gives each view states of its own.
+    fn part(&mut self, live: &Live, for_good: bool) {
+        let states = Arc::clone(&self.states);
+        let mut buffer = Vec::new();
+        let owned = |part: &usize| self.owned >> part & 1 == 1;
+        let heard = self.last.as_ref().map_or(u64::MAX, |last| last.heard);
+        let mut parted = Parted::new();
+        for (part, view) in states.views.iter().enumerate() {
+            if !owned(&part) {
+                parted.push(None);
+                continue;
+            }
+            let spec = states.joint.parts()[part].spec();
+            let own = States::new(vec![Arc::clone(view)], Joint::from(spec.clone()), false);
+            let mut core = Core::new(Arc::clone(&own));
+            (core.round, core.alone) = (self.round, for_good);
+            core.torn = heard >> part & 1 == 0;
+            for shard in &states.shards {
+                let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+                for entry in shard.entries() {
+                    let decoded;
+                    let state = match &entry.held {
+                        Held::Live(state) => &**state,
+                        Held::Packed(bytes) => match State::decode(states.joint.spec(), bytes) {
+                            Ok(state) => {
+                                decoded = state;
+                                &decoded
+                            }
+                            // the store has it as it was
+                            Err(_) => continue,
+                        },
+                    };
+                    let dirty = entry.dirty >> part & 1;
+                    let held = if state.is_part_empty(&states.joint, part) {
+                        if dirty == 0 {
+                            continue;
+                        }
+                        Held::Live(Box::new(State::new(spec)))
+                    } else {
+                        buffer.clear();
+                        state.encode_part(&states.joint, part, &mut buffer);
+                        match State::decode(spec, &buffer) {
+                            Ok(state) if buffer.len() > PACKED_MOST => Held::Live(Box::new(state)),
+                            _ => Held::Packed(buffer.as_slice().into()),
+                        }
+                    };
+                    core.adopt(entry.with(held, buffer.len(), dirty));
+                }
+            }
+            live.show(Seen { states: own, part: 0 }, Some(&states));
+            parted.push(Some(core.shared()));
+        }
+        self.parted = parted;
+    }
+}
+
+fn torn() -> Error {
+    Error::new(
+        Kind::Internal,
+        "the states have events that the view's positions do not cover: they are given up and come again from the stored ones",
+    )
+}
+
+fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    core.lock().unwrap_or_else(PoisonError::into_inner)
+}
