@@ -65,8 +65,8 @@ pub struct Batch {
     pub dead: Vec<DeadLetter>,
     /// Where the partitions stand behind the batch.
     pub progress: BTreeMap<i32, Progress>,
-    /// How many of the events were older than their partition's watermark.
-    pub late: usize,
+    /// How many of the events were older than their partition's watermark, by partition.
+    pub late: BTreeMap<i32, usize>,
     /// How many messages the view's SQL left out.
     pub filtered: usize,
     /// How many messages it is made of.
@@ -76,12 +76,14 @@ pub struct Batch {
 }
 
 /// What a write did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Events that are in the store now.
     pub applied: usize,
     /// Events that were too old for every window, or rows older than what is stored.
     pub dropped: usize,
+    /// Events that were too old for every window, by partition.
+    pub too_old: BTreeMap<i32, usize>,
 }
 
 /// Why a write did not happen.
@@ -189,7 +191,9 @@ impl Batch {
             Ok(Some(event)) => {
                 let time = event.version.event;
                 let watermark = behind.max_event.micros().saturating_sub(feed.watermark_delay_us);
-                self.late += usize::from(time.micros() < watermark);
+                if time.micros() < watermark {
+                    *self.late.entry(message.partition).or_default() += 1;
+                }
                 behind.max_event = behind.max_event.max(time);
                 if feed.view.reading.cut_over().is_some_and(|cut_over| time < cut_over) {
                     self.before_cut_over += 1;
@@ -200,6 +204,17 @@ impl Batch {
             }
             Err(reason) => self.dead.push(DeadLetter { message: message.clone(), reason }),
         }
+    }
+
+    /// How many of the events are from before this time, by partition.
+    pub(crate) fn before(&self, time: Timestamp) -> BTreeMap<i32, usize> {
+        let mut found = BTreeMap::new();
+        for (event, (partition, _)) in self.events.iter().zip(&self.origins) {
+            if event.version.event < time {
+                *found.entry(*partition).or_default() += 1;
+            }
+        }
+        found
     }
 }
 
@@ -227,7 +242,7 @@ pub(crate) async fn write_rows(
     };
     let written = store.write(WriteBatch { rows, positions, fences, ..WriteBatch::default() }).await;
     let written = written.map_err(Failure::of_store)?;
-    Ok(Applied { applied: written.applied, dropped: written.stale })
+    Ok(Applied { applied: written.applied, dropped: written.stale, ..Applied::default() })
 }
 
 /// Progress as the store keeps it.

@@ -16,13 +16,15 @@ pub enum OffsetReset {
     Earliest,
     /// Behind the newest.
     Latest,
+    /// Where the view's group stands as Kafka has it; at the oldest message where it has none.
+    Committed,
 }
 
 impl OffsetReset {
-    /// The value of Kafka's `auto.offset.reset`.
+    /// The value of Kafka's `auto.offset.reset`: of a stored position that the topic no longer has.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Earliest => "earliest",
+            Self::Earliest | Self::Committed => "earliest",
             Self::Latest => "latest",
         }
     }

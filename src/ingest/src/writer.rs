@@ -159,7 +159,13 @@ impl Writer {
             FoldError::Store(e) => Failure::of_store(e),
             FoldError::State(e) => Failure::State(e),
         })?;
-        Ok(Applied { applied: done.applied, dropped: done.late_dropped })
+        let too_old = match &self.feed.content {
+            Content::Windows { spec, .. } if done.late_dropped > 0 => {
+                batch.before(Timestamp(spec.window_start(now.micros())))
+            }
+            _ => BTreeMap::new(),
+        };
+        Ok(Applied { applied: done.applied, dropped: done.late_dropped, too_old })
     }
 
     /// Whether anything waits for a checkpoint.
