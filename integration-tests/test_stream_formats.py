@@ -420,6 +420,8 @@ def schema_text(schema: object) -> str:
         ({"schema_registry": {"url": "registry:8081"}}, "no http(s) address"),
         ({"schema_registry": {"url": "http://127.0.0.1:1", "password": "x"}}, "no username"),
         ({"schema_registry": {}}, "url"),
+        ({"kafka": {"security.protokol": "SSL"}}, "the property security.protokol"),
+        ({"kafka": {"session.timeout.ms": "soon"}}, "the property session.timeout.ms"),
     ],
 )
 def test_a_configuration_that_cannot_be_ends_the_start(
