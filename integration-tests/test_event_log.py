@@ -12,10 +12,25 @@ import yaml
 
 from conftest import StartLarder
 from larder_env import kafka as broker
+from larder_env.disk import SmallDisk
 from larder_env.process import wait_until
 from larder_env.repo import store
 from larder_env.topics import Topic
-from test_streams import CARD, HOUR, MINUTE, TOTALS, World, make_repo, message, now_us, plain_view, windowed_view
+from online import metric
+from test_streams import (
+    CARD,
+    HOUR,
+    MINUTE,
+    PROJECT,
+    TOTALS,
+    World,
+    make_repo,
+    message,
+    now_us,
+    plain_view,
+    windowed_view,
+)
+from test_streams_admin import streams
 
 CARDS = [f"card-{number}" for number in range(5)]
 
@@ -75,3 +90,55 @@ def test_events_are_logged_once_over_a_kill_and_training_sets_are_made_of_them(
     wait_until(lambda: world.rows("spent", CARDS[:1], ["count_1d"])[CARDS[0]] == online["count_1d"][0] + 1, "the last")
     world.larder.stop()
     assert in_log("spent") == sent + 1
+
+
+def test_a_disk_without_room_holds_the_stream_back_and_nothing_is_lost_or_there_twice(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+) -> None:
+    repo = make_repo(tmp_path / "repo")
+    config = {"project": PROJECT, "offline": {"event_log": "data/events"}}
+    (repo / "larder.yaml").write_text(yaml.safe_dump(config))
+    disk = SmallDisk(repo / "data", 64)
+    world = World(larder(repo, prefix=disk.enter), store(repo), kafka)
+    topic, views = Topic(kafka, partitions=2), {"spent": "count_1d", "seen": "quantity"}
+    world.features.apply([CARD, windowed_view("spent", topic, TOTALS), plain_view("seen", topic)])
+    sent = 0
+
+    def send(count: int) -> int:
+        for partition in range(2):
+            topic.send([message(CARDS[number % 5], now_us()) for number in range(count)], partition=partition)
+        return 2 * count
+
+    def drain() -> int:
+        for view, feature in views.items():
+            world.drain(topic, [view], feature)
+        return 2 * topic.partitions
+
+    def tries(view: str) -> float:
+        return sum(metric(world.larder, "larder_ingest_retries_total", view=view))
+
+    for number, killed in enumerate([False, True]):
+        sent += send(100) + drain()
+        disk.fill()
+        before = {view: tries(view) for view in views}
+        sent += send(500)
+        for view, tried in before.items():
+            wait_until(lambda view=view, tried=tried: tries(view) > tried, f"{view} to be tried again", 60)  # type: ignore[misc]
+        assert streams(world)["spent"]["state"] == "retrying"
+        assert world.rows("spent", CARDS[:1], ["count_1d"])[CARDS[0]] != "NOT_FOUND"
+        disk.empty()
+        if killed:
+            world.larder.restart(signal.SIGKILL)
+        sent += drain()
+        assert world.rows("spent", CARDS, ["count_1d"]) == dict.fromkeys(CARDS, 240 * (number + 1))
+        for view in views:
+
+            def all_are_there(view: str = view, sent: int = sent) -> bool:
+                return len(logged(disk.path, view, topic)) >= sent
+
+            wait_until(all_are_there, f"{sent} events of {view} in the log")
+            found = logged(disk.path, view, topic)
+            assert max(Counter(zip(found["__partition"], found["__offset"], strict=True)).values()) == 1
+            assert len(found) == sent
+    world.larder.kill()
+    disk.close()

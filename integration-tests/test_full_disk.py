@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,6 +155,56 @@ def test_a_push_is_refused_what_was_acknowledged_is_served_and_room_is_all_it_ta
         world.sdk.apply([Entity(name="more", join_keys=["more"], value_type=DRIVER.value_type)])
     world.disk.empty()
     # without a restart; the first may still be told of the attempt before
+    answers = [world.push(hundred(refused), refused).status_code for _ in range(3)]
+    assert answers[1:] == [200, 200]
+    check()
+    world.larder.restart(signal.SIGKILL)
+    check()
+    assert world.trips("stats", hundred(refused)) == [refused] * 100
+
+
+def is_whole(run: Path) -> bool:
+    """Whether a run is written to its end; what is gone is not half there either."""
+    with suppress(FileNotFoundError):
+        return run.read_bytes().endswith(b"LARDRUN\x02")
+    return True
+
+
+@pytest.mark.parametrize("at_least", [0, 2 * MB], ids=["drained", "merged"])
+def test_a_disk_that_fills_while_a_run_is_written_harms_nothing_that_is_there(world: World, at_least: int) -> None:
+    """The server is stopped in the middle of a run (of what the log held, or of others), and finds no byte left."""
+    runs = world.disk.path / "online" / "runs"
+
+    def half() -> list[Path]:
+        with suppress(FileNotFoundError):
+            return [run for run in runs.iterdir() if run.stat().st_size >= at_least and not is_whole(run)]
+        return []
+
+    def is_caught() -> bool:
+        if not half():
+            return False
+        world.larder.process.signal(signal.SIGSTOP)
+        wait_until(lambda: Path(f"/proc/{world.larder.pid}/stat").read_text().split()[2] == "T", "it to be stopped")
+        if half():
+            return True
+        world.larder.process.signal(signal.SIGCONT)
+        return False
+
+    with ThreadPoolExecutor(1) as pool:
+        pushing = pool.submit(world.push_until_refused)
+        wait_until(is_caught, "a run to be half written", 60, pause=0)
+        world.disk.fill()
+        os.kill(world.larder.pid, signal.SIGCONT)
+        refused = pushing.result(60)
+
+    def check() -> None:
+        for number in range(1, refused):
+            assert world.trips("stats", hundred(number)) == [number] * 100
+        world.serves()
+
+    check()
+    wait_until(lambda: not half(), "what was half written to go")
+    world.disk.empty()
     answers = [world.push(hundred(refused), refused).status_code for _ in range(3)]
     assert answers[1:] == [200, 200]
     check()

@@ -58,6 +58,16 @@ TX: dict[str, Any] = {
         {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
     ],
 }
+MEASURED: dict[str, Any] = {
+    "type": "record",
+    "name": "Measured",
+    "fields": [
+        {"name": "card_id", "type": ["null", "string"]},
+        {"name": "amount", "type": "double"},
+        {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    ],
+}
+YEAR_3000 = 32_503_680_000_000
 FEATURES: dict[str, FeastType] = {"quantity": Int64, "limit": Int64, "price": DecimalType, "tags": Array(String)}
 
 
@@ -314,6 +324,61 @@ def test_windows_over_avro(world: World) -> None:
     world.until("avro_windows", ["total", "events"], {"a": [55, 10]})
 
 
+@pytest.mark.parametrize("kind", ["avro", "protobuf"])
+def test_poison_in_windows_over_avro_and_protobuf(world: World, kind: str) -> None:
+    topic, at = Topic(world.kafka), round(now().timestamp() * 1000)
+
+    def made(card: str | None, ms: int, amount: float) -> bytes:
+        if kind == "avro":
+            return avro(MEASURED, {"card_id": card, "amount": amount, "ts": ms})
+        message = world.messages(amount=amount, **({"card": {"id": card}} if card else {}))
+        message.ts.FromMilliseconds(ms)
+        return message.SerializeToString()
+
+    is_avro = kind == "avro"
+    source = KafkaSource(
+        name=f"poison_{kind}_stream",
+        kafka_bootstrap_servers=topic.kafka.bootstrap_servers,
+        topic=topic.name,
+        timestamp_field="ts",
+        message_format=AvroFormat(schema_json=schema_text(MEASURED)) if is_avro else ProtoFormat("shop.Tx"),
+        batch_source=FileSource(name=f"poison_{kind}_file", path="data/cards.parquet", timestamp_field="ts"),
+        field_mapping={} if is_avro else {"card.id": "card_id"},
+        tags={"larder.wire_format": "plain"},
+    )
+    day = timedelta(days=1)
+    windows = [("", "count", "events", Int64), ("amount", "sum", "total", Float64), ("amount", "min", "least", Float64)]
+    view = StreamFeatureView(
+        name=f"poison_{kind}",
+        entities=[CARD],
+        ttl=timedelta(days=30),
+        mode="python",
+        timestamp_field="ts",
+        source=source,
+        aggregations=[Aggregation(column=c, function=f, time_window=day, name=name) for c, f, name, _ in windows],
+        schema=[Field(name="card_id", dtype=String), *(Field(name=name, dtype=t) for *_, name, t in windows)],
+    )
+    world.features.apply([CARD, view])
+    whole = made("a", at, 1.5)
+    poison: list[tuple[bytes | None, str]] = [
+        (b"", "undecodable" if is_avro else "missing_key"),
+        (whole[:-3], "undecodable"),
+        (b"\xff" * 16, "undecodable"),
+        (json.dumps({"card_id": "a", "ts": at}).encode(), "undecodable"),
+        (made(None, at, 1.0), "missing_key"),
+        (made("a", YEAR_3000, 1.0), "future"),
+        (None, "tombstone"),
+    ]
+    topic.send([whole, *(value for value, _ in poison), made("a", 0, 1.0), made("b", at, float("nan"))])
+    topic.send([made("b", at, 2.5), made("b", at, float("inf")), made("end", at, 1.0)])
+    # the epoch is before the window; NaN is a value, which sums keep and the least is not
+    assert world.until(view.name, ["events", "total", "least"], {"a": [1, 1.5, 1.5], "end": [1, 1.0, 1.0]})
+    cells = read_online(world.larder, view.name, ["events", "total", "least"], "card_id", ["b"])["b"]
+    assert [str(cell.value) for cell in cells.values()] == ["3", "NaN", "2.5"]
+    assert [reason.split(":")[0] for reason in reasons(topic, len(poison))] == [reason for _, reason in poison]
+    assert metric(world.larder, "larder_ingest_late_dropped_total", view=view.name) == [1]
+
+
 def test_what_stands_beside_the_value(world: World) -> None:
     topic = Topic(world.kafka)
     features: dict[str, FeastType] = {"quantity": Int64, "part": Int64, "place": Int64}
@@ -355,6 +420,8 @@ def schema_text(schema: object) -> str:
         ({"schema_registry": {"url": "registry:8081"}}, "no http(s) address"),
         ({"schema_registry": {"url": "http://127.0.0.1:1", "password": "x"}}, "no username"),
         ({"schema_registry": {}}, "url"),
+        ({"kafka": {"security.protokol": "SSL"}}, "the property security.protokol"),
+        ({"kafka": {"session.timeout.ms": "soon"}}, "the property session.timeout.ms"),
     ],
 )
 def test_a_configuration_that_cannot_be_ends_the_start(

@@ -16,10 +16,11 @@ from feast import FeatureStore, FeatureView
 
 from conftest import StartLarder
 from larder_env import kafka as broker
-from larder_env.process import wait_until
+from larder_env.cut import Cut
+from larder_env.process import free_ports, wait_until
 from larder_env.redis import Redis
 from larder_env.repo import store
-from larder_env.server import Larder
+from larder_env.server import HOST, Larder
 from larder_env.topics import Topic
 from online import metric, read_online
 from test_streams import CARD, HOUR, PROJECT, TOTALS, make_repo, message, now_us, plain_view, windowed_view
@@ -78,7 +79,7 @@ def on_one_redis(tmp_path: Path, larder: StartLarder) -> Workers:
             "project": PROJECT,
             "registry": {"type": "file", "path": str(tmp_path / "registry.db"), "cache_ttl_seconds": 1},
             "online_store": {"type": "redis", "connection_string": redis.connection_string},
-            "ingest": {"checkpoint_interval_ms": 100, "kafka": SESSION},
+            "ingest": {"checkpoint_interval_ms": 100, "kafka": {**SESSION, "client.id": name}},
         }
         (repo / "larder.yaml").write_text(yaml.safe_dump(config))
         args = ["--services", "online,registry"] if name == "served" else []
@@ -205,6 +206,45 @@ def test_a_worker_that_was_away_can_no_longer_write(workers: Workers, kafka: bro
     workers.until(producing.counts)
     for server in [workers.served, *workers.both]:
         assert workers.totals(server, "sum_1d") == {card: producing.sums[card] for card in CARDS}
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silence", "closed"])
+def test_a_worker_that_is_cut_off_from_kafka_alone_loses_its_partitions_and_no_event(
+    workers: Workers, tmp_path: Path, silent: bool
+) -> None:
+    """It has its store and its clients all the time, and states in memory that the other goes on with."""
+    cut, [port] = Cut(), free_ports(1)
+    own = broker.start(tmp_path / "kafka", listeners=[broker.Listener("CUT", port, advertised=cut.port)])
+    try:
+        cut.start(port)
+        topic = Topic(own, PARTITIONS)
+        workers.apply(windowed_view("totals", topic, TOTALS, servers=f"{HOST}:{cut.port}"))
+        producing = Producing(topic, keyed=True, pause=0.003)
+        producing.start()
+        for away, other in [workers.both, workers.both[::-1]]:
+            wait_until(lambda: [assigned(worker) for worker in workers.both] == [2, 2], "two partitions for each", 60)
+            seen = sum(workers.totals(workers.served).values())
+            wait_until(lambda seen=seen: sum(workers.totals(workers.served).values()) > seen + 300, "it to work", 60)  # type: ignore[misc]
+            cut.cut(away.repo.name, silent)
+            wait_until(lambda other=other: assigned(other) == PARTITIONS, "the other to have all partitions", 60)  # type: ignore[misc]
+            enough = producing.counts.total()
+            wait_until(
+                lambda enough=enough: sum(workers.totals(workers.served).values()) >= enough,  # type: ignore[misc]
+                "it to have caught up",
+                60,
+            )
+            # who is cut off serves, and knows that it reads nothing
+            assert sum(workers.totals(away).values()) > 0
+            wait_until(lambda away=away: assigned(away) == 0, "it to give up its partitions", 60)  # type: ignore[misc]
+            assert "session timed out" in away.log
+            cut.heal(away.repo.name)
+        producing.finish()
+        workers.until(producing.counts)
+        for server in [workers.served, *workers.both]:
+            assert workers.totals(server, "sum_1d") == {card: producing.sums[card] for card in CARDS}
+    finally:
+        cut.stop()
+        own.stop()
 
 
 def test_entities_in_the_partitions_of_both_are_counted_right(workers: Workers, kafka: broker.Kafka) -> None:

@@ -45,11 +45,11 @@ def iso(ts: int) -> str:
     return pd.Timestamp(ts, unit="us", tz="UTC").isoformat()
 
 
-def card_source(name: str, topic: Topic) -> KafkaSource:
-    """The Kafka source of one view; its batch source is the file that every view here has."""
+def card_source(name: str, topic: Topic, servers: str = "") -> KafkaSource:
+    """The Kafka source of one view, by another of the broker's addresses where one is named; all have one file."""
     return KafkaSource(
         name=f"{name}_stream",
-        kafka_bootstrap_servers=topic.kafka.bootstrap_servers,
+        kafka_bootstrap_servers=servers or topic.kafka.bootstrap_servers,
         topic=topic.name,
         timestamp_field="ts",
         created_timestamp_column="created",
@@ -90,7 +90,9 @@ def plain_stream_view(name: str, topic: Topic) -> StreamFeatureView:
     )
 
 
-def windowed_view(name: str, topic: Topic, windows: Sequence[Window], tiling: int = 0) -> StreamFeatureView:
+def windowed_view(
+    name: str, topic: Topic, windows: Sequence[Window], tiling: int = 0, servers: str = ""
+) -> StreamFeatureView:
     """A StreamFeatureView with these windows on the topic."""
     return StreamFeatureView(
         name=name,
@@ -98,7 +100,7 @@ def windowed_view(name: str, topic: Topic, windows: Sequence[Window], tiling: in
         ttl=timedelta(days=30),
         mode="python",
         timestamp_field="ts",
-        source=card_source(name, topic),
+        source=card_source(name, topic, servers),
         aggregations=[
             Aggregation(
                 column=window.column,

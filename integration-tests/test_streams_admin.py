@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import requests
+import yaml
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
 from conftest import StartLarder
 from larder_env import kafka as broker
@@ -14,7 +16,7 @@ from larder_env.process import wait_until
 from larder_env.repo import store
 from larder_env.topics import Topic
 from online import micros
-from test_streams import CARD, TOTALS, World, make_repo, message, now_us, plain_view, windowed_view
+from test_streams import CARD, PROJECT, TOTALS, World, make_repo, message, now_us, plain_view, windowed_view
 from windows_oracle import HOUR, MINUTE
 
 JSON = dict[str, object]
@@ -134,6 +136,50 @@ def test_seek_reads_again_or_leaves_out_and_counts_nothing_twice(
     steer(world, "rows", "seek", {"to": "earliest"})
     wait_until(lambda: positions(streams(world)["rows"]) == {0: 4}, "all of it again", 60)
     assert world.rows("rows", ["a"]) == {"a": 8}
+
+
+def test_a_stream_begins_where_kafka_has_its_group(tmp_path: Path, larder: StartLarder, kafka: broker.Kafka) -> None:
+    """As one that another consumer read before; by the configuration, or by a seek."""
+    repo = make_repo(tmp_path / "repo")
+    (repo / "larder.yaml").write_text(
+        yaml.safe_dump({"project": PROJECT, "ingest": {"auto_offset_reset": "committed"}})
+    )
+    world, topic = World(larder(repo), store(repo), kafka), Topic(kafka, partitions=2)
+    for partition in [0, 1]:
+        topic.send(
+            [message("ab"[partition], now_us(), quantity=quantity) for quantity in [1, 2, 4]], partition=partition
+        )
+    admin, group = kafka.admin(), "larder.streams.totals"
+
+    def asked(offset: int | None) -> ConsumerGroupTopicPartitions:
+        at = TopicPartition(topic.name, 0) if offset is None else TopicPartition(topic.name, 0, offset)
+        return ConsumerGroupTopicPartitions(group, [at])
+
+    def commit(offset: int) -> None:
+        admin.alter_consumer_group_offsets([asked(offset)])[group].result(30)
+
+    def committed() -> int:
+        [found] = admin.list_consumer_group_offsets([asked(None)])[group].result(30).topic_partitions
+        return int(found.offset)
+
+    def are(wanted: dict[str, int]) -> None:
+        def there() -> bool:
+            return world.rows("totals", [*wanted], ["sum_1d"]) == wanted
+
+        wait_until(there, f"{wanted}", 60)
+
+    commit(1)
+    world.features.apply([CARD, windowed_view("totals", topic, TOTALS)])
+    # where Kafka has nothing, at the oldest
+    are({"a": 6, "b": 7})
+    # what is read is told to Kafka, and nothing is behind it
+    wait_until(lambda: committed() == 3, "the position in Kafka")
+    commit(2)
+    steer(world, "totals", "seek", {"to": "committed"})
+    are({"a": 4})
+    world.larder.restart(signal.SIGKILL)
+    topic.send([message("a", now_us(), quantity=8)])
+    are({"a": 12})
 
 
 def test_what_cannot_be_steered_is_refused_with_the_reason(

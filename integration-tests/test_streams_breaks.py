@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic
 
 from conftest import StartLarder
 from larder_env import kafka as broker
 from larder_env.process import wait_until
+from larder_env.redis import Redis
 from larder_env.repo import store
 from larder_env.topics import Topic
 from online import metric
@@ -21,6 +25,7 @@ from test_streams import (
     COUNT_DAY,
     DAY,
     MINUTE,
+    PROJECT,
     Window,
     World,
     make_repo,
@@ -29,10 +34,12 @@ from test_streams import (
     plain_view,
     windowed_view,
 )
+from test_streams_admin import streams
 
 LIFE = Window("count_all", "count", "", 0)
 YEAR_3000 = 32_503_680_000_000_000
 GREAT = 100 << 20
+LIMIT = "max.message.bytes"
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +74,17 @@ def test_times_at_the_ends_of_time_and_numbers_that_are_none(world: World) -> No
 
 
 def test_what_is_too_old_for_every_window_is_counted(world: World) -> None:
-    topic = Topic(world.kafka)
+    topic = Topic(world.kafka, partitions=2)
     world.features.apply([CARD, windowed_view("too_old", topic, [COUNT_DAY])])
-    topic.send([message("a", 0), message("a", now_us() - 2 * DAY), message("a", now_us())])
+    topic.send([message("a", now_us()), message("a", 0), message("a", now_us() - 2 * DAY), b"{"], partition=0)
+    topic.send([message("a", now_us()), message("a", now_us() - 10 * MINUTE), message("a", 0)], partition=1)
     world.drain(topic, ["too_old"], "count_1d")
-    assert world.rows("too_old", ["a"], ["count_1d"]) == {"a": 1}
-    assert metric(world.larder, "larder_ingest_late_dropped_total", view="too_old") == [2]
+    assert world.rows("too_old", ["a"], ["count_1d"]) == {"a": 3}
+    # by partition: of what is late some is too old, and what is no event is neither
+    for name, counts in [("late", [2, 2]), ("late_dropped", [2, 1]), ("dead_letters", [1])]:
+        for partition, count in enumerate(counts):
+            found = metric(world.larder, f"larder_ingest_{name}_total", view="too_old", partition=str(partition))
+            assert found == [count], (name, partition)
 
 
 @pytest.mark.parametrize("good", [True, False], ids=["event", "dead_letter"])
@@ -168,3 +180,95 @@ def test_messages_that_were_deleted_before_they_were_read_are_told(
     [line] = [line for line in world.larder.log.splitlines() if "another offset than the stored one" in line]
     assert "stored=4" in line
     assert "found=10" in line
+
+
+def test_a_store_that_stands_still_holds_the_stream_back_and_memory_stays(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+) -> None:
+    """What waits is in the broker: of 320 MB no more is fetched than the client's queue takes (64 MB)."""
+    redis = Redis(tmp_path).start()
+    repo = make_repo(tmp_path / "repo")
+    store_config = {"type": "redis", "connection_string": redis.connection_string}
+    (repo / "larder.yaml").write_text(yaml.safe_dump({"project": PROJECT, "online_store": store_config}))
+    world, topic = World(larder(repo), store(repo), kafka), Topic(kafka)
+    world.features.apply([CARD, windowed_view("held", topic, [COUNT_DAY]), plain_view("rows", topic)])
+    world.drain(topic, ["held"], "count_1d")
+
+    def resident() -> int:
+        status = Path(f"/proc/{world.larder.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) << 10
+
+    def tries() -> float:
+        return sum(metric(world.larder, "larder_ingest_retries_total", view="held"))
+
+    before, events = resident(), 40_000
+    redis.process.signal(signal.SIGSTOP)
+    sent = json.dumps(message("a", now_us(), pad="x" * 8_000)).encode()
+    topic.send([sent] * events)
+    enough = tries() + 3
+    wait_until(lambda: tries() >= enough, "the store to be tried again and again", 60)
+    assert resident() - before < 160 << 20
+    assert metric(world.larder, "larder_ingest_view_state", view="held", state="retrying") == [1]
+    redis.process.signal(signal.SIGCONT)
+    world.drain(topic, ["held"], "count_1d")
+    world.drain(topic, ["rows"])
+    assert world.rows("held", ["a"], ["count_1d"]) == {"a": events}
+    assert resident() - before < 200 << 20
+    assert streams(world)["held"]["state"] == "running"
+    redis.stop()
+
+
+def test_of_transactions_what_was_committed_counts_once(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+) -> None:
+    """As Flink and Kafka Streams write: some are aborted, and the last offsets of a partition are no messages."""
+    repo = make_repo(tmp_path / "repo")
+    world, topic = World(larder(repo), store(repo), kafka), Topic(kafka)
+    world.features.apply([CARD, windowed_view("committed", topic, [COUNT_DAY])])
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic.name})
+    producer.init_transactions(30)
+
+    def are(wanted: int) -> None:
+        wait_until(lambda: world.rows("committed", ["a"], ["count_1d"]) == {"a": wanted}, f"{wanted}", 60)
+
+    for number in range(6):
+        producer.begin_transaction()
+        for _ in range(10):
+            producer.produce(topic.name, json.dumps(message("a", now_us())).encode(), partition=0)
+        if number % 2:
+            assert producer.flush(30) == 0
+            producer.abort_transaction(30)
+        else:
+            producer.commit_transaction(30)
+        are(10 * (number // 2 + 1))
+        if number % 3 == 2:
+            world.larder.restart(signal.SIGKILL)
+            are(10 * (number // 2 + 1))
+    # one that nobody ends yet holds back what is behind it, and no more
+    producer.begin_transaction()
+    producer.produce(topic.name, json.dumps(message("a", now_us())).encode(), partition=0)
+    assert producer.flush(30) == 0
+    topic.send([message("b", now_us())])
+    assert world.rows("committed", ["a", "b"], ["count_1d"]) == {"a": 30, "b": "NOT_FOUND"}
+    producer.commit_transaction(30)
+    world.drain(topic, ["committed"], "count_1d")
+    assert world.rows("committed", ["a", "b"], ["count_1d"]) == {"a": 31, "b": 1}
+
+
+def test_a_dead_letter_that_cannot_be_sent_holds_the_stream_back(world: World) -> None:
+    topic = Topic(world.kafka)
+    letters = NewTopic(topic.dead_letters.name, num_partitions=1, replication_factor=1, config={LIMIT: "10"})
+    admin = world.kafka.admin()
+    admin.create_topics([letters])[letters.topic].result(30)
+    world.features.apply([CARD, windowed_view("undeliverable", topic, [COUNT_DAY])])
+    topic.send([message("a", now_us()), b"{", message("a", now_us())])
+    wait_until(lambda: streams(world)["undeliverable"]["state"] == "retrying", "the state to say so", 60)
+    assert "dead-letter topic" in str(streams(world)["undeliverable"]["reason"])
+    assert metric(world.larder, "larder_ingest_dead_letters_total", view="undeliverable") == []
+    more = ConfigEntry(LIMIT, "1000000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, letters.topic, incremental_configs=[more])
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    world.drain(topic, ["undeliverable"], "count_1d")
+    assert world.rows("undeliverable", ["a"], ["count_1d"]) == {"a": 2}
+    assert [letter.value for letter in topic.dead_letters.read(1)] == [b"{"]
+    assert metric(world.larder, "larder_ingest_dead_letters_total", view="undeliverable") == [1]

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -28,6 +30,17 @@ appender.out.name = OUT
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %m (%c)%n
 """
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Another address of the broker; `advertised` is the port that clients are told."""
+
+    name: str
+    port: int
+    advertised: int
+    protocol: str = "PLAINTEXT"
+    properties: Mapping[str, object] = field(default_factory=dict)
 
 
 class Kafka:
@@ -84,7 +97,7 @@ def external() -> Kafka | None:
     return Kafka(named)
 
 
-def start(work: Path, outlive: bool = False) -> Kafka:
+def start(work: Path, outlive: bool = False, listeners: Sequence[Listener] = ()) -> Kafka:
     """Format storage below `work` and start one node on free ports; returns when it serves metadata."""
     if shutil.which("java") is None:
         raise MissingError("java is not installed: apt-get install default-jre-headless")
@@ -92,7 +105,7 @@ def start(work: Path, outlive: bool = False) -> Kafka:
     broker_port, controller_port = free_ports(2)
     work.mkdir(parents=True, exist_ok=True)
     (work / "log4j2.properties").write_text(LOG4J)
-    (work / "server.properties").write_text(_properties(work / "storage", broker_port, controller_port))
+    (work / "server.properties").write_text(_properties(work / "storage", broker_port, controller_port, listeners))
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     formatted = subprocess.run(
         [
@@ -134,15 +147,27 @@ def _java(classpath: Path, work: Path) -> list[str | Path]:
     return ["java", *JVM, f"-Dlog4j2.configurationFile={work / 'log4j2.properties'}", "-cp", f"{classpath}/*"]
 
 
-def _properties(storage: Path, broker_port: int, controller_port: int) -> str:
+def _properties(storage: Path, broker_port: int, controller_port: int, more: Sequence[Listener]) -> str:
+    of_listeners = {
+        f"listener.name.{each.name.lower()}.{key}": value for each in more for key, value in each.properties.items()
+    }
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker_port}",
+        "listeners": ",".join(
+            [
+                *(f"PLAINTEXT://127.0.0.1:{broker_port}", f"CONTROLLER://127.0.0.1:{controller_port}"),
+                *(f"{each.name}://127.0.0.1:{each.port}" for each in more),
+            ]
+        ),
+        "advertised.listeners": ",".join(
+            [f"PLAINTEXT://127.0.0.1:{broker_port}", *(f"{each.name}://127.0.0.1:{each.advertised}" for each in more)]
+        ),
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.security.protocol.map": ",".join(
+            ["PLAINTEXT:PLAINTEXT", "CONTROLLER:PLAINTEXT", *(f"{each.name}:{each.protocol}" for each in more)]
+        ),
         "log.dirs": storage,
         # one node: nothing can be replicated
         "offsets.topic.replication.factor": 1,
@@ -158,5 +183,6 @@ def _properties(storage: Path, broker_port: int, controller_port: int) -> str:
         "log.retention.hours": -1,
         "num.network.threads": 2,
         "num.io.threads": 2,
+        **of_listeners,
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())

@@ -116,7 +116,7 @@ pub(crate) enum Steer {
     Seek {
         /// The view
         view: String,
-        /// earliest, latest or a time (RFC 3339)
+        /// earliest, latest, committed (what Kafka has for the view's group) or a time (RFC 3339)
         #[arg(long, value_name = "PLACE")]
         to: String,
     },

@@ -109,6 +109,7 @@ impl Default for OnlineStore {
 pub(crate) enum Start {
     Earliest,
     Latest,
+    Committed,
 }
 
 #[derive(Clone, Debug)]

@@ -368,6 +368,7 @@ fn ingest_settings(config: &Config) -> ingest::Settings {
         auto_offset_reset: match config.start {
             config::Start::Earliest => ingest::OffsetReset::Earliest,
             config::Start::Latest => ingest::OffsetReset::Latest,
+            config::Start::Committed => ingest::OffsetReset::Committed,
         },
         batch_size: config.batch_messages,
         linger: Duration::from_millis(config.linger_ms),

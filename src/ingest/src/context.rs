@@ -23,7 +23,7 @@ use crate::feed::Feed;
 use crate::member::Member;
 use crate::pipeline::{self, Failure, Progress};
 use crate::readers::Deps;
-use crate::{metrics, start};
+use crate::{metrics, start, waiting};
 
 /// A view at most so many messages behind another one goes on with it; one further behind would keep it waiting.
 const NEAR: i64 = 20_000;
@@ -44,6 +44,10 @@ pub(crate) struct State {
     pub(crate) tracks: BTreeMap<i32, Track>,
     /// Why the positions could not be read, or not be written.
     pub(crate) failed: Option<String>,
+    /// What the client last said of the brokers.
+    pub(crate) trouble: Option<String>,
+    /// Whether none of them answers.
+    away: bool,
 }
 
 pub(crate) struct Context {
@@ -194,8 +198,19 @@ impl Context {
 
 impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
+        let mut state = self.state();
+        let was_away = state.away;
+        state.away = statistics.brokers.values().all(|broker| !matches!(broker.state.as_str(), "UP" | "UPDATE"));
+        for member in &state.members {
+            if state.away {
+                let why = state.trouble.as_deref().unwrap_or("there is no connection to a broker");
+                waiting::told(&self.deps.board, &member.feed, format!("Kafka is not available: {why}"));
+            } else if was_away {
+                waiting::over(&self.deps.board, &member.feed);
+            }
+        }
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        for member in &self.state().members {
+        for member in &state.members {
             for (&partition, progress) in &member.progress {
                 let Some(known) = topic.partitions.get(&partition) else { continue };
                 // what read_committed can read, where the broker says so

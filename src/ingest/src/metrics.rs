@@ -16,7 +16,7 @@ use crate::pipeline::{Applied, Batch, DeadLetter, Failure};
 pub(crate) enum Status {
     /// It reads.
     Running,
-    /// It failed and will start again.
+    /// It failed and will start again, or waits for what fails.
     Retrying,
     /// It waits for the view or its state to be changed.
     Blocked,
@@ -201,13 +201,23 @@ pub(crate) fn broker_error(feed: &Feed, error: &rdkafka::error::KafkaError, repe
     }
 }
 
+/// The view's stream stands still until what fails does so no more.
+pub(crate) fn waits(feed: &Feed) {
+    status(&feed.view.project, &feed.view.name, Status::Retrying);
+}
+
+/// It does so no more.
+pub(crate) fn goes_on(feed: &Feed) {
+    status(&feed.view.project, &feed.view.name, Status::Running);
+}
+
 pub(crate) fn write_retry(feed: &Feed, what: &str, error: &str, attempt: u32) {
     counter!("larder_ingest_retries_total", of(feed)).increment(1);
     tracing::warn!(project = feed.view.project, view = feed.view.name, what, error, attempt, "trying again");
 }
 
 /// One batch that is in the store.
-pub(crate) fn written(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64) {
+pub(crate) fn written(feed: &Feed, batch: &Batch, applied: &Applied, seconds: f64) {
     counted(feed, batch, applied, seconds);
     for (&partition, progress) in &batch.progress {
         gauge!("larder_ingest_position", of_partition(feed, partition)).set(progress.next as f64);
@@ -219,27 +229,39 @@ pub(crate) fn written(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64
 }
 
 /// What became of a batch that a state took which is not read yet.
-pub(crate) fn counted(feed: &Feed, batch: &Batch, applied: Applied, seconds: f64) {
+pub(crate) fn counted(feed: &Feed, batch: &Batch, applied: &Applied, seconds: f64) {
     let messages = batch.messages;
     counter!("larder_ingest_messages_total", of(feed)).increment(messages as u64);
     counter!("larder_ingest_applied_total", of(feed)).increment(applied.applied as u64);
-    counter!("larder_ingest_late_total", of(feed)).increment(batch.late as u64);
     if feed.sql.is_some() {
         counter!("larder_ingest_filtered_total", of(feed)).increment(batch.filtered as u64);
     }
     if feed.view.reading.cut_over_us.is_some() {
         counter!("larder_ingest_before_cut_over_total", of(feed)).increment(batch.before_cut_over as u64);
     }
-    let dropped =
-        if feed.view.is_windowed() { "larder_ingest_late_dropped_total" } else { "larder_ingest_stale_total" };
-    counter!(dropped, of(feed)).increment(applied.dropped as u64);
+    let count_of = |counts: &BTreeMap<i32, usize>, partition| counts.get(&partition).map_or(0, |count| *count as u64);
+    for &partition in batch.progress.keys() {
+        counter!("larder_ingest_late_total", of_partition(feed, partition)).increment(count_of(&batch.late, partition));
+        if feed.view.is_windowed() {
+            let too_old = count_of(&applied.too_old, partition);
+            counter!("larder_ingest_late_dropped_total", of_partition(feed, partition)).increment(too_old);
+        }
+    }
+    let known: usize = applied.too_old.values().sum();
+    let dropped = applied.dropped.saturating_sub(known) as u64;
+    if !feed.view.is_windowed() {
+        counter!("larder_ingest_stale_total", of(feed)).increment(dropped);
+    } else if dropped > 0 {
+        // the clock was set back, or another worker's is ahead: their states know a later time
+        counter!("larder_ingest_late_dropped_total", of(feed)).increment(dropped);
+    }
     histogram!("larder_ingest_batch_seconds", of(feed)).record(seconds);
     tracing::debug!(
         view = feed.view.name,
         messages,
         applied = applied.applied,
         dropped = applied.dropped,
-        late = batch.late,
+        late = batch.late.values().sum::<usize>(),
         dead = batch.dead.len(),
         seconds,
         "batch written"
@@ -251,11 +273,11 @@ pub(crate) fn dead_lettered(feed: &Feed, letters: &[DeadLetter]) {
     let mut by_reason: BTreeMap<&'static str, (u64, &DeadLetter)> = BTreeMap::new();
     for letter in letters {
         by_reason.entry(letter.reason.label()).or_insert((0, letter)).0 += 1;
+        let mut labels = of_partition(feed, letter.message.partition);
+        labels.push(Label::new("reason", letter.reason.label()));
+        counter!("larder_ingest_dead_letters_total", labels).increment(1);
     }
-    for (reason, (count, first)) in by_reason {
-        let mut labels = of(feed);
-        labels.push(Label::new("reason", reason));
-        counter!("larder_ingest_dead_letters_total", labels).increment(count);
+    for (count, first) in by_reason.into_values() {
         tracing::warn!(
             project = feed.view.project,
             view = feed.view.name,

@@ -68,8 +68,8 @@ pub struct Batch {
     pub dead: Vec<DeadLetter>,
     /// Where the partitions stand behind the batch.
     pub progress: BTreeMap<i32, Progress>,
-    /// How many of the events were older than their partition's watermark.
-    pub late: usize,
+    /// How many of the events were older than their partition's watermark, by partition.
+    pub late: BTreeMap<i32, usize>,
     /// How many messages the view's SQL left out.
     pub filtered: usize,
     /// How many messages it is made of.
@@ -79,12 +79,14 @@ pub struct Batch {
 }
 
 /// What a write did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Events that are in the store now.
     pub applied: usize,
     /// Events that were too old for every window, or rows older than what is stored.
     pub dropped: usize,
+    /// Events that were too old for every window, by partition.
+    pub too_old: BTreeMap<i32, usize>,
 }
 
 /// Why a write did not happen.
@@ -187,18 +189,16 @@ pub fn prepare(
 fn shared(takers: &[Taker<'_>], likes: &[Option<usize>], made: Vec<Making>) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::with_capacity(made.len());
     for (at, (making, like)) in made.into_iter().zip(likes).enumerate() {
-        let batch = match like {
-            Some(like) => batches[*like].clone(),
-            None => {
-                let others = (at + 1..takers.len()).filter(|other| likes[*other] == Some(at));
-                let tables: Vec<_> =
-                    std::iter::once(at).chain(others).map(|at| Arc::clone(&takers[at].feed.view.table)).collect();
-                let together = (tables.len() > 1).then(|| Arc::new(Together { tables }));
-                let Making { events, origins, batch } = making;
-                Batch { events: Arc::new(events), origins: Arc::new(origins), together, ..batch }
-            }
-        };
-        batches.push(batch);
+        if let Some(like) = like {
+            batches.push(batches[*like].clone());
+            continue;
+        }
+        let others = (at + 1..takers.len()).filter(|other| likes[*other] == Some(at));
+        let tables = std::iter::once(at).chain(others).map(|at| Arc::clone(&takers[at].feed.view.table));
+        let tables: Vec<_> = tables.collect();
+        let together = (tables.len() > 1).then(|| Arc::new(Together { tables }));
+        let Making { events, origins, batch } = making;
+        batches.push(Batch { events: Arc::new(events), origins: Arc::new(origins), together, ..batch });
     }
     batches
 }
@@ -240,7 +240,9 @@ impl Making {
             Ok(Some(event)) => {
                 let time = event.version.event;
                 let watermark = behind.max_event.micros().saturating_sub(feed.watermark_delay_us);
-                batch.late += usize::from(time.micros() < watermark);
+                if time.micros() < watermark {
+                    *batch.late.entry(message.partition).or_default() += 1;
+                }
                 behind.max_event = behind.max_event.max(time);
                 if feed.view.reading.cut_over().is_some_and(|cut_over| time < cut_over) {
                     batch.before_cut_over += 1;
@@ -251,6 +253,19 @@ impl Making {
             }
             Err(reason) => batch.dead.push(DeadLetter { message: message.clone(), reason }),
         }
+    }
+}
+
+impl Batch {
+    /// How many of the events are from before this time, by partition.
+    pub(crate) fn before(&self, time: Timestamp) -> BTreeMap<i32, usize> {
+        let mut found = BTreeMap::new();
+        for (event, (partition, _)) in self.events.iter().zip(&*self.origins) {
+            if event.version.event < time {
+                *found.entry(*partition).or_default() += 1;
+            }
+        }
+        found
     }
 }
 
@@ -278,7 +293,7 @@ pub(crate) async fn write_rows(
     };
     let written = store.write(WriteBatch { rows, positions, fences, ..WriteBatch::default() }).await;
     let written = written.map_err(Failure::of_store)?;
-    Ok(Applied { applied: written.applied, dropped: written.stale })
+    Ok(Applied { applied: written.applied, dropped: written.stale, ..Applied::default() })
 }
 
 /// Progress as the store keeps it.

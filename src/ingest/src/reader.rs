@@ -20,7 +20,7 @@ use crate::feed::Feed;
 use crate::member::{Member, given_up};
 use crate::pipeline::{self, Batch, Failure, Message};
 use crate::readers::{Deps, Join, Place};
-use crate::waiting::Waiting;
+use crate::waiting::{self, Waiting};
 use crate::writer::{Pace, Writer};
 use crate::{dead_letter, marker, metrics};
 use poll::Polled;
@@ -301,13 +301,10 @@ impl Reader<'_> {
                     return Ok(writers);
                 }
                 Err(error) => {
+                    let what = "the schema registry does not answer";
                     for member in &self.state().members {
-                        metrics::write_retry(
-                            &member.feed,
-                            "the schema registry does not answer",
-                            &error,
-                            waiting.attempts + 1,
-                        );
+                        metrics::write_retry(&member.feed, what, &error, waiting.attempts + 1);
+                        waiting::told(&self.deps.board, &member.feed, format!("{what}: {error}"));
                     }
                     waiting.wait()?;
                     self.dismiss();
@@ -415,7 +412,7 @@ impl Reader<'_> {
                 bury(&mut self.producer, deps, runtime, &member.feed, batch).and_then(|()| {
                     let applied = runtime.block_on(member.writer.apply(batch, deps.clock.now()))?;
                     member.progress.extend(batch.progress.iter().map(|(partition, at)| (*partition, *at)));
-                    metrics::written(&member.feed, batch, applied, started.elapsed().as_secs_f64());
+                    metrics::written(&member.feed, batch, &applied, started.elapsed().as_secs_f64());
                     if !member.writer.has_checkpoints() {
                         member.commit(&deps.settings, &batch.progress);
                     }
@@ -425,6 +422,7 @@ impl Reader<'_> {
         };
         if let Err(Failure::Unavailable(error)) = &outcome {
             metrics::write_retry(&member.feed, what, &error.to_string(), attempts);
+            waiting::told(&deps.board, &member.feed, format!("{what}: {error}"));
         }
         outcome
     }

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
 use crate::error::Error;
 use crate::formats::Formats;
 use crate::schema_registry;
@@ -16,13 +19,15 @@ pub enum OffsetReset {
     Earliest,
     /// Behind the newest.
     Latest,
+    /// Where the view's group stands as Kafka has it; at the oldest message where it has none.
+    Committed,
 }
 
 impl OffsetReset {
-    /// The value of Kafka's `auto.offset.reset`.
+    /// The value of Kafka's `auto.offset.reset`: of a stored position that the topic no longer has.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Earliest => "earliest",
+            Self::Earliest | Self::Committed => "earliest",
             Self::Latest => "latest",
         }
     }
@@ -98,7 +103,22 @@ impl Settings {
         if self.group_prefix.is_empty() {
             return refuse("group_prefix", "it is empty; set a name, such as \"larder\"");
         }
+        if let Some(reason) = self.refused_by_the_client() {
+            return refuse("kafka", &reason);
+        }
         Formats::new(self)
+    }
+
+    /// The first property that librdkafka does not know, or whose value cannot be. (Not the value: it may be secret.)
+    fn refused_by_the_client(&self) -> Option<String> {
+        let all = self.properties.iter().chain(&self.consumer_properties).chain(&self.producer_properties);
+        all.into_iter().find_map(|(name, value)| {
+            let refused = ClientConfig::new().set(name, value).create_native_config().err()?;
+            Some(match refused {
+                KafkaError::ClientConfig(_, why, ..) => format!("the property {name}: {why}"),
+                other => format!("the property {name}: {other}"),
+            })
+        })
     }
 
     /// Everything that the dead-letter producer is given.

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use model::registry::From;
+use model::registry::{From, Reading};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::feed::Feed;
+use crate::client;
+use crate::feed::{self, Feed};
 use crate::settings::{OffsetReset, Settings};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +25,7 @@ pub(crate) fn offset<C: ConsumerContext>(
     let found = match (reading.from(), settings.auto_offset_reset) {
         (From::Configured, OffsetReset::Earliest) | (From::Earliest, _) => return Ok(-1),
         (From::Configured, OffsetReset::Latest) | (From::Latest, _) => end(consumer, &feed.topic, partition),
+        (From::Configured, OffsetReset::Committed) | (From::Committed, _) => committed(feed, partition, settings),
         (From::Time, _) => {
             // an event may have come before its time, by so much
             let skew = i64::try_from(settings.future_skew.as_millis()).unwrap_or(i64::MAX);
@@ -37,6 +39,18 @@ pub(crate) fn offset<C: ConsumerContext>(
 
 fn end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32) -> KafkaResult<i64> {
     Ok(consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT)?.1)
+}
+
+/// What Kafka has of the group that a view has before any seek or backfill, whoever committed it; negative for nothing.
+fn committed(feed: &Feed, partition: i32, settings: &Settings) -> KafkaResult<i64> {
+    let view = &feed.view;
+    let group = feed::group(&settings.group_prefix, &view.project, &Reading::first(view).group(&view.table));
+    let client: BaseConsumer = client::of_view(feed, settings).set("group.id", group).create()?;
+    let mut wanted = TopicPartitionList::with_capacity(1);
+    wanted.add_partition(&feed.topic, partition);
+    let found = client.committed_offsets(wanted, BROKER_TIMEOUT)?;
+    let offset = found.find_partition(&feed.topic, partition).map(|element| element.error().map(|()| element.offset()));
+    Ok(offset.transpose()?.and_then(Offset::to_raw).filter(|offset| *offset >= 0).unwrap_or(-1))
 }
 
 /// The first offset of a time (ms since the epoch) or later, by the broker's index; the end where there is none.

@@ -1,13 +1,29 @@
-//! A pause in reading while something fails, in which the consumer stays in its group. Knows no view.
+//! A pause in reading while something fails, in which the consumer stays in its group, and what is said of it. Knows no
+//! message.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
+use service::streams::{Board, State};
 
 use crate::client::TICK;
 use crate::context::Client;
 use crate::error::Stop;
+use crate::feed::Feed;
+use crate::metrics;
+
+/// Says of a view that it waits, and for what.
+pub(crate) fn told(board: &Board, feed: &Feed, why: String) {
+    metrics::waits(feed);
+    board.state(&feed.view.project, &feed.view.name, State::Retrying(why));
+}
+
+/// Says that it goes on.
+pub(crate) fn over(board: &Board, feed: &Feed) {
+    metrics::goes_on(feed);
+    board.state(&feed.view.project, &feed.view.name, State::Running);
+}
 
 /// A pause in reading, while something fails.
 pub(crate) struct Waiting<'a> {
@@ -52,6 +68,10 @@ impl<'a> Waiting<'a> {
 
     /// Reading goes on.
     pub(crate) fn over(self) -> Result<(), Stop> {
+        let context = self.consumer.context();
+        if self.attempts > 0 {
+            context.state().members.iter().for_each(|member| over(&context.deps.board, &member.feed));
+        }
         let Some(paused) = self.paused else { return Ok(()) };
         self.consumer.resume(&paused).map_err(|e| Stop::kafka("the consumer cannot be resumed", &e))
     }

@@ -150,21 +150,26 @@ impl Writer {
             return pipeline::write_rows(&self.feed, &*self.store, batch, self.logging.is_none().then_some(fences))
                 .await;
         };
-        let done = match owner.applied(batch.together.as_ref()) {
-            Some(applied) => Ok(applied),
-            None => {
-                let events: Vec<_> = batch.events.iter().map(taken).collect();
-                self.torn = true;
-                // decoding gave every column the schema's type, so a refused event is a defect of ours
-                owner.apply(&*self.store, &events, now, batch.together.as_ref()).await
-            }
+        let done = if let Some(applied) = owner.applied(batch.together.as_ref()) {
+            Ok(applied)
+        } else {
+            let events: Vec<_> = batch.events.iter().map(taken).collect();
+            self.torn = true;
+            // decoding gave every column the schema's type, so a refused event is a defect of ours
+            owner.apply(&*self.store, &events, now, batch.together.as_ref()).await
         };
         self.torn = matches!(done, Err(FoldError::State(_)));
         let done = done.map_err(|e| match e {
             FoldError::Store(e) => Failure::of_store(e),
             FoldError::State(e) => Failure::State(e),
         })?;
-        Ok(Applied { applied: done.applied, dropped: done.late_dropped })
+        let too_old = match &self.feed.content {
+            Content::Windows { spec, .. } if done.late_dropped > 0 => {
+                batch.before(Timestamp(spec.window_start(now.micros())))
+            }
+            _ => BTreeMap::new(),
+        };
+        Ok(Applied { applied: done.applied, dropped: done.late_dropped, too_old })
     }
 
     /// Keeps the window states of views as one that take their next batch together, where nothing of them waits for a

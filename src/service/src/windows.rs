@@ -12,7 +12,7 @@ pub mod sql;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use model::registry::View;
+use model::registry::{Field, View};
 use model::value::proto_value::Val;
 use model::{EntityKey, Error, Kind, Result, Timestamp, Value, ValueType, schema, value};
 use window::{AggregationDef, Answer, ColumnType, Output, Scalar, Spec, State, Tiling};
@@ -79,8 +79,8 @@ pub fn columns(view: &View) -> Vec<String> {
     columns
 }
 
-/// A value as an event carries it. A timestamp becomes microseconds; lists, maps and the like, which
-/// can only be counted, become a mark that is not null.
+/// A value as an event carries it. A timestamp becomes microseconds, a decimal the nearest double; lists, maps and the
+/// like, which can only be counted, become a mark that is not null.
 pub fn to_scalar(value: &Value) -> Scalar {
     match &value.val {
         None | Some(Val::NullVal(_)) => Scalar::Null,
@@ -92,6 +92,7 @@ pub fn to_scalar(value: &Value) -> Scalar {
         Some(Val::DoubleVal(v)) => Scalar::Float(*v),
         Some(Val::StringVal(v) | Val::UuidVal(v) | Val::TimeUuidVal(v)) => Scalar::Text(v.as_str().into()),
         Some(Val::BytesVal(v)) => Scalar::Bytes(v.as_slice().into()),
+        Some(Val::DecimalVal(v)) => v.trim().parse().map_or(Scalar::Null, Scalar::Float),
         Some(_) => Scalar::Bool(true),
     }
 }
@@ -262,7 +263,16 @@ fn column_types(view: &View) -> Result<BTreeMap<String, ColumnType>> {
     if let Some(source) = view.stream_source.as_ref().filter(|_| view.sql.is_none())
         && let Some(fields) = schema::stream_columns(source)?
     {
-        return Ok(fields.into_iter().map(|f| (f.name, column_type(f.value_type))).collect());
+        // a decimal is a number where a function takes it for one; where it is only counted it is as ever
+        let is_number = |name: &str| {
+            let mut over = view.aggregations.iter().filter(|a| a.column == name);
+            over.any(|a| needed(&a.function, None) != ColumnType::Other)
+        };
+        let typed = |field: Field| match field.value_type {
+            ValueType::Decimal if is_number(&field.name) => (field.name, ColumnType::Float),
+            other => (field.name, column_type(other)),
+        };
+        return Ok(fields.into_iter().map(typed).collect());
     }
     let mut types = BTreeMap::new();
     for aggregation in view.aggregations.iter().filter(|a| !a.column.is_empty()) {

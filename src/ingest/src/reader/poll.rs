@@ -115,10 +115,13 @@ impl Reader<'_> {
             return Err(Stop::kafka("the Kafka consumer failed", &error));
         }
         let mut repeated = self.last_error.as_ref() == Some(&error);
-        for member in &self.state().members {
+        let mut state = self.state();
+        state.trouble = Some(error.to_string());
+        for member in &state.members {
             metrics::broker_error(&member.feed, &error, repeated);
             repeated = true;
         }
+        drop(state);
         self.last_error = Some(error);
         Ok(())
     }

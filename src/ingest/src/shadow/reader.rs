@@ -373,7 +373,7 @@ impl Reader<'_> {
             bury(&mut self.producer, deps, self.runtime, feed, &mut batch).map_err(Failure::into_stop)?;
             let applied = self.runtime.block_on(self.writer.apply(&batch, now)).map_err(Failure::into_stop)?;
             self.progress.extend(batch.progress.iter().map(|(partition, at)| (*partition, *at)));
-            metrics::counted(feed, &batch, applied, started.elapsed().as_secs_f64());
+            metrics::counted(feed, &batch, &applied, started.elapsed().as_secs_f64());
         }
         Ok(())
     }

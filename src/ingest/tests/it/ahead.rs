@@ -51,7 +51,7 @@ fn same(landed: &[(u64, Batch)], views: &[View], messages: &[Message]) {
         assert_eq!(landed.origins, now.origins);
         assert_eq!(landed.dead, now.dead);
         assert_eq!(landed.progress, now.progress);
-        assert_eq!((landed.messages, landed.late), (now.messages, now.late));
+        assert_eq!((landed.messages, &landed.late), (now.messages, &now.late));
     }
 }
 
@@ -135,7 +135,11 @@ fn what_follows_a_batch_that_was_decoded_again_is_right_too() {
     applied(&mut views, &landed);
     let landed = ahead.land(&views, |_, _| true).expect("decoded");
     same(&landed, &views, &messages(0, 10..20));
-    assert_eq!(landed[0].1.late, landed[0].1.events.len(), "all of them are behind the watermark that is known now");
+    assert_eq!(
+        landed[0].1.late[&0],
+        landed[0].1.events.len(),
+        "all of them are behind the watermark that is known now"
+    );
     applied(&mut views, &landed);
     assert!(!ahead.is_astray());
     ahead.hand_over(messages(0, 20..30), 1, &views, with(), |_, _| true).expect("taken");

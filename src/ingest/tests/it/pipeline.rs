@@ -63,7 +63,7 @@ fn a_batch_writes_states_and_positions_together() {
         message(0, 12, "a", 4, T0),
     ];
     let (batch, applied) = step(&stream.feed(), &store, &messages, T0);
-    assert_eq!((applied.applied, applied.dropped, batch.late), (3, 0, 0));
+    assert_eq!((applied.applied, applied.dropped, batch.late), (3, 0, BTreeMap::new()));
     assert_eq!(batch.dead.len(), 1);
     assert_eq!(batch.dead[0].message.offset, 11);
     assert_eq!(store.position("v", "t", 0), Some(13));
@@ -83,11 +83,12 @@ fn late_events_count_until_no_window_reaches_them() {
         message(0, 3, "a", 8, T0 - 3600 * SECOND),
     ];
     let (batch, applied) = step(&stream.feed(), &store, &late, T0);
-    assert_eq!((batch.late, applied.applied, applied.dropped), (2, 2, 1));
+    assert_eq!((batch.late, applied.applied, applied.dropped), (BTreeMap::from([(0, 2)]), 2, 1));
+    assert_eq!(applied.too_old, BTreeMap::from([(0, 1)]));
     assert_eq!(store.answer(&stream.view(), "a", T0), Some(vec![int(7), int(3)]));
     // another partition has its own watermark
     let (batch, _) = step(&stream.feed(), &store, &[message(1, 0, "b", 1, T0 - 30 * SECOND)], T0);
-    assert_eq!(batch.late, 0);
+    assert_eq!(batch.late, BTreeMap::new());
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub enum From {
     Latest = 2,
     /// At the first message of a time or later.
     Time = 3,
+    /// Where Kafka has the view's group.
+    Committed = 4,
 }
 
 /// How a view's stream is read.

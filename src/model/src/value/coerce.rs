@@ -147,7 +147,8 @@ pub(super) fn json(text: &str) -> Result<String> {
 }
 
 fn is_decimal(text: &str) -> bool {
-    let digits = text.trim().trim_start_matches(['+', '-']);
+    let text = text.trim();
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     !digits.is_empty() && digits.parse::<f64>().is_ok() && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
 }
 

@@ -1,5 +1,5 @@
 //! `GET /streams` says how far the streams of the project's views are read; `POST /streams/{view}/pause`, `/resume` and
-//! `/seek` (`{"to": "earliest" | "latest" | TIMESTAMP}`) steer one. Larder's own: Feast has no such routes.
+//! `/seek` (`{"to": "earliest" | "latest" | "committed" | TIMESTAMP}`) steer one. Larder's own: Feast has no such routes.
 
 use axum::Json;
 use axum::extract::Path;
@@ -48,6 +48,7 @@ pub(super) async fn seek(
     let (from, time) = match request.to.as_str() {
         "earliest" => (From::Earliest, Timestamp(0)),
         "latest" => (From::Latest, Timestamp(0)),
+        "committed" => (From::Committed, Timestamp(0)),
         time => (From::Time, Timestamp::parse(time)?),
     };
     streams(&online)?.seek(&view, from, time).await?;

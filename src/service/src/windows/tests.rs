@@ -154,6 +154,28 @@ fn without_a_schema_the_types_follow_from_the_features() {
 }
 
 #[test]
+fn a_decimal_is_a_number_where_a_function_takes_it_for_one() {
+    let schema = Some("price decimal(12,2), fee decimal(12,2)");
+    let (count, sum) = (("n", "count", "fee"), ("s", "sum", "price"));
+    let spec = spec_of(&view(schema, &[], &[count, sum])).expect("good");
+    let price = to_scalar(&of(Val::DecimalVal("12.50".to_owned())));
+    assert_eq!(price, Scalar::Float(12.5));
+    // the columns are in the order of their names
+    let mut state = State::new(&spec);
+    let event = Event { ts_us: T0, columns: &[price.clone(), price] };
+    state.apply(&spec, event, T0).expect("they fit");
+    let values = state.evaluate(&spec, T0).expect("known").values;
+    assert_eq!(values, [Scalar::Int(1), Scalar::Float(12.5)]);
+    // its sum is no decimal
+    let error = spec_of(&view(schema, &[("s", ValueType::Decimal)], &[sum])).expect_err("refused");
+    assert!(error.message().contains("register DOUBLE instead"), "{error}");
+    // what was counted before decimals were numbers is counted on
+    let lists = Some("fee array<string>");
+    let fingerprint = |schema| spec_of(&view(schema, &[], &[count])).expect("good").fingerprint();
+    assert_eq!(fingerprint(schema), fingerprint(lists));
+}
+
+#[test]
 fn lists_and_counts_come_in_the_registered_types_and_no_other() {
     let features = [
         ("wide", ValueType::Int64List),
