@@ -125,6 +125,41 @@ async fn a_frame_several_times_the_limit_is_joined_from_disk_as_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_wider_than_they_seem_are_joined_from_disk_all_the_same() {
+    let mut repo = repo();
+    repo.view("wide", &["k"], &[("g", ValueType::String)], 0, "wide.parquet");
+    let text = |i: i64| Some(format!("{i:0>300}"));
+    repo.write_in_groups(
+        "wide.parquet",
+        &batch(vec![
+            ("k", ints((0..100_000).map(|i| Some(i % 1000)))),
+            ("g", texts((0..100_000).map(text))),
+            ("t", times((0..100_000).map(|i| Some(i / 1000 * 1_000_000)))),
+            ("c", times((0..100_000).map(|_| None))),
+        ]),
+        10_000,
+    );
+    let rows = 150_000i64;
+    let frame = batch(vec![
+        ("k", ints((0..rows).map(|i| Some(i * 7919 % 1100)))),
+        ("event_timestamp", times((0..rows).map(|i| Some(i * 104_729 % 110_000_000)))),
+        ("note", texts((0..rows).map(text))),
+    ]);
+    // The frame takes 47 MB, and so do its features.
+    let command = historical(&[("wide", &["g"])]);
+    let whole = Server::start(repo.offline_by(512 << 20, 8192)).await;
+    let whole = ask(&whole, messages(&command, &frame, 20_000)).await.expect("fits");
+    assert!(whole.column(3).null_count() > 0);
+    assert!(whole.column(3).null_count() < rows as usize / 5);
+    let offline = repo.offline_by(32 << 20, 8192);
+    let server = Server::start(offline.clone()).await;
+    let got = ask(&server, messages(&command, &frame, 20_000)).await.expect("does not fit, and is joined");
+    assert_eq!(got, whole);
+    eventually("files stay", || open_spills(repo.dir.path()) == 0).await;
+    assert_eq!(offline.reserved_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_query_go_out_before_the_last_one_is_read_where_histories_are_small() {
     let mut repo = repo();
     repo.view("asked", &["k"], &[("n", ValueType::String)], 0, "asked.parquet");
