@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import subprocess
+import termios
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +16,7 @@ import pandas as pd
 import pytest
 
 from conftest import StartLarder
-from larder_env.process import free_ports
+from larder_env.process import free_ports, wait_until
 from larder_env.repo import write_config
 from larder_env.server import HOST, Larder, Ports
 from synthetic import DRIVERS, SyntheticRepo
@@ -45,10 +49,15 @@ class World:
         return export(self.binary, self.repo.path, *words)
 
 
-def export(binary: Path, repo: Path, *words: object) -> subprocess.CompletedProcess[str]:
+def command(binary: Path, repo: Path, *words: object) -> list[str]:
     """`larder export -c repo`."""
-    command = [str(binary), "export", "-c", str(repo), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return [str(binary), "export", "-c", str(repo), *map(str, words)]
+
+
+def export(binary: Path, repo: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run to its end."""
+    words = tuple(command(binary, repo, *words))
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +161,55 @@ def test_what_cannot_be_exported_is_named_and_nothing_is_written(world: World, w
         assert done.stderr.startswith("larder: ")
         assert wanted in done.stderr, words
     assert sorted(os.listdir(tmp_path)) == ["keyless.parquet", "rows.csv"]
+
+
+@PLACES
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_interrupted_leaves_nothing(world: World, where: str, how: signal.Signals, tmp_path: Path) -> None:
+    """Neither a part of the file nor what was spilled; what is there already stays."""
+    out = tmp_path / "set.parquet"
+    out.write_text("what was there")
+    # so many rows that nobody waits for the last of them
+    tables = ", ".join(f"driver_stats_file AS t{number}" for number in range(4))
+    sql = f"SELECT t0.driver_id, t0.event_timestamp FROM {tables}"
+    words = ["--service", "driver_activity", "--entities", sql, "--out", out, "--overwrite", *world.place(where)]
+    running = subprocess.Popen(
+        command(world.binary, world.repo.path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: list(tmp_path.glob(".*.part")), "the first rows", 60)
+    running.send_signal(how)
+    said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (1, ("", "larder: interrupted: nothing was written\n"))
+    assert os.listdir(tmp_path) == ["set.parquet"]
+    assert out.read_text() == "what was there"
+    if where == "own":
+        assert os.listdir(world.repo.path / "data" / "offline-spill") == []
+
+
+@PLACES
+def test_a_terminal_shows_how_far_it_is(world: World, where: str, tmp_path: Path) -> None:
+    """A bar, which is gone when the sentence comes; where no terminal is (the tests above) there is none."""
+    count = 300_000
+    rows = pd.read_parquet(world.entities)
+    many, out = tmp_path / "many.parquet", tmp_path / "set.parquet"
+    pd.concat([rows] * (count // len(rows))).to_parquet(many, index=False)
+    words = ["--service", "driver_activity", "--entities", many, "--out", out, *world.place(where)]
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (30, 120))
+    running = subprocess.Popen(command(world.binary, world.repo.path, *words), stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # which is how a terminal without a process ends
+        while more := os.read(ours, 65_536):
+            said += more
+    os.close(ours)
+    assert running.wait(60) == 0, said
+    text = said.decode()
+    total = f"{count // len(rows) * len(rows):,}"
+    shown = {found.replace(",", "") for found in re.findall(rf"([\d,]+)/{total} rows, \S+ left", text)}
+    assert any(0 < int(number) < count for number in shown), text
+    last = text.rstrip().splitlines()[-1]
+    assert f"set.parquet: {total} rows of {len(COLUMNS)} columns in " in last
 
 
 def test_where_there_is_no_registry_to_read_it_says_whom_to_ask(world: World, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -262,14 +263,8 @@ def test_an_entity_frame_that_has_no_room_fails_and_is_joined_when_there_is_room
     wait_until(lambda: world.disk.free() >= free, "the room to be given back", 10)
 
 
-@pytest.mark.parametrize("world", [6], indirect=True)
-def test_a_client_that_hangs_up_in_mid_join_stops_it_and_leaves_no_file(world: World) -> None:
-    def spilled() -> list[str]:
-        return world.disk.files("offline-spill/**/*")
-
-    def count(name: str, **labels: str) -> float:
-        return sum(metric(world.larder, f"larder_offline_{name}_total", **labels))
-
+def begin_to_spill(world: World) -> tuple[fl.FlightClient, fl.FlightStreamWriter, fl.FlightStreamReader]:
+    """Ask for what is sorted with 6 MB of memory until that spills; it goes on for as long as these are held."""
     # What came later than its created time does not count: in that order the history is sorted.
     text = "SELECT driver_id, event_timestamp FROM history_file"
     command: dict[str, object] = {"api": "get_historical_features", "project": "full", "entity_df_sql": text}
@@ -281,15 +276,57 @@ def test_a_client_that_hangs_up_in_mid_join_stops_it_and_leaves_no_file(world: W
     writer.begin(nothing.schema)
     writer.write_table(nothing)
     writer.done_writing()
-    wait_until(spilled, "the sort to spill", 10, pause=0.001)
+    wait_until(lambda: world.disk.files("offline-spill/**/*"), "the sort to spill", 10, pause=0.001)
+    return client, writer, reader
+
+
+@pytest.mark.parametrize("world", [6], indirect=True)
+def test_a_client_that_hangs_up_in_mid_join_stops_it_and_leaves_no_file(world: World) -> None:
+    def count(name: str, **labels: str) -> float:
+        return sum(metric(world.larder, f"larder_offline_{name}_total", **labels))
+
+    client, _writer, reader = begin_to_spill(world)
     reader.cancel()
     client.close()
     wait_until(lambda: count("requests", outcome="cancelled") == 1, "the call to end", 10)
-    wait_until(lambda: spilled() == [], "the spill files to go", 10)
+    wait_until(lambda: world.disk.files("offline-spill/**/*") == [], "the spill files to go", 10)
     assert count("sorts", view="history") == 1
     assert count("rows_joined", view="history") == 0, "the join was not done to its end"
     assert world.retrieve(1000)["trips"].null_count == 0
     assert count("sorts", view="history") == 1, "what fits is not sorted"
+
+
+@pytest.mark.parametrize("world", [6], indirect=True)
+def test_what_a_killed_server_had_spilled_goes_with_the_next_start(world: World) -> None:
+    client, _writer, _reader = begin_to_spill(world)
+    world.larder.kill()
+    client.close()
+    assert world.disk.files("offline-spill/**/*") != []
+    world.larder.start()
+    assert world.disk.files("offline-spill/**/*") == []
+    world.serves()
+
+
+def test_an_export_that_has_no_room_says_so_and_leaves_no_file(world: World) -> None:
+    """On the command line; what is there already stays."""
+    out = world.larder.repo / "data" / "set.parquet"
+
+    def export(rows: int) -> subprocess.CompletedProcess[str]:
+        text = f"SELECT driver_id, event_timestamp FROM history_file LIMIT {rows}"
+        words = ["--features", "history:trips", "--entities", text, "--out", str(out), "--overwrite"]
+        words += ["-c", str(world.larder.repo), "--server", f"{HOST}:{world.larder.ports.offline}"]
+        command = [*world.disk.enter, str(world.larder.binary), "export", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    for there in ([], ["set.parquet"]):
+        world.disk.fill(leaving=MB // 2)
+        failed = export(HISTORY)
+        assert (failed.returncode, "No space left" in failed.stderr) == (1, True), failed
+        assert world.disk.files("set*") + world.disk.files(".*") == there
+        world.serves()
+        world.disk.empty()
+        assert export(50).returncode == 0
+    assert pq.read_metadata(world.disk.path / "set.parquet").num_rows == 50
 
 
 def test_what_is_kept_is_whole_or_not_there(world: World) -> None:

@@ -630,7 +630,8 @@ def test_a_large_frame_streams_fine(world: World) -> None:
 # --- windows ------------------------------------------------------------------------------------------------------
 
 
-def test_windows_over_the_batch_source_equal_the_definition(world: World) -> None:
+def events_of_cards() -> dict[str, list[Event]]:
+    """The events of each card, in the order of the file."""
     rows = activity_rows()
     events: dict[str, list[Event]] = {}
     stamps = [micros(ts) for ts in rows["ts"]]
@@ -639,6 +640,11 @@ def test_windows_over_the_batch_source_equal_the_definition(world: World) -> Non
     ):
         assert ts is not None
         events.setdefault(card, []).append(Event(ts, {"amount": amount, "quantity": quantity}))  # type: ignore[dict-item]
+    return events
+
+
+def test_windows_over_the_batch_source_equal_the_definition(world: World) -> None:
+    events = events_of_cards()
     rng = random.Random(4)
     start = micros(BEGIN) or 0
     times = [start + rng.randrange(-HOUR, DAY + 5 * HOUR) for _ in range(120)]
@@ -676,6 +682,30 @@ def test_windows_and_rows_in_one_request(world: World) -> None:
     got = ask(world, asked, ["card_activity:n_amount_3h", "driver_ever:trips"])
     assert list(got.columns) == [*asked.columns, "n_amount_3h", "trips"]
     assert plain(got["n_amount_3h"])[0]
+
+
+@pytest.mark.parametrize("how", ["SQL", "span"])
+def test_windows_without_an_entity_frame_equal_the_definition(world: World, how: str) -> None:
+    """A SELECT over the events themselves, or every card with an event in a span of time, at its end."""
+    events, names = events_of_cards(), [window.feature for window in WINDOWS]
+    end = BEGIN + pd.Timedelta(hours=15, minutes=10)
+    text = f"SELECT card_id, ts AS event_timestamp FROM activity_file WHERE ts <= TIMESTAMP '{end}' ORDER BY ts"
+    span = {"start_date": (end - pd.Timedelta(hours=2)).to_pydatetime(), "end_date": end.to_pydatetime()}
+    asked: dict[str, object] = {"entity_df": text} if how == "SQL" else span
+    got = world.features.get_historical_features(features=refs("card_activity", names), **asked).to_df()  # type: ignore[arg-type]
+    stamps = [micros(stamp) or 0 for stamp in got["event_timestamp"]]
+    if how == "SQL":
+        assert stamps == sorted(e.ts for own in events.values() for e in own if e.ts <= (micros(end) or 0))
+    else:
+        assert (sorted(got["card_id"]), set(stamps)) == (["card-0", "card-1", "card-2"], {micros(end)})
+    values = {name: plain(got[name]) for name in names}
+    for number, (card, stamp) in enumerate(zip(got["card_id"], stamps, strict=True)):
+        found = answer(WINDOWS, events[card], stamp)
+        assert found is not None
+        for name in names:
+            wanted = found.values[name]
+            near = pytest.approx(wanted, rel=1e-12, abs=1e-12) if isinstance(wanted, float) else wanted
+            assert values[name][number] == near, (number, name)
 
 
 # --- the older flow -----------------------------------------------------------------------------------------------

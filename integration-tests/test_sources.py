@@ -24,7 +24,7 @@ from feast.data_format import DeltaFormat
 from feast.data_source import PushMode
 from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
-from feast.types import Float64, Int64, String
+from feast.types import Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from conftest import StartLarder
@@ -557,6 +557,22 @@ def test_a_partitioned_delta_table_with_a_column_that_came_later(world: World) -
         DeltaTable(uri).create_checkpoint()
 
 
+def test_a_delta_table_may_have_its_times_as_spark_writes_them(world: World) -> None:
+    """INT96, of which the log says `timestamp` like of any other."""
+    uri = world.data / "delta_int96"
+    whole = rows(0).assign(seen=rows(0)["event_timestamp"])
+    write_deltalake(str(uri), table(whole))
+    (file,) = uri.glob("*.parquet")
+    pq.write_table(pq.read_table(file), file, use_deprecated_int96_timestamps=True)
+    view = world.view("data/delta_int96", *TRIPS, Field(name="seen", dtype=UnixTimestamp), delta=True, online=True)
+    got = world.read(view, "trips", "seen")
+    assert got["trips"].to_pylist() == whole["trips"].tolist()
+    assert got["seen"].to_pylist() == whole["seen"].tolist()
+    world.features.materialize(BEGIN, BEGIN + pd.Timedelta(days=1, hours=1), feature_views=[view])
+    served = world.features.get_online_features([f"{view}:trips"], [{"driver_id": 1}, {"driver_id": 2}]).to_dict()
+    assert served["trips"] == [101, 201]
+
+
 def test_a_delta_checkpoint_may_be_in_parts(world: World) -> None:
     uri = world.data / "delta_multipart"
     for driver in (1, 2):
@@ -603,6 +619,45 @@ def test_rows_are_not_pushed_into_a_delta_table(world: World) -> None:
     view = world.view("data/delta_pushed", delta=True, pushed=True)
     with pytest.raises(Exception, match="Delta table"):
         world.features.write_to_offline_store(view, rows(1000))
+
+
+# --- columns that nobody wrote down --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["directory", "pattern", "partitions", "delta", "object", "objects", "delta objects"])
+def test_a_view_without_a_schema_has_that_of_any_source(world: World, kind: str) -> None:
+    """`apply` asks for the columns, and validates the source, whatever it is."""
+    whole = rows(0).assign(rate=0.5, region=["north", "south"] * 3)
+    name = f"inferred_{kind.replace(' ', '_')}"
+    options = {"aws_endpoint": world.s3.endpoint, "aws_allow_http": "true", "aws_conditional_put": "etag"}
+    options |= {key.lower(): value for key, value in world.s3.environment.items()}
+    path = f"s3://{BUCKET}/{name}" if "object" in kind else f"data/{name}"
+    if "delta" in kind:
+        uri, access = (path, options) if "object" in kind else (str(world.data / name), None)
+        write_deltalake(uri, table(whole), partition_by=["region"], storage_options=access)
+    elif "object" in kind:
+        world.put(f"{name}/part.parquet", whole)
+        path += "/part.parquet" if kind == "object" else "/"
+    else:
+        for region, part in whole.groupby("region"):
+            folder = world.data / name / (f"region={region}" if kind == "partitions" else str(region))
+            folder.mkdir(parents=True)
+            inside = part.drop(columns="region") if kind == "partitions" else part
+            pq.write_table(table(inside), folder / "part.parquet")
+        path += "/*/part.parquet" if kind == "pattern" else ""
+    source = FileSource(
+        name=f"{name}_source",
+        path=path,
+        timestamp_field="event_timestamp",
+        s3_endpoint_override=world.s3.endpoint if "object" in kind else None,
+        file_format=DeltaFormat() if "delta" in kind else None,
+    )
+    world.features.apply([DRIVER, FeatureView(name=name, entities=[DRIVER], ttl=timedelta(0), source=source)])
+    found = {field.name: str(field.dtype) for field in world.features.get_feature_view(name).features}
+    assert found == {"trips": "Int64", "rate": "Float64", "region": "String"}
+    got = world.read(name, "trips", "region")
+    assert got["trips"].to_pylist() == whole["trips"].tolist()
+    assert got["region"].to_pylist() == whole["region"].tolist()
 
 
 # --- files that changed, and damaged ones -------------------------------------------------------------------------

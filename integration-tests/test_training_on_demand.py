@@ -252,6 +252,32 @@ def test_persist_and_the_command_line_compute_too(world: World) -> None:
         assert list(kept[name]) == list(wanted[name]) == list(exported[name])
 
 
+def test_entity_rows_by_sql_bring_the_request_data(world: World) -> None:
+    sql = """
+        SELECT driver_id, event_timestamp, CAST(trips % 17 AS BIGINT) AS val, 1.5 AS factor, trips AS row
+        FROM stats_file WHERE driver_id = 2 AND trips > 100 ORDER BY event_timestamp DESC
+    """
+    got = world.remote.get_historical_features(sql, ["listed:py_trips", "planned:s_sum", "stats:rating"]).to_df()
+    trips = [hour * 10 + 2 for hour in range(HOURS - 1, 9, -1)]
+    assert list(got["row"]) == trips
+    assert list(got["py_trips"]) == [t + t % 17 for t in trips]
+    assert list(got["s_sum"]) == [t / 8 + t % 17 for t in trips]
+    with pytest.raises(Exception, match="Feature val not found in the entity dataframe"):
+        world.remote.get_historical_features(sql.replace("AS val", "AS other"), ["listed:py_trips"]).to_df()
+
+
+def test_a_span_of_time_has_computed_features_that_need_no_request_data(world: World) -> None:
+    end = BEGIN + timedelta(hours=20, minutes=5)
+    span: dict[str, Any] = {"start_date": BEGIN, "end_date": end}
+    got = world.remote.get_historical_features(features=["stored:stored_sum", "stats:trips"], **span).to_df()
+    found = dict(zip(got["driver_id"], zip(got["trips"], got["stored_sum"], strict=True), strict=True))
+    assert found == {driver: (200 + driver, (200 + driver) * 1.125) for driver in (1, 2)}
+    alone = world.remote.get_historical_features(features=["stored:stored_sum"], **span).to_df()
+    assert sorted(alone["stored_sum"]) == sorted(got["stored_sum"])
+    with pytest.raises(Exception, match=r"Feature \w+ not found in the entity dataframe"):
+        world.remote.get_historical_features(features=["listed:py_trips"], **span).to_df()
+
+
 def test_missing_request_data_is_feasts_error(world: World) -> None:
     with pytest.raises(RequestDataNotFoundInEntityDfException):
         world.ours(PANDAS, entity_rows().drop(columns=["val"]))

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use model::ports::Clock;
-use offline::export::{Entities, Features, Job, Place};
+use offline::export::{Entities, Features, Job, Place, stopped};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::clock::SystemClock;
 use crate::config::{Config, Registry};
 use crate::open;
-use crate::run::{self};
+use crate::run::{self, Signals};
 
 /// Why nothing was exported.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,8 @@ pub(crate) enum Error {
     Exists(PathBuf),
     #[error("{0}; ask a server that runs on this configuration with --server http://HOST:PORT")]
     Own(#[from] run::Error),
+    #[error("signals cannot be waited for: {0}")]
+    Signal(std::io::Error),
     #[error("{0}")]
     Export(#[from] model::Error),
 }
@@ -58,7 +61,11 @@ pub(crate) async fn run(config: Config, options: cli::Export) -> Result<(), Erro
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(Duration::from_millis(100));
     bar.set_message("joining");
-    let export = job.begin(&place).await?;
+    let stop = interrupted()?;
+    let export = tokio::select! {
+        begun = job.begin(&place) => begun?,
+        () = stop.cancelled() => return Err(stopped().into()),
+    };
     let style = match export.rows {
         Some(rows) => {
             bar.set_length(rows);
@@ -70,11 +77,25 @@ pub(crate) async fn run(config: Config, options: cli::Export) -> Result<(), Erro
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     let (columns, shown) = (export.columns(), bar.clone());
     let out = options.out.to_string_lossy();
-    let rows = export.write(&out, open::object_store(&config), options.overwrite, move |rows| shown.inc(rows)).await?;
+    let progress = move |rows| shown.inc(rows);
+    let store = open::object_store(&config);
+    let rows = export.write(&out, store, options.overwrite, progress, stop.cancelled_owned()).await?;
     bar.finish_and_clear();
     let took = HumanDuration(start.elapsed());
     println!("{out}: {} rows of {columns} columns in {took}", HumanCount(rows));
     Ok(())
+}
+
+/// Cancelled when somebody interrupts this process: what it has on disk must go first.
+fn interrupted() -> Result<CancellationToken, Error> {
+    let mut signals = Signals::install().map_err(Error::Signal)?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        signals.wait().await;
+        token.cancel();
+    });
+    Ok(stop)
 }
 
 /// SQL where it reads like it and is no file.

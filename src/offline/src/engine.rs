@@ -31,6 +31,7 @@ use crate::frame::Room;
 use crate::keys::KeyType;
 use crate::scan::{ParquetFiles, Pieces};
 use crate::source::{Location, missing};
+use crate::spill;
 use crate::store::Stores;
 use crate::stream_sql::Through;
 
@@ -50,7 +51,7 @@ pub(crate) struct Engine {
     runtime: Arc<RuntimeEnv>,
     config: SessionConfig,
     memory_limit: usize,
-    spill_dir: PathBuf,
+    spill: Arc<spill::Directory>,
     log: Option<Log>,
 }
 
@@ -161,10 +162,9 @@ impl Engine {
     ///
     /// Errors: a spill directory that cannot be made.
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
-        let io = |e| crate::error::io("creating", &settings.spill_dir, e);
-        std::fs::create_dir_all(&settings.spill_dir).map_err(io)?;
+        let spill = Arc::new(spill::Directory::below(&settings.spill_dir)?);
         let disk =
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill_dir.clone()]));
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.path().to_path_buf()]));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_limit_bytes)))
             .with_disk_manager_builder(disk)
@@ -184,7 +184,7 @@ impl Engine {
             runtime,
             config,
             memory_limit: settings.memory_limit_bytes,
-            spill_dir: settings.spill_dir.clone(),
+            spill,
             log: settings.event_log.clone().map(Log::new),
         })
     }
@@ -201,7 +201,7 @@ impl Engine {
 
     /// How much of an entity frame is held in memory: a quarter of the limit.
     pub(crate) fn room(&self) -> Room {
-        Room { frame: self.memory_limit / 4, claims: self.memory_limit, dir: self.spill_dir.clone() }
+        Room { frame: self.memory_limit / 4, claims: self.memory_limit, dir: self.spill.path().to_path_buf() }
     }
 
     /// The memory that is taken of the limit, bytes.

@@ -25,8 +25,8 @@ pub(crate) fn engine(error: DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(reason) => Error::new(
             Kind::TooLarge,
             format!(
-                "the query needs more than the offline memory limit: ask for fewer rows or views, or raise the \
-                 limit in larder.yaml ({})",
+                "the query needs more than others leave of the offline memory limit: ask for fewer rows or views, try \
+                 again when fewer run, or raise the limit in larder.yaml ({})",
                 first_line(reason)
             ),
         ),

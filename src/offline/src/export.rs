@@ -10,8 +10,9 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightClient, FlightDescriptor};
+use futures::future::{BoxFuture, Either, select};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use model::{Error, Kind, Result};
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use serde_json::json;
@@ -152,23 +153,45 @@ impl Export {
     }
 
     /// Writes it to a file (`x.parquet`), or as the one file of a directory, here or in an object store; whole or
-    /// not at all. `progress` is told the rows of each batch. Gives the number of rows.
+    /// not at all: it ends when `stop` does. `progress` is told the rows of each batch. Gives the number of rows.
     ///
     /// Errors: `Conflict` where something is there and `overwrite` is not set; `Unsupported` for a store that is not
-    /// offered; those of the retrieval, the disk and the store.
+    /// offered; `Unavailable` where it was stopped; those of the retrieval, the disk and the store.
     pub async fn write(
         self,
         out: &str,
         object_store: ObjectStoreOptions,
         overwrite: bool,
         progress: impl Fn(u64) + Send + 'static,
+        stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<u64> {
         let history::Export { schema, batches } = self.inner;
         let batches = batches.inspect_ok(move |batch| progress(batch.num_rows() as u64)).boxed();
+        let batches = until(batches, stop.boxed());
         let location = Location::of_uri(out, "", Path::new(""), &Stores::new(object_store)?)?;
         let locks = append::Locks::default();
         append::export(&locks, &location, out, overwrite, history::Export { schema, batches }).await
     }
+}
+
+/// Rows that end with an error once `stop` ends.
+fn until(
+    rows: BoxStream<'static, Result<RecordBatch>>,
+    stop: BoxFuture<'static, ()>,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let next = |state: Option<(BoxStream<'static, _>, BoxFuture<'static, ()>)>| async move {
+        let (mut rows, stop) = state?;
+        match select(stop, rows.next()).await {
+            Either::Left(((), _)) => Some((Err(stopped()), None)),
+            Either::Right((next, stop)) => Some((next?, Some((rows, stop)))),
+        }
+    };
+    stream::unfold(Some((rows, stop)), next).boxed()
+}
+
+/// Of an export that was stopped.
+pub fn stopped() -> Error {
+    Error::new(Kind::Unavailable, "interrupted: nothing was written")
 }
 
 /// A Parquet file as a stream of batches.

@@ -34,6 +34,7 @@ mod request;
 mod scan;
 mod source;
 mod span;
+mod spill;
 mod store;
 pub mod stream_sql;
 pub mod transform;
@@ -58,7 +59,7 @@ pub use store::ObjectStoreOptions;
 pub struct Settings {
     /// Where relative paths of file sources start: the feature repo.
     pub repo_dir: PathBuf,
-    /// Where sorts spill to.
+    /// Where sorts spill to, each process in a directory of its own below it.
     pub spill_dir: PathBuf,
     /// Where tables uploaded by `do_put` wait for their `do_get`.
     pub upload_dir: PathBuf,

@@ -193,6 +193,13 @@ impl Command {
         if !api.is_read() {
             return Err(Error::invalid(format!("{} gives no rows to persist", api.as_str())));
         }
+        // One parameter says for a pull where rows come from, and for `persist` where they go: the client sends the former.
+        if let (Api::PullLatest | Api::PullAll, Some(source)) = (api, &self.fields.data_source_name) {
+            return Err(Error::invalid(format!(
+                "pulled rows would be written over '{source}', the source that they are pulled from: Feast's client does \
+                 not say where else; read them, and write them"
+            )));
+        }
         Ok((Self { api, fields: self.fields.clone() }, self.fields.allow_overwrite.unwrap_or(false)))
     }
 

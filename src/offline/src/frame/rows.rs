@@ -105,26 +105,30 @@ impl Parts {
         Ok(Self { schema, batches: frame.batches()?, rest: None, counted, begun: false })
     }
 
-    /// The next rows, at most `most` of them, and fewer where `memory` cannot take more. Of an empty frame there is one
-    /// part without rows.
-    pub(crate) fn next(&mut self, most: usize, memory: MemoryReservation) -> Result<Option<Rows>> {
+    /// The next rows, at most `most` of them, and fewer where they come from disk and would take more than so many `bytes`,
+    /// or more than `memory` can: the rest is for what they are joined with. Of an empty frame there is one part without
+    /// rows.
+    pub(crate) fn next(&mut self, most: usize, bytes: usize, memory: MemoryReservation) -> Result<Option<Rows>> {
         let (mut batches, mut count) = (Vec::new(), 0);
         while count < most {
             let next = self.rest.take().map(Ok).or_else(|| self.batches.next());
             let Some(batch) = next.transpose()? else { break };
             let fits = batch.num_rows().min(most - count);
             let taken = batch.slice(0, fits);
+            if !self.counted {
+                let size = bytes_of(&taken) + fits * PER_ROW;
+                let has_room = count == 0 || memory.size().saturating_add(size) <= bytes;
+                match has_room.then(|| memory.try_grow(size)) {
+                    Some(Ok(())) => {}
+                    Some(Err(full)) if count == 0 => return Err(engine_error(full)),
+                    _ => {
+                        self.rest = Some(batch);
+                        break;
+                    }
+                }
+            }
             if fits < batch.num_rows() {
                 self.rest = Some(batch.slice(fits, batch.num_rows() - fits));
-            }
-            if !self.counted
-                && let Err(full) = memory.try_grow(bytes_of(&taken) + fits * PER_ROW)
-            {
-                if count == 0 {
-                    return Err(engine_error(full));
-                }
-                self.rest = Some(batch);
-                break;
             }
             count += fits;
             batches.push(taken);

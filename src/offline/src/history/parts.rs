@@ -77,16 +77,16 @@ impl Work {
         let mut parts = frame.parts()?;
         loop {
             let fitting = most.min(self.fitting(&frame, &held)).max(least);
-            let memory = self.engine.reservation("entity rows");
+            let (memory, bytes) = (self.engine.reservation("entity rows"), self.engine.room().frame);
             let rows;
             if frame.is_on_disk() {
                 let read = blocking(move || {
-                    let rows = parts.next(fitting, memory)?;
+                    let rows = parts.next(fitting, bytes, memory)?;
                     Ok((parts, rows))
                 });
                 (parts, rows) = read.await?;
             } else {
-                rows = parts.next(fitting, memory)?;
+                rows = parts.next(fitting, bytes, memory)?;
             }
             let Some(rows) = rows else { break };
             let mut waiting = vec![rows];

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, DictionaryArray, RecordBatch, StringArray, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
-use model::ValueType;
+use model::ports::OfflineLog;
+use model::{Timestamp, ValueType};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
@@ -330,6 +331,62 @@ async fn row_groups_without_the_keys_asked_for_are_never_read() {
     }
     // What is damaged is noticed when it is read.
     server.exchange(&command, &frame(&[750, 1250])).await.expect_err("a damaged row group");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_groups_beyond_the_span_of_time_are_never_read() {
+    const SECOND: i64 = 1_000_000;
+    let mut repo = Repo::new();
+    repo.entity("k", ValueType::Int64);
+    repo.view("v", &["k"], &[("f", ValueType::Int64)], 100 * SECOND, "v.parquet");
+    windowed(&mut repo, "v.parquet", 30 * SECOND);
+    // Every key is in every row group: only the times tell.
+    let at = |i: i64| Some(i * SECOND);
+    let rows = batch(vec![
+        ("k", ints((0..2000).map(|i| Some(i % 10)))),
+        ("f", ints((0..2000).map(Some))),
+        ("v", ints((0..2000).map(|_| Some(1)))),
+        ("t", times((0..2000).map(at))),
+        ("c", times((0..2000).map(|_| None))),
+    ]);
+    std::fs::write(repo.dir.path().join("v.parquet"), in_row_groups(&rows, 500, &[0, 2, 3])).expect("write");
+    let offline = repo.offline(256 << 20);
+    let server = Server::start(offline.clone()).await;
+    let command = historical(&[("v", &["f"]), ("windows", &["count_30000000"])]);
+    // Times within the second row group, as far as the ttl and the widest window reach back.
+    let frame = |seconds: &[i64]| {
+        batch(vec![
+            ("k", ints(seconds.iter().map(|s| Some(s % 10)))),
+            ("event_timestamp", times(seconds.iter().copied().map(at))),
+        ])
+    };
+    // Few are located one by one, of many whole row groups are read. (A history far shorter than the frame is held whole.)
+    for seconds in [vec![700, 999, 800], (0..5000).map(|i| 700 + i % 300).collect()] {
+        let got = server.exchange(&command, &frame(&seconds)).await.expect("reads what is whole");
+        assert_eq!(got.column_by_name("v__f"), Some(&ints(seconds.iter().copied().map(Some))));
+        assert_eq!(got.column_by_name("windows__count_30000000"), Some(&ints(seconds.iter().map(|_| Some(4)))));
+    }
+    let text = |seconds: i64| Timestamp(seconds * SECOND).to_rfc3339();
+    let placeholder = batch(vec![("key", texts([Some("m".into())]))]);
+    let mut span = historical(&[("v", &["f"])]);
+    (span["start_date"], span["end_date"]) = (text(600).into(), text(699).into());
+    let got = server.exchange(&span, &placeholder).await.expect("a span");
+    assert_eq!(got.column_by_name("v__f"), Some(&ints((690..700).map(Some))));
+    for api in ["pull_all_from_table_or_query", "pull_latest_from_table_or_query"] {
+        let pull = serde_json::json!({"api": api, "data_source_name": "v_source", "join_key_columns": ["k"],
+            "feature_name_columns": ["f"], "timestamp_field": "t", "start_date": text(600), "end_date": text(699)});
+        let got = server.exchange(&pull, &placeholder).await.expect(api);
+        assert_eq!(got.num_rows(), if api.contains("all") { 100 } else { 10 });
+    }
+    let span = Timestamp(600 * SECOND)..Timestamp(700 * SECOND);
+    let mut latest = offline.latest(&repo.registered("v"), span).await.expect("materializes");
+    let mut found = 0;
+    while let Some(batch) = latest.next().await.expect("reads what is whole") {
+        found += batch.len();
+    }
+    assert_eq!(found, 10);
+    // What is damaged is noticed when it is read.
+    server.exchange(&command, &frame(&[700, 1200])).await.expect_err("a damaged row group");
 }
 
 /// A Parquet file with `rows` rows in each row group, of which some have their pages wiped out.
