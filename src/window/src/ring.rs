@@ -62,8 +62,8 @@ impl Ring {
     pub(crate) fn push(&mut self, record: &[u64]) {
         let (width, at) = (record.len(), self.len());
         if at == self.capacity() {
-            // most owners have few: no more room than half (each step is a copy to memory that is new)
-            self.resize(width, at + 1 + at / 2);
+            // each step is a copy to memory that is new
+            self.resize(width, at + at.max(2));
         }
         self.len += 1;
         self.get_mut(width, at).copy_from_slice(record);

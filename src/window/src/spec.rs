@@ -100,6 +100,12 @@ impl TileSet {
         hop::index(ts_us, self.hop_us)
     }
 
+    /// Whether the tile of this index holds `ts_us`.
+    pub(crate) fn is_in(&self, ts_us: i64, index: i64) -> bool {
+        // modulo 2^64, in which a difference less than a hop is what it is
+        self.hop_us == 0 || (ts_us.wrapping_sub(index.wrapping_mul(self.hop_us)) as u64) < self.hop_us as u64
+    }
+
     /// The first tile that can matter at `t_us` or later.
     pub(crate) fn first_index(&self, t_us: i64) -> i64 {
         hop::first_index(t_us, self.window_us, self.hop_us)
@@ -122,6 +128,8 @@ pub struct Spec {
     types: Vec<ColumnType>,
     sets: Vec<TileSet>,
     reads: Vec<Read>,
+    /// The widest window; `i64::MAX` for a lifetime.
+    widest_us: i64,
     fingerprint: u64,
 }
 
@@ -209,7 +217,7 @@ impl Spec {
         }
         let columns: Vec<String> = columns.into_keys().map(str::to_owned).collect();
         let fingerprint = fingerprint(&columns, &types, &sets);
-        Ok(Self { features, columns, types, sets, reads, fingerprint })
+        Ok(Self { features, columns, types, widest_us: widest(&sets), sets, reads, fingerprint })
     }
 
     /// The features, in the order of the definitions and of [`crate::Answer::values`].
@@ -233,6 +241,12 @@ impl Spec {
     pub fn window_start(&self, t_us: i64) -> i64 {
         let starts = self.sets.iter().map(|set| hop::start(t_us, set.window_us, set.hop_us));
         starts.min().unwrap_or(i64::MIN)
+    }
+
+    /// Whether no window reaches back to `ts_us` at `now_us` or later.
+    pub(crate) fn is_late(&self, ts_us: i64, now_us: i64) -> bool {
+        // a window starts at its width before now or earlier
+        ts_us < now_us.saturating_sub(self.widest_us) && ts_us < self.window_start(now_us)
     }
 
     /// Tells definitions apart whose state differs, the same in every process and build. It covers
@@ -283,8 +297,13 @@ impl Spec {
     pub(crate) fn with_sets(&self, sets: impl Iterator<Item = TileSet>) -> Self {
         let (columns, types, sets) = (self.columns.clone(), self.types.clone(), sets.collect::<Vec<_>>());
         let fingerprint = fingerprint(&columns, &types, &sets);
-        Self { features: Vec::new(), columns, types, sets, reads: Vec::new(), fingerprint }
+        let (features, reads) = (Vec::new(), Vec::new());
+        Self { features, columns, types, widest_us: widest(&sets), sets, reads, fingerprint }
     }
+}
+
+fn widest(sets: &[TileSet]) -> i64 {
+    sets.iter().map(|set| if set.window_us == 0 { i64::MAX } else { set.window_us }).max().unwrap_or(0)
 }
 
 fn check(def: &AggregationDef, known: Option<ColumnType>, tiling: Tiling, new_name: bool) -> Result<Checked, Error> {

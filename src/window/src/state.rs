@@ -92,7 +92,7 @@ impl State {
         if event.ts_us > self.now_us {
             let at = self.pending.partition_point(|earlier| earlier.ts_us <= event.ts_us);
             self.pending.insert(at, Pending { ts_us: event.ts_us, columns: event.columns.into() });
-        } else if event.ts_us < spec.window_start(self.now_us) {
+        } else if spec.is_late(event.ts_us, self.now_us) {
             return Ok(Outcome::LateDropped);
         } else {
             self.add(spec, event.ts_us, event.columns);
@@ -189,13 +189,9 @@ impl State {
     fn add(&mut self, spec: &Spec, ts_us: i64, columns: &[Scalar]) {
         self.latest_us = Some(self.latest_us.map_or(ts_us, |latest| latest.max(ts_us)));
         for (set, tiles) in spec.sets().iter().zip(self.sets.iter_mut()) {
-            let index = set.index(ts_us);
-            let first = set.first_index(self.now_us);
-            let has_value = set.slots.iter().any(|slot| slot.column.is_none_or(|i| !columns[i].is_null()));
-            if index < first || !has_value {
-                continue;
+            if set.slots.iter().any(|slot| slot.column.is_none_or(|i| !columns[i].is_null())) {
+                tiles.add(set, spec.types(), ts_us, columns, self.now_us);
             }
-            tiles.add(set, spec.types(), ts_us, columns, [index, first]);
         }
     }
 }

@@ -51,7 +51,8 @@ impl Ord for Member {
 /// each piece is another wait for memory.
 #[derive(Clone, Default)]
 pub(crate) struct Tiles {
-    /// The index of the last tile, where there is one.
+    /// The indexes of the first tile and of the last, where there is one.
+    front: i64,
     last: i64,
     /// How many words a tile has.
     width: usize,
@@ -165,6 +166,9 @@ impl Tiles {
         }
         self.apart.extend(apart.iter().cloned());
         self.last = index;
+        if at == 0 {
+            self.front = index;
+        }
     }
 
     /// Puts a slot's partial result into the last tile, which has none there.
@@ -180,9 +184,16 @@ impl Tiles {
         set.layout.get(slot, words, &self.apart, at * set.layout.apart().len())
     }
 
-    /// Enters an event into the tile of this index; `first` is the first tile that still matters.
-    pub(crate) fn add(&mut self, set: &TileSet, types: &[ColumnType], ts_us: i64, columns: &[Scalar], at: [i64; 2]) {
-        let [index, first] = at;
+    /// Enters an event that is not after `now_us`, where it still matters.
+    pub(crate) fn add(&mut self, set: &TileSet, types: &[ColumnType], ts_us: i64, columns: &[Scalar], now_us: i64) {
+        let (index, first) = match self.last() {
+            // most events are in the last tile: then nothing is divided
+            Some(last) if set.is_in(ts_us, last) => (last, i64::MIN),
+            _ => (set.index(ts_us), set.first_index(now_us)),
+        };
+        if index < first {
+            return;
+        }
         let position = self.tile_at(set, index, first);
         let words = self.ring.get_mut(self.width, position);
         let apart = (&mut self.apart, position * set.layout.apart().len());
@@ -311,6 +322,7 @@ impl Tiles {
                     let apart = set.layout.apart();
                     self.ring.insert(at, set.layout.words());
                     self.ring.get_mut(self.width, at)[0] = index as u64;
+                    self.front = self.front.min(index);
                     if !apart.is_empty() {
                         let behind = self.apart.split_off(at * apart.len());
                         self.apart.extend(apart.iter().cloned().chain(behind));
@@ -347,13 +359,16 @@ impl Tiles {
             }
         }
         self.ring.drop_front(expired);
+        if !self.is_empty() {
+            self.front = self.index(0);
+        }
         self.apart.drain(..expired * apart);
         expired
     }
 
     /// Drops tiles before `first`, and distinct values once most are gone.
     fn make_room(&mut self, set: &TileSet, first: i64) {
-        if self.is_empty() || self.index(0) >= first {
+        if self.is_empty() || self.front >= first {
             return;
         }
         self.take_out(set, first);
