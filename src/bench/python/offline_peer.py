@@ -86,6 +86,7 @@ WORKS = {
     "D": Work("D", "k", "t", [ten("d0"), ten("d1"), ten("d2")], timedelta(days=1)),
     "F": Work("F", "k", "t", [ten("f0")], NONE),
     "F-tenth": Work("F-tenth", "k", "t", [ten("f1")], NONE),
+    "F-triple": Work("F-triple", "k", "t", [ten("f3")], NONE),
 }
 
 
@@ -161,7 +162,7 @@ def data(out: Path, scale: float, work: str, asof_data: str) -> None:
         probe = pa.table({"k": rng.integers(0, keys, probes), "t": pa.array(times, pa.int64()).cast(TIME)})
         pq.write_table(probe, out / "D_probe.parquet")
     else:
-        part = 0.1 if work == "F-tenth" else 1.0
+        part = {"F-tenth": 0.1, "F-triple": 3.0}.get(work, 1.0)
         rows, keys = (max(10, int(n * scale * part)) for n in (10_000_000, 1_000_000))
         [view] = WORKS[work].views
         history(out / f"{view.name}.parquet", view, rows, keys, 200)

@@ -109,7 +109,8 @@ fn messages(path: &Path) -> Result<Vec<Message>> {
     lines.map(message).collect()
 }
 
-/// The views' feeds: aggregations of the amount in turn, over 5 minutes, 10, 15, … each.
+/// The views' feeds: aggregations of the amount in turn, over 5 minutes, 10, 15, … each, in each view a minute more than in
+/// the one before.
 fn feeds(views: usize, windows: usize, minutes: i64) -> Result<Vec<Feed>> {
     let object = |kind, name: &str, bytes: Vec<u8>| Object {
         kind,
@@ -154,7 +155,7 @@ fn view(number: usize, windows: usize, minutes: i64) -> core::StreamFeatureView 
         name: format!("f{n}"),
         function: function.into(),
         column: column.into(),
-        time_window: seconds(minutes * if views_differ(windows) { 1 + n as i64 } else { 1 }),
+        time_window: seconds(minutes * if views_differ(windows) { 1 + n as i64 } else { 1 } + number as i64),
         slide_interval: seconds(1),
     });
     let format = stream_format::Format::JsonFormat(stream_format::JsonFormat {

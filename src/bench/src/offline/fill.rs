@@ -11,7 +11,8 @@ pub(super) const QUANTILES: [&str; 6] = ["quiet_p50", "quiet_p99", "busy_p50", "
 pub(super) fn run(bench: &mut Bench) {
     println!("\nF");
     let works = [("F-tenth", 1, Memory::Default), ("F", bench.runs, Memory::Default)];
-    for (work, runs, memory) in works.into_iter().chain([("F-tenth", 1, Memory::Small), ("F", 1, Memory::Small)]) {
+    let small = ["F-tenth", "F", "F-triple"].map(|work| (work, 1, Memory::Small));
+    for (work, runs, memory) in works.into_iter().chain(small) {
         if let Err(error) = larder(bench, work, runs, memory) {
             bench.figures.failed(format!("{work}: larder"), error);
         }

@@ -121,7 +121,7 @@ impl World {
             let parts: &[&str] = match work.as_str() {
                 "A" | "B" => &["A"],
                 "C" => &["C"],
-                "F" => &["F", "F-tenth"],
+                "F" => &["F", "F-tenth", "F-triple"],
                 _ => &["D"],
             };
             for part in parts {

@@ -123,6 +123,7 @@ impl Owner {
             return true;
         }
         let Some(joint) = Joint::new(&specs) else { return false };
+        tracing::debug!(project = views[0].project, views = ?names(&views), "the views' window states are kept together");
         let states = States::new(views, joint, false);
         let core = Core::new(Arc::clone(&states)).shared();
         for (part, owner) in owners.iter_mut().enumerate() {
@@ -213,6 +214,8 @@ impl Core {
     /// Gives each view states of its own.
     fn part(&mut self, live: &Live, for_good: bool) {
         let states = Arc::clone(&self.states);
+        let (project, views) = (&states.view().project, names(&states.views));
+        tracing::debug!(project, ?views, for_good, "the views' window states are kept apart");
         let mut buffer = Vec::new();
         let owned = |part: &usize| self.owned >> part & 1 == 1;
         let heard = self.last.as_ref().map_or(u64::MAX, |last| last.heard);
@@ -264,6 +267,10 @@ impl Core {
         }
         self.parted = parted;
     }
+}
+
+fn names(views: &[Arc<View>]) -> Vec<&str> {
+    views.iter().map(|view| view.name.as_str()).collect()
 }
 
 fn torn() -> Error {
