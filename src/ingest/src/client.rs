@@ -53,6 +53,8 @@ pub(crate) fn of_shadow(feed: &Feed, settings: &Settings) -> ClientConfig {
 
 fn common(config: &mut ClientConfig, feed: &Feed, settings: &Settings) {
     config.set("client.id", "larder").set("reconnect.backoff.max.ms", "5000");
+    // what the client tells the broker of itself (KIP-714) is counted under a lock with each message; ours are on /metrics
+    config.set("enable.metrics.push", "false");
     // a partition whose queue was full is fetched again after so long: by default a second, which a reader that catches
     // up would spend waiting, its queue empty
     config.set("fetch.queue.backoff.ms", "5");
