@@ -62,8 +62,8 @@ pub struct Batch {
     pub events: Arc<Vec<Event>>,
     /// Partition and offset of each.
     pub origins: Arc<Vec<(i32, i64)>>,
-    /// Who shares them, where somebody does.
-    pub together: Option<Arc<Together>>,
+    /// Who else takes them, where somebody does.
+    pub shared: Option<Arc<Shared>>,
     /// The messages that are none.
     pub dead: Vec<DeadLetter>,
     /// Where the partitions stand behind the batch.
@@ -76,6 +76,15 @@ pub struct Batch {
     pub messages: usize,
     /// Events from before the cut-over: a backfill had them, or should have.
     pub before_cut_over: usize,
+}
+
+/// The events of windowed views that take the same ones of some messages.
+#[derive(Debug)]
+pub struct Shared {
+    /// Whose they are.
+    pub together: Arc<Together>,
+    /// Its lists: the same events, each with other columns.
+    pub lists: Vec<Arc<Vec<Event>>>,
 }
 
 /// What a write did.
@@ -182,25 +191,46 @@ pub fn prepare(
             batch.take(taker, &messages[place], outcome);
         }
     }
-    shared(takers, &likes, batches)
+    let mut batches = like_others(&likes, batches);
+    share(takers, &decoder, &mut batches);
+    batches
 }
 
 /// The batches, those that were not made as those that they are like.
-fn shared(takers: &[Taker<'_>], likes: &[Option<usize>], made: Vec<Making>) -> Vec<Batch> {
+fn like_others(likes: &[Option<usize>], made: Vec<Making>) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::with_capacity(made.len());
-    for (at, (making, like)) in made.into_iter().zip(likes).enumerate() {
-        if let Some(like) = like {
-            batches.push(batches[*like].clone());
-            continue;
-        }
-        let others = (at + 1..takers.len()).filter(|other| likes[*other] == Some(at));
-        let tables = std::iter::once(at).chain(others).map(|at| Arc::clone(&takers[at].feed.view.table));
-        let tables: Vec<_> = tables.collect();
-        let together = (tables.len() > 1).then(|| Arc::new(Together { tables }));
+    for (making, like) in made.into_iter().zip(likes) {
         let Making { events, origins, batch } = making;
-        batches.push(Batch { events: Arc::new(events), origins: Arc::new(origins), together, ..batch });
+        batches.push(match like {
+            Some(like) => batches[*like].clone(),
+            None => Batch { events: Arc::new(events), origins: Arc::new(origins), ..batch },
+        });
     }
     batches
+}
+
+/// Tells windowed views whose batches are of the same events that they are.
+fn share(takers: &[Taker<'_>], decoder: &Decoder<'_>, batches: &mut [Batch]) {
+    let windowed = |at: &usize| matches!(takers[*at].feed.content, Content::Windows { .. });
+    for at in (0..batches.len()).filter(windowed) {
+        let Batch { shared: None, origins, .. } = &batches[at] else { continue };
+        let same = |other: &usize| decoder.is_alike(at, *other) && batches[*other].origins == *origins;
+        let all: Vec<usize> = (at..batches.len()).filter(windowed).filter(same).collect();
+        if all.len() < 2 {
+            continue;
+        }
+        let (mut lists, mut tables): (Vec<Arc<Vec<Event>>>, Vec<_>) = (Vec::new(), Vec::new());
+        for at in &all {
+            let events = &batches[*at].events;
+            let known = lists.iter().position(|known| Arc::ptr_eq(known, events));
+            if known.is_none() {
+                lists.push(Arc::clone(events));
+            }
+            tables.push((Arc::clone(&takers[*at].feed.view.table), known.unwrap_or(lists.len() - 1)));
+        }
+        let shared = Arc::new(Shared { together: Arc::new(Together { tables }), lists });
+        all.into_iter().for_each(|at| batches[at].shared = Some(Arc::clone(&shared)));
+    }
 }
 
 impl Taker<'_> {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use model::Timestamp;
 use model::ports::{EventLog, Fence, OnlineStore, WriteBatch};
-use service::windows::live::{Checkpoint, Live, Owner, Together};
+use service::windows::live::{Checkpoint, Live, Owner};
 use service::windows::{FoldError, FoldEvent};
 
 use crate::decode::Event;
 use crate::feed::{Content, Feed};
 use crate::logging::Logging;
 use crate::metrics;
-use crate::pipeline::{self, Applied, Batch, Failure, Progress};
+use crate::pipeline::{self, Applied, Batch, Failure, Progress, Shared};
 
 /// When a checkpoint is due, and what may stay in memory between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,13 +150,18 @@ impl Writer {
             return pipeline::write_rows(&self.feed, &*self.store, batch, self.logging.is_none().then_some(fences))
                 .await;
         };
-        let done = if let Some(applied) = owner.applied(batch.together.as_ref()) {
+        let shared = batch.shared.as_ref().filter(|_| owner.is_joined());
+        let together = shared.map(|shared| &shared.together);
+        let done = if let Some(applied) = owner.applied(together) {
             Ok(applied)
         } else {
-            let events: Vec<_> = batch.events.iter().map(taken).collect();
+            let lists = match shared {
+                Some(shared) => shared.lists.iter().map(|events| taken(events)).collect(),
+                None => vec![taken(&batch.events)],
+            };
             self.torn = true;
             // decoding gave every column the schema's type, so a refused event is a defect of ours
-            owner.apply(&*self.store, &events, now, batch.together.as_ref()).await
+            owner.apply(&*self.store, &lists, now, together).await
         };
         self.torn = matches!(done, Err(FoldError::State(_)));
         let done = done.map_err(|e| match e {
@@ -175,22 +180,24 @@ impl Writer {
     /// Keeps the window states of views as one that take their next batch together, where nothing of them waits for a
     /// checkpoint (and no events are logged: a view's log comes before its states).
     pub fn join(views: &mut [(&mut Self, &Batch)]) {
-        let mut known: Vec<Arc<Together>> = Vec::new();
+        let mut known: Vec<Arc<Shared>> = Vec::new();
         for at in 0..views.len() {
-            let Some(together) = views[at].1.together.clone() else { continue };
-            let is = |batch: &Batch| batch.together.as_ref().is_some_and(|other| Arc::ptr_eq(other, &together));
-            if known.iter().any(|known| Arc::ptr_eq(known, &together)) {
+            let Some(shared) = views[at].1.shared.clone() else { continue };
+            let is = |batch: &Batch| batch.shared.as_ref().is_some_and(|other| Arc::ptr_eq(other, &shared));
+            if known.iter().any(|known| Arc::ptr_eq(known, &shared)) {
                 continue;
             }
             let those = views.iter_mut().filter(|(_, batch)| is(batch));
             let idle = |writer: &Self| writer.since.is_none() && !writer.torn && writer.logging.is_none();
-            let owners = those.map(|(writer, _)| idle(writer).then_some(writer.owner.as_mut()).flatten());
-            if let Some(mut owners) =
-                owners.collect::<Option<Vec<_>>>().filter(|all| all.len() == together.tables.len())
-            {
+            let owners = those.map(|(writer, _)| {
+                let list = shared.together.list_of(&writer.feed.view.table);
+                Some((idle(writer).then_some(writer.owner.as_mut()).flatten()?, list?))
+            });
+            let owners = owners.collect::<Option<Vec<_>>>();
+            if let Some(mut owners) = owners.filter(|all| all.len() == shared.together.tables.len()) {
                 Owner::join(&mut owners);
             }
-            known.push(together);
+            known.push(shared);
         }
     }
 
@@ -273,6 +280,10 @@ impl Writer {
     }
 }
 
-fn taken(event: &Event) -> FoldEvent<'_> {
-    FoldEvent { key: &event.key, time: event.version.event, columns: &event.columns }
+fn taken(events: &[Event]) -> Vec<FoldEvent<'_>> {
+    let taken = |event| {
+        let Event { key, version, columns, .. }: &Event = event;
+        FoldEvent { key, time: version.event, columns }
+    };
+    events.iter().map(taken).collect()
 }

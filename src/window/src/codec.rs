@@ -17,6 +17,7 @@
 mod reader;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use reader::Reader;
 
@@ -41,7 +42,7 @@ impl State {
         debug_assert_eq!(self.fingerprint, spec.fingerprint(), "state of another definition");
         let sets = spec.sets().iter().enumerate();
         let whole = |(set, own): (usize, _)| (own, own, Place { set, slot: 0, distinct: 0 }, i64::MIN);
-        self.encode_sets(spec, self.latest_us, sets.map(whole), out);
+        self.encode_sets(spec, self.latest_us, sets.map(whole), 0..spec.columns().len(), out);
     }
 
     /// Appends the bytes of one definition's part: those of a state that is read under it alone.
@@ -52,15 +53,17 @@ impl State {
         let sets =
             part.sets().map(|(own, place)| (own, &joint.spec().sets()[place.set], place, own.first_index(self.now_us)));
         let latest_us = self.latest_us.filter(|ts_us| *ts_us >= start_us);
-        self.encode_sets(part.spec(), latest_us, sets, out);
+        self.encode_sets(part.spec(), latest_us, sets, part.columns(), out);
     }
 
-    /// The bytes of a state of `spec`, whose sets are where they are in what is kept, from a tile each on.
+    /// The bytes of a state of `spec`, whose sets are where they are in what is kept, from a tile each on; `columns` are its
+    /// own among those of events.
     fn encode_sets<'a>(
         &self,
         spec: &Spec,
         latest_us: Option<i64>,
         sets: impl Iterator<Item = (&'a TileSet, &'a TileSet, Place, i64)>,
+        columns: Range<usize>,
         out: &mut Vec<u8>,
     ) {
         let begin = out.len();
@@ -105,7 +108,7 @@ impl State {
         varint(out, self.pending.len() as u128);
         for event in &self.pending {
             out.extend(event.ts_us.to_le_bytes());
-            event.columns.iter().for_each(|value| scalar_out(out, value));
+            event.columns[columns.clone()].iter().for_each(|value| scalar_out(out, value));
         }
         let checksum = crc32fast::hash(&out[begin + FRAME..]);
         out[begin + 1..begin + FRAME].copy_from_slice(&checksum.to_le_bytes());

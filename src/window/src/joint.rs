@@ -2,10 +2,13 @@
 //! tiles in which the definitions' partial results lie side by side. Each definition's part is read, and written, as if it
 //! were alone. Knows no store and no clock.
 
+use std::collections::VecDeque;
+use std::ops::Range;
+
 use crate::error::Error;
 use crate::partial::PartialKind;
 use crate::scalar::Scalar;
-use crate::spec::{Read, Spec, TileSet};
+use crate::spec::{Read, Slot, Spec, TileSet};
 use crate::state::{Answer, Pending, State};
 use crate::tiles::{distinct_among, distinct_slots};
 
@@ -21,6 +24,10 @@ pub struct Joint {
 pub struct Part {
     spec: Spec,
     places: Vec<Place>,
+    /// Which of the lists of columns it reads.
+    list: usize,
+    /// Where they stand among all columns.
+    columns: Range<usize>,
 }
 
 /// Where a tile set stands.
@@ -35,18 +42,28 @@ pub(crate) struct Place {
 }
 
 impl Joint {
-    /// Of definitions over the same columns; `None` if they are not.
-    pub fn new(specs: &[Spec]) -> Option<Self> {
-        let (first, others) = specs.split_first()?;
-        if others.is_empty() {
-            return Some(first.clone().into());
+    /// Of definitions, each with the number of the list of columns that it reads, from 0 on: an event has the values of the
+    /// first list, then those of the next. `None` if two say that they read the same list and do not.
+    pub fn new(specs: &[(Spec, usize)]) -> Option<Self> {
+        if let [(alone, _)] = specs {
+            return Some(alone.clone().into());
         }
-        if others.iter().any(|other| other.columns() != first.columns() || other.types() != first.types()) {
-            return None;
+        let lists = specs.iter().map(|(_, list)| list + 1).max()?;
+        let of_list = |list: usize| specs.iter().find(|(_, other)| *other == list).map(|(spec, _)| spec);
+        let (mut columns, mut types, mut ranges) = (Vec::new(), Vec::new(), Vec::with_capacity(lists));
+        for list in 0..lists {
+            let spec = of_list(list)?;
+            ranges.push(columns.len()..columns.len() + spec.columns().len());
+            columns.extend_from_slice(spec.columns());
+            types.extend_from_slice(spec.types());
         }
-        let mut sets: Vec<(i64, i64, Vec<_>)> = Vec::new();
+        let mut sets: Vec<(i64, i64, Vec<Slot>)> = Vec::new();
         let mut parts = Vec::with_capacity(specs.len());
-        for spec in specs {
+        for (spec, list) in specs {
+            let range = ranges[*list].clone();
+            if spec.columns() != &columns[range.clone()] || spec.types() != &types[range.clone()] {
+                return None;
+            }
             let mut places = Vec::with_capacity(spec.sets().len());
             for set in spec.sets() {
                 let known = sets.iter().position(|(hop_us, ..)| *hop_us == set.hop_us);
@@ -58,12 +75,12 @@ impl Joint {
                 *window_us = set.window_us.max(*window_us);
                 let distinct = distinct_among(slots);
                 places.push(Place { set: at, slot: slots.len(), distinct });
-                slots.extend_from_slice(&set.slots);
+                let moved = |slot: &Slot| Slot { column: slot.column.map(|column| range.start + column), ..*slot };
+                slots.extend(set.slots.iter().map(moved));
             }
-            parts.push(Part { spec: spec.clone(), places });
+            parts.push(Part { spec: spec.clone(), places, list: *list, columns: range });
         }
-        let sets = sets.into_iter().map(|(hop_us, window_us, slots)| first.tile_set(hop_us, window_us, slots));
-        Some(Self { spec: first.with_sets(sets), parts })
+        Some(Self { spec: Spec::of_sets(columns, types, sets), parts })
     }
 
     /// What is kept, as one definition: states are made, changed and written by it. It has no features.
@@ -89,28 +106,19 @@ impl Joint {
             }
             state.evict(&part.spec, now_us);
         }
-        let Some(first) = states.first() else { return Ok(None) };
-        let same = |a: &Pending, b: &Pending| {
-            // NaN is NaN here
-            let same = |(a, b): (&Scalar, &Scalar)| a == b || (a.order(b).is_eq() && a.is_nan());
-            a.ts_us == b.ts_us && a.columns.iter().zip(&b.columns).all(same)
-        };
-        let differs = |state: &State| {
-            let pending = state.pending.iter().zip(&first.pending);
-            state.pending.len() != first.pending.len() || !pending.into_iter().all(|(a, b)| same(a, b))
-        };
+        let Some(pending) = self.pending(&states) else { return Ok(None) };
         // of the latest event all know, but those whose windows do not reach it
         let latest_us = states.iter().filter_map(|state| state.latest_us).max();
         let knows = |(state, part): (&State, &Part)| {
             state.latest_us == latest_us.filter(|latest_us| *latest_us >= part.spec.window_start(now_us))
         };
-        if states.iter().any(differs) || !states.iter().zip(&self.parts).all(knows) {
+        if !states.iter().zip(&self.parts).all(knows) {
             return Ok(None);
         }
         let mut joined = State::new(&self.spec);
         joined.now_us = now_us;
         joined.latest_us = latest_us;
-        joined.pending.clone_from(&first.pending);
+        joined.pending = pending;
         for (at, (set, tiles)) in self.spec.sets().iter().zip(joined.sets.iter_mut()).enumerate() {
             let mut sources = Vec::new();
             for (state, part) in states.iter().zip(&self.parts) {
@@ -143,12 +151,36 @@ impl Joint {
         }
         Ok(Some(joined))
     }
+
+    /// What lies in the future, where it is the same for all.
+    fn pending(&self, states: &[State]) -> Option<VecDeque<Pending>> {
+        // NaN is NaN here
+        let same = |(a, b): (&Scalar, &Scalar)| a == b || (a.order(b).is_eq() && a.is_nan());
+        let mut all = VecDeque::new();
+        for at in 0..states.first()?.pending.len() {
+            let ts_us = states[0].pending[at].ts_us;
+            let mut columns = vec![Scalar::Null; self.spec.columns().len()];
+            let mut filled = vec![false; columns.len()];
+            for (state, part) in states.iter().zip(&self.parts) {
+                let event = state.pending.get(at).filter(|event| event.ts_us == ts_us)?;
+                let (columns, filled) = (&mut columns[part.columns.clone()], &mut filled[part.columns.clone()]);
+                if filled.iter().all(|filled| *filled) && !columns.iter().zip(&event.columns).all(same) {
+                    return None;
+                }
+                columns.clone_from_slice(&event.columns);
+                filled.fill(true);
+            }
+            all.push_back(Pending { ts_us, columns: columns.into() });
+        }
+        states.iter().all(|state| state.pending.len() == all.len()).then_some(all)
+    }
 }
 
 impl From<Spec> for Joint {
     fn from(spec: Spec) -> Self {
         let places = (0..spec.sets().len()).map(|set| Place { set, slot: 0, distinct: 0 }).collect();
-        Self { parts: vec![Part { spec: spec.clone(), places }], spec }
+        let columns = 0..spec.columns().len();
+        Self { parts: vec![Part { spec: spec.clone(), places, list: 0, columns }], spec }
     }
 }
 
@@ -156,6 +188,16 @@ impl Part {
     /// The definition.
     pub fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// Which of the lists of columns it reads.
+    pub fn list(&self) -> usize {
+        self.list
+    }
+
+    /// Where its columns stand among all.
+    pub(crate) fn columns(&self) -> Range<usize> {
+        self.columns.clone()
     }
 
     /// Its tile sets, with where they stand.

@@ -288,14 +288,10 @@ impl Spec {
         Ok(())
     }
 
-    /// A tile set over the definition's columns.
-    pub(crate) fn tile_set(&self, hop_us: i64, window_us: i64, slots: Vec<Slot>) -> TileSet {
-        TileSet::new(&self.types, hop_us, window_us, slots)
-    }
-
-    /// The same columns with other tile sets, and no features.
-    pub(crate) fn with_sets(&self, sets: impl Iterator<Item = TileSet>) -> Self {
-        let (columns, types, sets) = (self.columns.clone(), self.types.clone(), sets.collect::<Vec<_>>());
+    /// What is kept of tile sets (hop, window and slots) over columns, without features.
+    pub(crate) fn of_sets(columns: Vec<String>, types: Vec<ColumnType>, sets: Vec<(i64, i64, Vec<Slot>)>) -> Self {
+        let set = |(hop_us, window_us, slots)| TileSet::new(&types, hop_us, window_us, slots);
+        let sets: Vec<TileSet> = sets.into_iter().map(set).collect();
         let fingerprint = fingerprint(&columns, &types, &sets);
         let (features, reads) = (Vec::new(), Vec::new());
         Self { features, columns, types, widest_us: widest(&sets), sets, reads, fingerprint }

@@ -23,6 +23,7 @@ const USERS: usize = 4;
 fn streams() -> [Stream; 3] {
     let of = |name, window_seconds, aggregations: Vec<(&'static str, &'static str, &'static str)>| Stream {
         window_seconds,
+        schema: "user string, amount bigint, price bigint, ts timestamp",
         features: aggregations.iter().map(|(feature, ..)| (*feature, ValueType::Int64)).collect(),
         aggregations,
         ..Stream::windowed(name, "localhost:9092", "t")
@@ -30,7 +31,7 @@ fn streams() -> [Stream; 3] {
     [
         of("a", 60, vec![("n", "count", "amount"), ("total", "sum", "amount")]),
         of("b", 20, vec![("low", "min", "amount"), ("different", "count_distinct", "amount")]),
-        of("c", 90, vec![("n", "count", "amount"), ("last", "last", "amount"), ("high", "max", "amount")]),
+        of("c", 90, vec![("n", "count", "amount"), ("last", "last", "price"), ("high", "max", "amount")]),
     ]
 }
 
@@ -41,6 +42,13 @@ struct LogEntry {
     amount: i64,
     /// Event time; no two are equal, for arrival is no order here.
     ts: i64,
+}
+
+impl LogEntry {
+    /// Another column, that not all views read.
+    fn price(&self) -> i64 {
+        10 * self.amount + 1
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +118,8 @@ impl World {
         for entry in &log {
             let partition = partitions.entry(entry.partition).or_default();
             let ts = Timestamp(entry.ts).to_rfc3339();
-            let payload = serde_json::json!({"user": format!("u{}", entry.user), "amount": entry.amount, "ts": ts});
+            let (user, price) = (format!("u{}", entry.user), entry.price());
+            let payload = serde_json::json!({"user": user, "amount": entry.amount, "price": price, "ts": ts});
             let (offset, payload) = (partition.len() as i64, Some(payload.to_string().into_bytes()));
             partition.push(Message { partition: entry.partition, offset, payload, ..Message::default() });
         }
@@ -214,7 +223,8 @@ impl World {
             if entry.user != user || until.get(&entry.partition).is_none_or(|until| *offset > until.next) {
                 continue;
             }
-            let event = Event { ts_us: entry.ts, columns: &[Scalar::Int(entry.amount)] };
+            let column = |name: &String| Scalar::Int(if name == "price" { entry.price() } else { entry.amount });
+            let event = Event { ts_us: entry.ts, columns: &spec.columns().iter().map(column).collect::<Vec<_>>() };
             state.apply(&spec, event, T0 - 1000 * SECOND).expect("fits");
         }
         let answer = state.evaluate(&spec, at)?;

@@ -47,7 +47,7 @@ proptest! {
                     let (key, columns) = (entity("user", &key.to_string()), [Scalar::Int(age)]);
                     let time = Timestamp(now - age * SECOND);
                     let event = FoldEvent { key: &key, time, columns: &columns };
-                    runtime.block_on(owner.apply(&store, &[event], Timestamp(now), None)).expect("applied");
+                    runtime.block_on(owner.apply(&store, &[vec![event]], Timestamp(now), None)).expect("applied");
                     let state = plain.entry(key).or_insert_with(|| State::new(&spec));
                     state.apply(&spec, Event { ts_us: time.micros(), columns: &columns }, now).expect("fits");
                 }

@@ -13,6 +13,7 @@ use model::{EntityKey, Error, Timestamp};
 use window::{Outcome, Scalar, Spec, State};
 
 /// One event: whose, when, and the columns of [`super::columns`].
+#[derive(Clone, Copy)]
 pub struct Event<'a> {
     /// Whose event.
     pub key: &'a EntityKey,

@@ -12,7 +12,7 @@
 //! An event goes to one of many entities, whose memory is not in a cache: what is read first is read for several events,
 //! one after the other, so that the waits go on at the same time.
 //!
-//! Views that take the same events can be [joined](Owner::join): an entity is then looked for once, and its windows of all
+//! Views that take the same events, if not the same columns of them, can be [joined](Owner::join): an entity is then looked for once, and its windows of all
 //! views are one state ([`window::Joint`]), changed once. Each view's part is written as if it were alone, so joining and
 //! parting change nothing that is stored.
 
@@ -61,11 +61,18 @@ struct States {
     shared: bool,
 }
 
-/// A batch of events that several views take, each of them all of it.
+/// A batch of events that several views take, each of them all of it, but not the same columns.
 #[derive(Debug)]
 pub struct Together {
-    /// The tables of the views.
-    pub tables: Vec<Arc<Table>>,
+    /// The tables of the views, each with the list of the events that has its columns.
+    pub tables: Vec<(Arc<Table>, usize)>,
+}
+
+impl Together {
+    /// The list of the events that a view takes, if it takes them.
+    pub fn list_of(&self, table: &Arc<Table>) -> Option<usize> {
+        self.tables.iter().find(|(other, _)| Arc::ptr_eq(other, table)).map(|(_, list)| *list)
+    }
 }
 
 /// Events by the shards of their entities, in their order within one.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use window::{AggregationDef, Event, Joint, Outcome, Scalar, Spec, State, Tiling};
 
-use crate::support::{MS, S, STREAM, assert_same, def, definitions, row, spec};
+use crate::support::{MS, S, STREAM, assert_same, def, definitions, project, row, spec};
 
 /// What happens to one entity.
 #[derive(Clone, Debug)]
@@ -37,14 +37,30 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Aggregations over every column, so that all definitions read the same.
-fn over_all((mut defs, tiling): (Vec<AggregationDef>, Tiling)) -> (Vec<AggregationDef>, Tiling) {
-    defs.extend(STREAM.iter().map(|(column, _)| def(&format!("of_{column}"), "count", column, S, 0)));
+/// Aggregations over every column, or but for one, so that some definitions read the same.
+fn over_all(((mut defs, tiling), all): ((Vec<AggregationDef>, Tiling), bool)) -> (Vec<AggregationDef>, Tiling) {
+    defs.retain(|def| all || def.column != "wild");
+    let columns = STREAM.iter().filter(|(column, _)| all || *column != "wild");
+    defs.extend(columns.map(|(column, _)| def(&format!("of_{column}"), "count", column, S, 0)));
     (defs, tiling)
 }
 
+/// Which list of columns each definition reads, and the values of all lists.
+fn lists(specs: &[Spec]) -> (Vec<(Spec, usize)>, Vec<usize>) {
+    let mut firsts: Vec<usize> = Vec::new();
+    let mut listed = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        let known = firsts.iter().position(|first| specs[*first].columns() == spec.columns());
+        listed.push((spec.clone(), known.unwrap_or(firsts.len())));
+        if known.is_none() {
+            firsts.push(at);
+        }
+    }
+    (listed, firsts)
+}
+
 fn views() -> impl Strategy<Value = Vec<(Vec<AggregationDef>, Tiling)>> {
-    prop::collection::vec(definitions().prop_map(over_all), 1..4)
+    prop::collection::vec((definitions(), any::<bool>()).prop_map(over_all), 1..4)
 }
 
 proptest! {
@@ -58,31 +74,34 @@ proptest! {
         steps in prop::collection::vec(step(), 1..80),
     ) {
         let specs: Vec<Spec> = views.iter().map(|(defs, tiling)| spec(defs, *tiling)).collect();
-        let joint = Joint::new(&specs).expect("they read the same columns");
+        let (listed, firsts) = lists(&specs);
+        let joint = Joint::new(&listed).expect("lists are what they say");
         let mut alone: Vec<State> = specs.iter().map(State::new).collect();
-        let columns = |row: &[Scalar]| row.to_vec();
+        let joined = |row: &[Scalar]| firsts.iter().flat_map(|at| project(&specs[*at], row)).collect::<Vec<_>>();
         // some have a past that others lack
         for (nth, (all, row)) in before.iter().enumerate() {
-            let event = Event { ts_us: start - 2 * S + nth as i64 * 300 * MS, columns: &columns(row) };
             for (spec, state) in specs.iter().zip(&mut alone).take(if *all { views.len() } else { 1 }) {
+                let event = Event { ts_us: start - 2 * S + nth as i64 * 300 * MS, columns: &project(spec, row) };
                 state.apply(spec, event, start).unwrap();
             }
         }
         // but the latest
         let last: Vec<Scalar> = STREAM.iter().map(|_| Scalar::Null).collect();
         for (spec, state) in specs.iter().zip(&mut alone) {
-            state.apply(spec, Event { ts_us: start, columns: &last }, start).unwrap();
+            state.apply(spec, Event { ts_us: start, columns: &project(spec, &last) }, start).unwrap();
         }
         let mut state = joint.join(alone.clone()).unwrap().expect("nothing lies in the future");
         let mut clock = start;
         for (i, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Event { offset_us, row } => {
-                    let event = Event { ts_us: clock + offset_us, columns: &columns(&row) };
+                    let ts_us = clock + offset_us;
                     let mut any = false;
                     for (spec, state) in specs.iter().zip(&mut alone) {
+                        let event = Event { ts_us, columns: &project(spec, &row) };
                         any |= state.apply(spec, event, clock).unwrap() == Outcome::Applied;
                     }
+                    let event = Event { ts_us, columns: &joined(&row) };
                     let outcome = state.apply(joint.spec(), event, clock).unwrap();
                     prop_assert_eq!(outcome == Outcome::Applied, any, "step {}", i);
                 }
@@ -128,8 +147,10 @@ proptest! {
 }
 
 #[test]
-fn definitions_over_other_columns_are_not_kept_together() {
-    let over = |column: &str| spec(&[def("n", "count", column, S, 0)], Tiling::default());
-    assert!(Joint::new(&[over("amount"), over("clicks")]).is_none());
+fn definitions_that_do_not_read_the_list_they_say_are_not_kept_together() {
+    let over = |column: &str, list| (spec(&[def("n", "count", column, S, 0)], Tiling::default()), list);
+    assert!(Joint::new(&[over("amount", 0), over("clicks", 1)]).is_some());
+    assert!(Joint::new(&[over("amount", 0), over("clicks", 0)]).is_none());
+    assert!(Joint::new(&[over("amount", 0), over("clicks", 2)]).is_none(), "nobody reads the list between");
     assert!(Joint::new(&[]).is_none());
 }

@@ -79,10 +79,11 @@ impl Core {
         Arc::new(Mutex::new(self))
     }
 
-    /// Applies events in their order, at `now`; those of entities that are neither here nor in the store are their first.
+    /// Applies events in their order, at `now`; those of entities that are neither here nor in the store are their first. Each
+    /// list has the same events with other columns.
     pub(super) fn apply(
         &mut self,
-        events: &[Event<'_>],
+        lists: &[&[Event<'_>]],
         found: &Missing,
         now: Timestamp,
     ) -> Result<Vec<Applied>, FoldError> {
@@ -93,6 +94,7 @@ impl Core {
         let starts: Vec<i64> = parts.iter().map(|part| part.spec().window_start(now.micros())).collect();
         let start = starts.iter().copied().max().unwrap_or(i64::MIN);
         let mut late = vec![0; if parts.len() > 1 { parts.len() } else { 0 }];
+        let mut columns = Vec::new();
         // an entity's events keep their order
         for (at, places) in found.order.chunks() {
             let mut shard = states.write(at);
@@ -103,7 +105,15 @@ impl Core {
                 live.clone().for_each(|state| state.touch());
                 live.for_each(|state| state.touch_last());
                 for &place in places {
-                    let event = &events[place as usize];
+                    let mut event = lists[0][place as usize];
+                    if lists.len() > 1 {
+                        columns.clear();
+                        for events in lists {
+                            columns.extend_from_slice(events[place as usize].columns);
+                        }
+                        event.columns = &columns;
+                    }
+                    let event = &event;
                     let (hash, key) = (found.order.hashes[place as usize], event.key);
                     let spot = found.places[place as usize].or_else(|| shard.find(hash, key));
                     let outcome = match spot {

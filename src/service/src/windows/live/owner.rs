@@ -47,31 +47,37 @@ impl Owner {
     }
 
     /// Applies events in their order, at `now`. The states of entities that are not here come from `store` first: where
-    /// it fails, nothing was applied. `together`: the events are a batch that other views take, too.
+    /// it fails, nothing was applied. `lists` are the events, or, where they are a batch that other views take, too
+    /// (`together`), its lists: the same events, each with other columns.
     ///
     /// Errors: after [`FoldError::State`] some events may have been applied: the owner must be given up.
     pub async fn apply(
         &mut self,
         store: &dyn OnlineStore,
-        events: &[Event<'_>],
+        lists: &[Vec<Event<'_>>],
         now: Timestamp,
         together: Option<&Arc<Together>>,
     ) -> Result<Applied, FoldError> {
         loop {
-            let missing = {
+            let (missing, lists) = {
                 let (mut core, part) = self.core();
                 if core.torn {
                     return Err(FoldError::State(torn()));
                 }
-                if !core.is_single() && !core.is_for_all(together) {
+                let Some(taken) = core.taken(together) else {
                     drop(core);
                     self.leave(false);
                     continue;
-                }
+                };
                 if let Some(applied) = core.hear(part, together) {
                     return Ok(applied);
                 }
-                core.missing(events)
+                let lists: Vec<&[Event<'_>]> =
+                    taken.into_iter().filter_map(|at| Some(lists.get(at)?.as_slice())).collect();
+                let Some(first) = lists.first().filter(|events| !events.is_empty()) else {
+                    return Ok(Applied::default());
+                };
+                (core.missing(first), lists)
             };
             if !missing.reads.is_empty() {
                 let found = store.read_states(&missing.reads).await.map_err(FoldError::Store)?;
@@ -81,7 +87,7 @@ impl Owner {
                 }
             }
             let (mut core, part) = self.core();
-            let applied = core.apply(events, &missing, now)?;
+            let applied = core.apply(&lists, &missing, now)?;
             let mine = applied.get(part).copied().unwrap_or_default();
             core.last = together.filter(|_| !core.is_single()).map(|batch| Last {
                 batch: Arc::clone(batch),
@@ -103,30 +109,31 @@ impl Owner {
         !self.core().0.is_single()
     }
 
-    /// Keeps the states of these views as one from now on, where their windows read the same columns and nothing of them
-    /// waits for a checkpoint; says whether it does. What they had in memory is read from the store again.
-    pub fn join(owners: &mut [&mut Self]) -> bool {
+    /// Keeps the states of these views as one from now on, where nothing of them waits for a checkpoint; says whether it
+    /// does. Beside each stands which list of columns it reads, from 0 on. What they had in memory is read from the store
+    /// again.
+    pub fn join(owners: &mut [(&mut Self, usize)]) -> bool {
         if !(2..=MOST).contains(&owners.len()) {
             return false;
         }
         let (mut views, mut specs) = (Vec::with_capacity(owners.len()), Vec::with_capacity(owners.len()));
-        for owner in owners.iter_mut() {
+        for (owner, list) in owners.iter_mut() {
             let (core, part) = owner.core();
             if core.states.shared || core.torn || core.alone || !core.changed.is_empty() {
                 return false;
             }
             views.push(Arc::clone(&core.states.views[part]));
-            specs.push(core.states.joint.parts()[part].spec().clone());
+            specs.push((core.states.joint.parts()[part].spec().clone(), *list));
         }
-        let first = Arc::clone(&owners[0].core);
-        if owners.iter().all(|owner| Arc::ptr_eq(&owner.core, &first)) {
+        let first = Arc::clone(&owners[0].0.core);
+        if owners.iter().all(|(owner, _)| Arc::ptr_eq(&owner.core, &first)) {
             return true;
         }
         let Some(joint) = Joint::new(&specs) else { return false };
         tracing::debug!(project = views[0].project, views = ?names(&views), "the views' window states are kept together");
         let states = States::new(views, joint, false);
         let core = Core::new(Arc::clone(&states)).shared();
-        for (part, owner) in owners.iter_mut().enumerate() {
+        for (part, (owner, _)) in owners.iter_mut().enumerate() {
             if owner.is_joined() {
                 owner.leave(false);
             }
@@ -193,15 +200,21 @@ impl Drop for Owner {
 }
 
 impl Core {
-    /// Whether all views that are joined take the batch.
-    fn is_for_all(&self, together: Option<&Arc<Together>>) -> bool {
-        let takes =
-            |together: &Arc<Together>, view: &View| together.tables.iter().any(|table| Arc::ptr_eq(table, &view.table));
-        let owned = |part: &usize| self.owned >> part & 1 == 1;
-        together.is_some_and(|together| {
-            let mut views = self.states.views.iter().enumerate().filter(|(part, _)| owned(part));
-            views.all(|(_, view)| takes(together, view))
-        })
+    /// The lists of the batch that the joined views' columns come from, in their order; `None` where not all of them take it.
+    fn taken(&self, together: Option<&Arc<Together>>) -> Option<Vec<usize>> {
+        if self.is_single() {
+            // its own list, where it is given those of others, too
+            let own = together.and_then(|together| together.list_of(&self.states.view().table));
+            return Some(vec![own.unwrap_or_default()]);
+        }
+        let (together, parts) = (together?, self.states.joint.parts());
+        let mut lists = vec![None; parts.iter().map(|part| part.list() + 1).max().unwrap_or_default()];
+        for (at, (part, view)) in parts.iter().zip(&self.states.views).enumerate() {
+            if self.owned >> at & 1 == 1 {
+                lists[part.list()] = Some(together.list_of(&view.table)?);
+            }
+        }
+        lists.into_iter().collect()
     }
 
     /// What became of the batch, where it was the last one to be applied: the part has heard of it then.
