@@ -72,7 +72,7 @@ impl Log {
     pub(crate) async fn open_files(&self, view: &View) -> Result<Option<Arc<ParquetFiles>>> {
         // Files that were listed stay until they are open.
         let _unmerged = self.merging.read().await;
-        let files = self.files(view)?.into_iter().map(|at| Found { at, partition: Vec::new() });
+        let files = self.files(view)?.into_iter().map(|at| Found::whole(at, Vec::new()));
         let listing = Listing { files: files.collect(), ..Listing::default() };
         if listing.files.is_empty() {
             return Ok(None);
