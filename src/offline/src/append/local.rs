@@ -85,9 +85,19 @@ fn rewrite(target: &Path, old: Option<&File>, schema: &SchemaRef, batches: &[Rec
     Ok(part)
 }
 
+/// The file that a result at a path is.
+fn file_of(path: &Path) -> PathBuf {
+    if path.extension().is_some_and(|e| e == "parquet") { path.to_path_buf() } else { path.join("0.parquet") }
+}
+
+/// Removes what killed processes left of results at a path. Blocks.
+pub(crate) fn clear(path: &Path) {
+    remove_stale(folder(&file_of(path)));
+}
+
 /// Writes a result over what is at a path.
 pub(super) async fn export(path: PathBuf, mut export: Export) -> Result<u64> {
-    let target = if path.extension().is_some_and(|e| e == "parquet") { path.clone() } else { path.join("0.parquet") };
+    let target = file_of(&path);
     let (at, schema) = (target.clone(), export.schema.clone());
     let mut part = blocking(move || {
         // Before room is asked for: what was left may be why there is none.
