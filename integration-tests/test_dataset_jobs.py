@@ -495,6 +495,19 @@ def test_what_a_crash_interrupts_has_failed_and_what_waited_is_done(busy: Busy) 
             assert refused(busy.calls, "GetSavedDataset", request)[0] == "NOT_FOUND"
 
 
+def test_what_a_crash_leaves_of_a_job_goes_with_the_next_start(busy: Busy) -> None:
+    def left() -> list[Path]:
+        return list((busy.data / "ours").iterdir())
+
+    (job,) = busy.submit(1)
+    wait_until(left, "a part of the file", 30, 0.001)
+    busy.larder.kill()
+    assert [file.suffix for file in left()] == [".part"]
+    busy.larder.start()
+    assert ended(busy.calls, job).status == "failed"
+    assert left() == []
+
+
 def test_what_a_stop_interrupts_goes_on_after_it(busy: Busy) -> None:
     jobs = busy.submit(3)
     busy.wait_running(jobs)

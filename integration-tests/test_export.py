@@ -8,16 +8,19 @@ import re
 import signal
 import subprocess
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from feast import FileSource
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
 from conftest import StartLarder
 from larder_env.process import free_ports, wait_until
-from larder_env.repo import write_config
+from larder_env.repo import store, write_config
 from larder_env.server import HOST, Larder, Ports
 from synthetic import DRIVERS, SyntheticRepo
 
@@ -184,6 +187,55 @@ def test_what_is_interrupted_leaves_nothing(world: World, where: str, how: signa
     assert out.read_text() == "what was there"
     if where == "own":
         assert os.listdir(world.repo.path / "data" / "offline-spill") == []
+
+
+def parts(folder: Path) -> list[Path]:
+    """Files in the making."""
+    return list(folder.glob(".*.part"))
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_write(world: World, tmp_path: Path) -> None:
+    """By the server's `persist` and by the command line; what another process is writing stays."""
+    world.place("server")
+    sdk = store(world.repo.path)
+    storage = SavedDatasetFileStorage(path=str(tmp_path / "kept.parquet"))
+    name = storage.to_data_source().name
+    sdk.apply([FileSource(name=name, path=str(tmp_path / "kept.parquet"), timestamp_field="event_timestamp")])
+    # so many rows that nobody waits for the last of them
+    tables = ", ".join(f"driver_stats_file AS t{number}" for number in range(4))
+    endless = f"SELECT t0.driver_id, t0.event_timestamp FROM {tables}"
+    few = "SELECT driver_id, event_timestamp FROM driver_stats_file LIMIT 5"
+    service = sdk.get_feature_service("driver_activity")
+
+    def persist(text: str) -> None:
+        sdk.get_historical_features(text, service).persist(storage, allow_overwrite=True)
+
+    with ThreadPoolExecutor() as pool:
+        persisting = pool.submit(persist, endless)
+        wait_until(lambda: parts(tmp_path), "the first rows", 60)
+        world.server.kill()
+        assert persisting.exception(60) is not None
+    left = parts(tmp_path)
+    assert os.listdir(tmp_path) == [file.name for file in left], "a killed process removes nothing"
+    world.server.start()
+
+    words = ["--service", "driver_activity", "--out", tmp_path / "other.parquet", *world.place("server")]
+    running = subprocess.Popen(
+        command(world.binary, world.repo.path, *words, "--entities", endless),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: set(parts(tmp_path)) - set(left), "the first rows of the other", 60)
+    assert not any(file.exists() for file in left), "gone with the next write beside it, by whomever"
+    written = parts(tmp_path)
+    persist(few)
+    assert (parts(tmp_path), running.poll()) == (written, None), "what is being written stays"
+    running.kill()
+    running.wait(60)
+    assert parts(tmp_path) == written
+    persist(few)
+    assert os.listdir(tmp_path) == ["kept.parquet"]
+    assert len(pd.read_parquet(tmp_path / "kept.parquet")) == 5
 
 
 @PLACES

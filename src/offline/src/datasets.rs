@@ -22,6 +22,7 @@ use model::{Error, Result, Timestamp, Value, ValueType};
 use proto::feast::core::{DataSource, data_source::FileOptions, data_source::Options};
 
 use crate::convert::{arrow_type, from_values, in_column, is_text, micros, timestamps, to_values, utc_micros};
+use crate::engine::blocking;
 use crate::error::{arrow as arrow_error, engine as engine_error, sql as sql_error};
 use crate::frame::{Frame, times};
 use crate::plan::{AskedView, HistoricalRequest, Part, resolve};
@@ -39,6 +40,19 @@ const TIME_COLUMNS: [&str; 3] = [EVENT_TIMESTAMP, "datetime", "timestamp"];
 impl DatasetStore for Offline {
     fn keep(&self, retrieval: DatasetRetrieval) -> BoxFuture<'_, Result<KeptDataset>> {
         Box::pin(self.keep_dataset(retrieval))
+    }
+
+    fn clear<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let location = Location::of(&file(path), self.engine.repo(), self.engine.stores());
+            // no job wrote to a place that is none, and an object is there when it is whole
+            let Some(local) = location.ok().filter(|l| !matches!(l, Location::Object(..))) else { return Ok(()) };
+            blocking(move || {
+                append::local::clear(&local.path());
+                Ok(())
+            })
+            .await
+        })
     }
 
     fn preview(&self, preview: DatasetPreview) -> BoxFuture<'_, Result<DatasetRows>> {

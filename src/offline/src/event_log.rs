@@ -18,7 +18,7 @@ use model::{Error, Kind, Result, Timestamp, Value, ValueType};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::RwLock;
 
-use crate::append::local::Part;
+use crate::append::local::{Part, remove_stale};
 use crate::convert::{arrow_type, from_values, timestamps, utc_micros};
 use crate::engine::blocking;
 use crate::error::{arrow as arrow_error, damaged, io};
@@ -72,7 +72,7 @@ impl Log {
     pub(crate) async fn open_files(&self, view: &View) -> Result<Option<Arc<ParquetFiles>>> {
         // Files that were listed stay until they are open.
         let _unmerged = self.merging.read().await;
-        let files = self.files(view)?.into_iter().map(|at| Found { at, partition: Vec::new() });
+        let files = self.files(view)?.into_iter().map(|at| Found::whole(at, Vec::new()));
         let listing = Listing { files: files.collect(), ..Listing::default() };
         if listing.files.is_empty() {
             return Ok(None);
@@ -220,7 +220,11 @@ impl Files {
 
     /// Removes what a crash left behind and what is not counted; gives where the log ends.
     fn settle(&self, next: &BTreeMap<i32, i64>) -> Result<Ends> {
-        let (kept, spent) = names::list(&names::folders(&self.folder)?)?;
+        let folders = names::folders(&self.folder)?;
+        for folder in &folders {
+            remove_stale(folder);
+        }
+        let (kept, spent) = names::list(&folders)?;
         remove(&spent)?;
         let mut ends = Ends::new();
         for segment in &kept {

@@ -1,8 +1,9 @@
 //! Parquet files as a DataFusion table: read in the order of their paths and rows, from handles that
 //! are opened once (or objects as they were listed), so that a file replaced in mid-query does not show.
 //! What the files' paths say of their rows are columns, too, and a file whose values cannot match is not
-//! read. Knows no view.
+//! read; nor are rows that do not count. Knows no view.
 
+mod deleted;
 mod handle;
 mod object;
 mod pieces;
@@ -90,7 +91,11 @@ impl ParquetFiles {
             let name = format!("{i}.parquet");
             let scalars = columns.iter().map(|c| ScalarValue::try_from_array(c, i)).collect::<EngineResult<_>>();
             let scalars: Vec<ScalarValue> = scalars.map_err(crate::error::engine)?;
-            files.push(PartitionedFile::new(name.clone(), file.size).with_partition_values(scalars));
+            let mut planned = PartitionedFile::new(name.clone(), file.size).with_partition_values(scalars);
+            if let Some(left) = &file.left {
+                planned = planned.with_extension(left.selection());
+            }
+            files.push(planned);
             handles.insert(name, file);
         }
         let rows = RecordBatchOptions::new().with_row_count(Some(files.len()));
@@ -103,10 +108,13 @@ impl ParquetFiles {
         })
     }
 
-    /// How many rows the files have.
+    /// How many rows the files have that count.
     pub(crate) fn rows(&self) -> usize {
-        let groups = self.handles.files.values().flat_map(|opened| &opened.groups);
-        usize::try_from(groups.map(pieces::Group::rows).sum::<u64>()).unwrap_or(usize::MAX)
+        let all = self.handles.files.values().map(|opened| match &opened.left {
+            Some(left) => left.rows(),
+            None => opened.groups.iter().map(pieces::Group::rows).sum(),
+        });
+        usize::try_from(all.sum::<u64>()).unwrap_or(usize::MAX)
     }
 
     /// The files that were opened last: where a damage was found, it is in one of these.
@@ -206,6 +214,8 @@ struct Opened {
     schema: SchemaRef,
     content: Content,
     groups: Vec<pieces::Group>,
+    /// Of a file with rows that do not count: the others.
+    left: Option<deleted::Left>,
 }
 
 #[derive(Debug)]
@@ -217,8 +227,18 @@ enum Content {
 
 impl Opened {
     async fn open(found: Found, keep_footer: bool) -> Result<Self> {
-        let name = found.at.name();
-        match found.at {
+        let Found { at, deleted, .. } = found;
+        let mut opened = Self::at(at, keep_footer).await?;
+        if let Some(deleted) = deleted {
+            let rows = opened.groups.iter().map(pieces::Group::rows).sum();
+            opened.left = Some(deleted::Left::of(&deleted, rows, &opened.name)?);
+        }
+        Ok(opened)
+    }
+
+    async fn at(at: At, keep_footer: bool) -> Result<Self> {
+        let name = at.name();
+        match at {
             At::Local(path) => blocking(move || Self::local(&path, name, keep_footer)).await,
             At::Object(bucket, meta) => {
                 let size = meta.size;
@@ -227,7 +247,7 @@ impl Opened {
                 let groups = pieces::groups(&footer);
                 let schema = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::default());
                 let schema = schema.map_err(|e| damaged(&name, &e))?.schema().clone();
-                Ok(Self { name, size, schema, content: Content::Object(reader), groups })
+                Ok(Self { name, size, schema, content: Content::Object(reader), groups, left: None })
             }
         }
     }
@@ -246,7 +266,7 @@ impl Opened {
         let footer = metadata.metadata();
         let (schema, groups) = (metadata.schema().clone(), pieces::groups(footer));
         let footer = keep_footer.then(|| footer.clone());
-        Ok(Self { name, size, schema, content: Content::File(file, footer), groups })
+        Ok(Self { name, size, schema, content: Content::File(file, footer), groups, left: None })
     }
 }
 

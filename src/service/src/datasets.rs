@@ -163,7 +163,7 @@ impl Datasets {
     /// Runs the jobs until `shutdown`.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let Some(store) = self.store.clone() else { return };
-        self.persist("the dataset jobs of before", &shutdown, || self.recover()).await;
+        self.persist("the dataset jobs of before", &shutdown, || self.recover(&*store)).await;
         let mut changes = self.catalog.subscribe();
         let mut running = JoinSet::new();
         loop {
@@ -213,8 +213,15 @@ impl Datasets {
         })
     }
 
-    /// What ran when the server died has failed.
-    async fn recover(&self) -> Result<()> {
+    /// What ran when the server died has failed, and nothing of it stays.
+    async fn recover(&self, store: &dyn DatasetStore) -> Result<()> {
+        let registry = self.catalog.refreshed().await?;
+        for job in job::all(&registry, None)?.iter().filter(|job| job.status() == State::Running) {
+            // what cannot be removed goes with the next write into its folder
+            if let Err(error) = store.clear(&job.request.storage_path).await {
+                tracing::warn!(%error, job = job.id, "what a dataset job left could not be removed");
+            }
+        }
         self.catalog
             .change(|registry, now| {
                 let mut jobs = job::all(registry, None)?;

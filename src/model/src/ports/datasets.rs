@@ -84,6 +84,11 @@ pub trait DatasetStore: Send + Sync {
     /// Errors: those of the retrieval; `SavedDatasetLocationAlreadyExists` where something is there.
     fn keep(&self, retrieval: DatasetRetrieval) -> BoxFuture<'_, Result<KeptDataset>>;
 
+    /// Removes what is left beside this place of a result that a killed process was writing; not what is being written.
+    ///
+    /// Errors: our own.
+    fn clear<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<()>>;
+
     /// The first rows of a dataset.
     ///
     /// Errors (`InvalidArgument`, `Unsupported`): a place that has no such rows, or cannot be read.

@@ -1,6 +1,7 @@
-//! Local files: written under a hidden name, made durable, and renamed.
+//! Local files: written under a hidden name, made durable, and renamed. Who writes a hidden file has it locked: one that
+//! nobody holds is of a process that was killed, and goes with the next write beside it. Knows no request.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub(super) fn append(location: &Location, schema: &SchemaRef, batches: &[RecordB
         Location::Directory(dir) => dir.join(format!("{}.parquet", uuid::Uuid::new_v4().simple())),
         file => file.path(),
     };
+    remove_stale(folder(&target));
     loop {
         let old = hold(&target)?;
         let part = rewrite(&target, old.as_ref(), schema, batches)?;
@@ -83,10 +85,26 @@ fn rewrite(target: &Path, old: Option<&File>, schema: &SchemaRef, batches: &[Rec
     Ok(part)
 }
 
+/// The file that a result at a path is.
+fn file_of(path: &Path) -> PathBuf {
+    if path.extension().is_some_and(|e| e == "parquet") { path.to_path_buf() } else { path.join("0.parquet") }
+}
+
+/// Removes what killed processes left of results at a path. Blocks.
+pub(crate) fn clear(path: &Path) {
+    remove_stale(folder(&file_of(path)));
+}
+
 /// Writes a result over what is at a path.
 pub(super) async fn export(path: PathBuf, mut export: Export) -> Result<u64> {
-    let target = if path.extension().is_some_and(|e| e == "parquet") { path.clone() } else { path.join("0.parquet") };
-    let mut part = Part::begin(&target, &export.schema)?;
+    let target = file_of(&path);
+    let (at, schema) = (target.clone(), export.schema.clone());
+    let mut part = blocking(move || {
+        // Before room is asked for: what was left may be why there is none.
+        remove_stale(folder(&at));
+        Part::begin(&at, &schema)
+    })
+    .await?;
     while let Some(batch) = export.batches.next().await {
         let batch = batch?;
         part = blocking(move || {
@@ -106,6 +124,38 @@ pub(super) async fn export(path: PathBuf, mut export: Export) -> Result<u64> {
     .await
 }
 
+fn folder(target: &Path) -> &Path {
+    // a bare name is in the working directory
+    target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether a name is of a file in the making: `.<target>.<uuid>.part`.
+fn is_part(name: &str) -> bool {
+    let own = name.strip_prefix('.').and_then(|name| name.strip_suffix(".part")).and_then(|name| name.rsplit_once('.'));
+    own.is_some_and(|(_, id)| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// Removes the files that killed processes had in the making in a directory. What is locked is being written; what
+/// cannot be looked at, or is where there are no locks, is left alone. Blocks.
+pub(crate) fn remove_stale(dir: &Path) {
+    let Ok(found) = std::fs::read_dir(dir) else { return };
+    for path in found.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_ours = path.file_name().is_some_and(|name| is_part(&name.to_string_lossy()));
+        let Some(file) = is_ours.then(|| OpenOptions::new().write(true).open(&path).ok()).flatten() else { continue };
+        if file.try_lock().is_err() {
+            continue;
+        }
+        match std::fs::remove_file(&path) {
+            Ok(()) => tracing::info!(path = %path.display(), "removed what a killed process had not finished writing"),
+            // put in its place, or removed, in between
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "what a killed process had not finished writing cannot be removed");
+            }
+        }
+    }
+}
+
 /// What is at the target of a file in the making.
 #[derive(Clone, Copy, Debug)]
 enum Place {
@@ -115,7 +165,7 @@ enum Place {
     Replaced,
 }
 
-/// A file in the making, beside its target; removed unless it is committed.
+/// A file in the making, beside its target, locked as long as it is open; removed unless it is committed.
 pub(crate) struct Part {
     target: PathBuf,
     hidden: PathBuf,
@@ -125,11 +175,22 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn begin(target: &Path, schema: &SchemaRef) -> Result<Self> {
-        let dir = target.parent().unwrap_or(Path::new("."));
+        let dir = folder(target);
         std::fs::create_dir_all(dir).map_err(|e| io("creating", dir, e))?;
         let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let hidden = dir.join(format!(".{name}.{}.part", uuid::Uuid::new_v4().simple()));
-        let file = File::create_new(&hidden).map_err(|e| io("creating", &hidden, e))?;
+        let (hidden, file) = loop {
+            let hidden = dir.join(format!(".{name}.{}.part", uuid::Uuid::new_v4().simple()));
+            let file = File::create_new(&hidden).map_err(|e| io("creating", &hidden, e))?;
+            match file.lock() {
+                // Not every file system has locks; on such a one nothing is removed, either.
+                Err(e) if e.kind() != ErrorKind::Unsupported => return Err(io("locking", &hidden, e)),
+                _ => {}
+            }
+            // Who looked between the two took it for one that was left.
+            if hidden.exists() {
+                break (hidden, file);
+            }
+        };
         let mut part = Self { target: target.to_path_buf(), hidden, writer: None, rows: 0 };
         let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties()));
         part.writer = Some(writer.map_err(|e| parquet_error("writing", target, e))?);
@@ -166,7 +227,7 @@ impl Part {
                 std::fs::rename(&self.hidden, &self.target).map_err(|e| io("replacing", &self.target, e))?;
             }
         }
-        let dir = self.target.parent().unwrap_or(Path::new("."));
+        let dir = folder(&self.target);
         File::open(dir).and_then(|d| d.sync_all()).map_err(|e| io("syncing", dir, e))?;
         Ok(true)
     }
@@ -215,6 +276,55 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, (0..24).collect::<Vec<_>>());
         assert_eq!(std::fs::read_dir(dir.path()).expect("dir").count(), 1);
+    }
+
+    #[test]
+    fn what_killed_processes_left_goes_and_what_is_written_stays() {
+        let dir = tempfile::tempdir().expect("dir");
+        let id = uuid::Uuid::new_v4().simple();
+        let (left, target) = (dir.path().join(format!(".a.parquet.{id}.part")), dir.path().join("a.parquet"));
+        let foreign = [format!(".a.parquet.{id}.part.gz"), ".a.part".to_owned(), format!("a.parquet.{id}.part")];
+        for name in &foreign {
+            std::fs::write(dir.path().join(name), "").expect("writes");
+        }
+        std::fs::write(&left, "rows").expect("writes");
+        let mut part = Part::begin(&target, &batch("n", 0).schema()).expect("begins");
+        part.write(&batch("n", 1)).expect("writes");
+        let location = Location::Directory(dir.path().to_path_buf());
+        append(&location, &batch("n", 0).schema(), &[batch("n", 2)]).expect("append");
+        assert!(!left.exists());
+        assert!(part.hidden.exists(), "it is being written");
+        part.commit_over().expect("commits");
+        assert!(target.exists());
+        let hidden = std::fs::read_dir(dir.path()).expect("dir").filter(|e| {
+            let name = e.as_ref().expect("entry").file_name().to_string_lossy().into_owned();
+            is_part(&name)
+        });
+        assert_eq!(hidden.count(), 0);
+        assert!(foreign.iter().all(|name| dir.path().join(name).exists()), "those are none of ours");
+    }
+
+    /// The one who clears looks at a file that is not locked yet.
+    #[test]
+    fn no_file_is_lost_between_its_making_and_its_lock() {
+        let dir = tempfile::tempdir().expect("dir");
+        let schema = batch("n", 0).schema();
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    remove_stale(dir.path());
+                }
+            });
+            for n in 0..200 {
+                let target = dir.path().join(format!("{n}.parquet"));
+                let committed = Part::begin(&target, &schema).and_then(Part::commit_over);
+                let there = target.exists();
+                is_done.store(n == 199 || committed.is_err() || !there, std::sync::atomic::Ordering::Relaxed);
+                committed.expect("commits");
+                assert!(there);
+            }
+        });
     }
 
     #[test]

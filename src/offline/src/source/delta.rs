@@ -1,12 +1,13 @@
 //! Delta tables, read through their log: the newest checkpoint, the commits after it, and what is left
-//! of files. What a reader must know and this one does not (deletion vectors, column mapping, newer
-//! features) is refused by name. Knows no Parquet but the checkpoint's.
+//! of files and, by their deletion vectors, of rows. What a reader must know and this one does not (column
+//! mapping, newer features) is refused by name. Knows no Parquet but the checkpoint's.
 //!
 //! Source: the Delta transaction log protocol (reader version 1, and 3 where its features are known).
 
 mod actions;
 mod checkpoint;
 mod schema;
+mod vectors;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,11 +19,11 @@ use model::{Error, Kind, Result};
 use object_store::ObjectMeta;
 use percent_encoding::percent_decode_str;
 
-use self::actions::{Action, Add, MetaData, Protocol};
+use self::actions::{Action, Add, MetaData, Protocol, Vector};
 use super::listing::{At, Found, Listing};
 use crate::store::Bucket;
 
-/// Features of reader version 3 that change nothing for this reader, or are refused where they are used.
+/// Features of reader version 3 that are read, change nothing for this reader, or are refused where they are used.
 const KNOWN: [&str; 4] = ["timestampNtz", "vacuumProtocolCheck", "deletionVectors", "columnMapping"];
 /// How many commits are fetched at a time.
 const FETCHES: usize = 16;
@@ -38,10 +39,10 @@ struct State {
 impl State {
     fn apply(&mut self, action: Action) {
         if let Some(remove) = action.remove {
-            self.files.remove(&(remove.path, remove.deletion_vector.map_or_else(String::new, |d| d.to_string())));
+            self.files.remove(&(remove.path, remove.deletion_vector.map_or_else(String::new, |v| v.id())));
         }
         if let Some(add) = action.add {
-            let vector = add.deletion_vector.as_ref().map_or_else(String::new, ToString::to_string);
+            let vector = add.deletion_vector.as_ref().map_or_else(String::new, Vector::id);
             self.files.insert((add.path.clone(), vector), add);
         }
         self.metadata = action.meta_data.or(self.metadata.take());
@@ -92,11 +93,10 @@ pub(super) async fn list(bucket: &Bucket, key: &str, local: Option<&Path>) -> Re
     let partitions = metadata.partition_columns.iter().map(find).collect::<Result<Vec<_>>>()?;
     let in_files = whole.fields().iter().filter(|f| !metadata.partition_columns.contains(f.name())).cloned();
     let schema = Arc::new(Schema::new(in_files.collect::<Vec<_>>()));
-    let mut files = Vec::with_capacity(state.files.len());
-    for add in state.files.into_values() {
-        if add.deletion_vector.is_some() {
-            return Err(unsupported(&table, "deletion vectors", "run OPTIMIZE or REORG TABLE … APPLY (PURGE) on it"));
-        }
+    let adds: Vec<Add> = state.files.into_values().collect();
+    let mut deleted = vectors::read(&vectors::Table { bucket, root: &root, local, name: &table }, &adds).await?;
+    let mut files = Vec::with_capacity(adds.len());
+    for (i, add) in adds.into_iter().enumerate() {
         if add.path.contains("://") {
             return Err(unsupported(&table, "files outside of itself (a shallow clone)", "copy it"));
         }
@@ -112,7 +112,8 @@ pub(super) async fn list(bucket: &Bucket, key: &str, local: Option<&Path>) -> Re
         };
         // The protocol has the empty text for null, too.
         let value = |name: &String| add.partition_values.get(name).cloned().flatten().filter(|v| !v.is_empty());
-        files.push(Found { at, partition: metadata.partition_columns.iter().map(value).collect() });
+        let partition = metadata.partition_columns.iter().map(value).collect();
+        files.push(Found { at, partition, deleted: deleted.remove(&i) });
     }
     Ok(Listing { files, partitions, schema: Some(schema) })
 }

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use model::{Error, Result};
 use object_store::ObjectMeta;
 use percent_encoding::percent_decode_str;
+use roaring::RoaringTreemap;
 
 use crate::store::Bucket;
 
@@ -41,6 +42,15 @@ pub(crate) struct Found {
     pub(crate) at: At,
     /// The values of the partition columns, in their order; `None` is null.
     pub(crate) partition: Vec<Option<String>>,
+    /// The rows, by their place in it, that are in it and do not count.
+    pub(crate) deleted: Option<RoaringTreemap>,
+}
+
+impl Found {
+    /// A file all of whose rows count.
+    pub(crate) fn whole(at: At, partition: Vec<Option<String>>) -> Self {
+        Self { at, partition, deleted: None }
+    }
 }
 
 /// The files of a source as they are now.
@@ -80,7 +90,7 @@ impl Listing {
                 }
             }
             let partition = pairs.iter().map(|(_, v)| Some(decode(v)).filter(|v| v != HIVE_NULL)).collect();
-            found.push(Found { at, partition });
+            found.push(Found::whole(at, partition));
         }
         let names = names.map(|(names, _)| names).unwrap_or_default();
         let partitions = names.into_iter().enumerate().map(|(i, name)| {
@@ -107,7 +117,7 @@ impl Listing {
             for file in &mut self.files {
                 file.partition = vec![Some("0".to_owned())];
             }
-            self.files.extend(files.into_iter().map(|at| Found { at, partition: vec![Some("1".to_owned())] }));
+            self.files.extend(files.into_iter().map(|at| Found::whole(at, vec![Some("1".to_owned())])));
         }
         Ok(())
     }

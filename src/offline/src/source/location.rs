@@ -132,7 +132,7 @@ impl Location {
             Self::Object(bucket, key) => {
                 let (shape, files) = objects(bucket, key).await?;
                 if shape == Shape::File {
-                    let found = files.into_iter().map(|(at, _)| Found { at, partition: Vec::new() });
+                    let found = files.into_iter().map(|(at, _)| Found::whole(at, Vec::new()));
                     return Ok(Listing { files: found.collect(), ..Listing::default() });
                 }
                 Listing::hive(files)

@@ -57,13 +57,11 @@ async fn what_is_not_read_is_refused_by_name() {
     let v3 = |feature: &str| {
         format!(r#"{{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["{feature}"],"writerFeatures":[]}}"#)
     };
-    let vector = r#"{"add":{"path":"a.parquet","partitionValues":{},"size":1,"deletionVector":{"storageType":"u"}}}"#;
     for (text, want) in [
         (begin(&v3("variantType"), "{}"), "variantType"),
         (begin(&v3("v2Checkpoint"), "{}"), "v2Checkpoint"),
         (begin(r#"{"minReaderVersion":4,"minWriterVersion":9}"#, "{}"), "version 4"),
         (begin(V1, r#"{"delta.columnMapping.mode":"id"}"#), "column mapping"),
-        (begin(&v3("deletionVectors"), "{}") + vector, "deletion vectors"),
         (begin(V1, "{}") + &add("s3://elsewhere/a.parquet", "null"), "shallow clone"),
     ] {
         let error = table(&[(0, text)]).await.expect_err(want);
@@ -71,6 +69,31 @@ async fn what_is_not_read_is_refused_by_name() {
         assert!(error.message().contains(want), "{}", error.message());
     }
     table(&[(0, begin(&v3("timestampNtz"), "{}"))]).await.expect("a known feature");
+}
+
+#[tokio::test]
+async fn a_file_is_told_by_its_path_and_its_deletion_vector() {
+    let protocol =
+        r#"{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["deletionVectors"],"writerFeatures":[]}"#;
+    let path = r#""path":"a.parquet","partitionValues":{},"size":1"#;
+    let text = r#""pathOrInlineDv":"^Bg9^0rr910000000000iXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L""#;
+    let with = format!(r#""deletionVector":{{"storageType":"i",{text},"sizeInBytes":44,"cardinality":6}}"#);
+    // the same, its fields in another order
+    let same =
+        format!(r#""deletionVector":{{"cardinality":6,"sizeInBytes":44,{text},"storageType":"i","offset":null}}"#);
+    let whole = begin(protocol, "{}") + &add("a.parquet", "null");
+    let deleted =
+        format!("{}\n{}", r#"{"remove":{"path":"a.parquet"}}"#, format_args!(r#"{{"add":{{{path},{with}}}}}"#));
+    let listing = table(&[(0, whole.clone()), (1, deleted.clone())]).await.expect("table");
+    let rows: Vec<_> = listing.files.iter().map(|f| f.deleted.as_ref().map(roaring::RoaringTreemap::len)).collect();
+    assert_eq!(rows, [Some(6)]);
+    let back =
+        format!("{}\n{}", format_args!(r#"{{"remove":{{"path":"a.parquet",{same}}}}}"#), add("a.parquet", "null"));
+    let listing = table(&[(0, whole), (1, deleted), (2, back)]).await.expect("table");
+    assert_eq!(listing.files.iter().map(|f| f.deleted.is_some()).collect::<Vec<_>>(), [false]);
+    let bad = format!(r#"{{"add":{{{path},{}}}}}"#, with.replace(":6}", ":7}"));
+    let error = table(&[(0, begin(protocol, "{}") + &bad)]).await.expect_err("damaged");
+    assert!(error.message().contains("for a.parquet in its log is damaged"), "{}", error.message());
 }
 
 #[tokio::test]
