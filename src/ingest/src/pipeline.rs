@@ -229,7 +229,9 @@ fn share(takers: &[Taker<'_>], decoder: &Decoder<'_>, batches: &mut [Batch]) {
             tables.push((Arc::clone(&takers[*at].feed.view.table), known.unwrap_or(lists.len() - 1)));
         }
         let shared = Arc::new(Shared { together: Arc::new(Together { tables }), lists });
-        all.into_iter().for_each(|at| batches[at].shared = Some(Arc::clone(&shared)));
+        for at in all {
+            batches[at].shared = Some(Arc::clone(&shared));
+        }
     }
 }
 
