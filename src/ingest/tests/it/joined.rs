@@ -314,11 +314,15 @@ fn views_that_begin_together_share_their_states_until_one_leaves() {
         // together again, but what they changed is not written yet
         world.take(7, 5, None).await;
         assert_eq!(joined(&mut world), [false; 3]);
-        for view in 0..3 {
-            world.checkpoint(view, false).await;
+        let mut again = 0;
+        while joined(&mut world) != [true; 3] {
+            for view in 0..3 {
+                world.checkpoint(view, false).await;
+            }
+            world.take(7, 1, None).await;
+            again += 1;
         }
-        world.take(7, 5, None).await;
-        assert_eq!(joined(&mut world), [true; 3]);
+        assert_eq!(again, 2, "what parted them may come again");
         world.restart(1).await;
         assert_eq!(joined(&mut world), [true, false, true], "those who stay go on");
         world.take(5, 5, None).await;

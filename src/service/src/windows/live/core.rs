@@ -51,6 +51,10 @@ pub(super) struct Core {
     pub(super) torn: bool,
     /// It is not to be joined: some entity's states could not be one.
     pub(super) alone: bool,
+    /// How often its views were parted, and so many times more they could be joined and are not: what parts them may come
+    /// often, and to join them takes reading all their states again.
+    pub(super) partings: u32,
+    pub(super) waits: u32,
 }
 
 pub(super) struct Last {
@@ -71,8 +75,24 @@ impl Core {
     pub(super) fn new(states: Arc<States>) -> Self {
         let owned = u64::MAX >> (64 - states.views.len().clamp(1, 64));
         let (changed, cooling, settled, tags, buffer) = Default::default();
-        let (last, parted, torn, alone) = Default::default();
-        Self { states, owned, changed, cooling, settled, round: 0, bytes: 0, tags, buffer, last, parted, torn, alone }
+        let (last, parted, torn, alone, partings, waits) = Default::default();
+        Self {
+            states,
+            owned,
+            changed,
+            cooling,
+            settled,
+            round: 0,
+            bytes: 0,
+            tags,
+            buffer,
+            last,
+            parted,
+            torn,
+            alone,
+            partings,
+            waits,
+        }
     }
 
     pub(super) fn shared(self) -> Arc<Mutex<Self>> {

@@ -3,7 +3,8 @@
 //! The owners of joined views share one [`Core`]. A batch of events that they all take ([`Together`]) is applied by the first
 //! of them that is given it; the others only hear of it. Whatever is not so – a batch that not all of them take, a view that
 //! starts again, states of an entity that cannot be one – parts them: each view has states of its own then, which are what
-//! it would have had. Nothing stored changes by that.
+//! it would have had: of entities that wait for a checkpoint, for the others are in the store. Nothing stored changes by
+//! that.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +20,8 @@ use crate::windows::fold::{Event, FoldError};
 
 /// So many views are joined at most: an entity has a bit for each.
 const MOST: usize = 64;
+/// Views that were parted so often wait no longer than others before they are joined again: a thousand checkpoints.
+const PATIENT: u32 = 10;
 
 /// Where each part is, once the views were parted.
 pub(super) type Parted = Vec<Option<Arc<Mutex<Core>>>>;
@@ -126,13 +129,27 @@ impl Owner {
             specs.push((core.states.joint.parts()[part].spec().clone(), *list));
         }
         let first = Arc::clone(&owners[0].0.core);
-        if owners.iter().all(|(owner, _)| Arc::ptr_eq(&owner.core, &first)) {
+        let same = owners.iter().all(|(owner, _)| Arc::ptr_eq(&owner.core, &first));
+        // views that left leave room behind
+        if same && lock(&first).states.views.len() == owners.len() {
             return true;
+        }
+        let (mut waits, mut partings) = (0, 0);
+        for (owner, _) in owners.iter_mut() {
+            let (mut core, _) = owner.core();
+            waits = waits.max(core.waits);
+            core.waits = core.waits.saturating_sub(1);
+            partings = partings.max(core.partings);
+        }
+        if waits > 0 {
+            return false;
         }
         let Some(joint) = Joint::new(&specs) else { return false };
         tracing::debug!(project = views[0].project, views = ?names(&views), "the views' window states are kept together");
         let states = States::new(views, joint, false);
-        let core = Core::new(Arc::clone(&states)).shared();
+        let mut core = Core::new(Arc::clone(&states));
+        core.partings = partings;
+        let core = core.shared();
         for (part, (owner, _)) in owners.iter_mut().enumerate() {
             if owner.is_joined() {
                 owner.leave(false);
@@ -242,39 +259,29 @@ impl Core {
             let own = States::new(vec![Arc::clone(view)], Joint::from(spec.clone()), false);
             let mut core = Core::new(Arc::clone(&own));
             (core.round, core.alone) = (self.round, for_good);
+            core.partings = (self.partings + 1).min(PATIENT);
+            core.waits = (1 << core.partings) - 1;
             core.torn = heard >> part & 1 == 0;
-            for shard in &states.shards {
-                let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-                for entry in shard.entries() {
-                    let decoded;
-                    let state = match &entry.held {
-                        Held::Live(state) => &**state,
-                        Held::Packed(bytes) => match State::decode(states.joint.spec(), bytes) {
-                            Ok(state) => {
-                                decoded = state;
-                                &decoded
-                            }
-                            // the store has it as it was
-                            Err(_) => continue,
-                        },
-                    };
-                    let dirty = entry.dirty >> part & 1;
-                    let held = if state.is_part_empty(&states.joint, part) {
-                        if dirty == 0 {
-                            continue;
-                        }
-                        Held::Live(Box::new(State::new(spec)))
-                    } else {
-                        buffer.clear();
-                        state.encode_part(&states.joint, part, &mut buffer);
-                        match State::decode(spec, &buffer) {
-                            Ok(state) if buffer.len() > PACKED_MOST => Held::Live(Box::new(state)),
-                            _ => Held::Packed(buffer.as_slice().into()),
-                        }
-                    };
-                    core.adopt(entry.with(held, buffer.len(), dirty));
-                }
-            }
+            states.each(&self.changed, |shard, spot| {
+                // the store has the others
+                let Some(entry) = shard.get(spot.place).filter(|entry| entry.dirty >> part & 1 == 1) else { return };
+                // what is to be written in parts is not packed
+                let Held::Live(state) = &entry.held else {
+                    core.torn = true;
+                    return;
+                };
+                let held = if state.is_part_empty(&states.joint, part) {
+                    Held::Live(Box::new(State::new(spec)))
+                } else {
+                    buffer.clear();
+                    state.encode_part(&states.joint, part, &mut buffer);
+                    match State::decode(spec, &buffer) {
+                        Ok(state) if buffer.len() > PACKED_MOST => Held::Live(Box::new(state)),
+                        _ => Held::Packed(buffer.as_slice().into()),
+                    }
+                };
+                core.adopt(entry.with(held, buffer.len(), 1));
+            });
             live.show(Seen { states: own, part: 0 }, Some(&states));
             parted.push(Some(core.shared()));
         }

@@ -76,11 +76,6 @@ impl Shard {
         self.entries.get_mut(place / PIECE)?.get_mut(place % PIECE)?.as_mut()
     }
 
-    /// All that are here.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().flatten().flatten()
-    }
-
     /// Takes in an entity whose key has this hash; one of the same key must not be here.
     pub(super) fn insert(&mut self, hash: u64, entry: Entry) -> u32 {
         let place = match self.free.pop() {
