@@ -26,6 +26,7 @@ from test_streams import (
     DAY,
     MINUTE,
     PROJECT,
+    SUM_DAY,
     Window,
     World,
     make_repo,
@@ -272,3 +273,59 @@ def test_a_dead_letter_that_cannot_be_sent_holds_the_stream_back(world: World) -
     assert world.rows("undeliverable", ["a"], ["count_1d"]) == {"a": 2}
     assert [letter.value for letter in topic.dead_letters.read(1)] == [b"{"]
     assert metric(world.larder, "larder_ingest_dead_letters_total", view="undeliverable") == [1]
+
+
+def test_views_of_one_stream_stay_exact_when_one_cannot_read_a_message(
+    tmp_path: Path, larder: StartLarder, kafka: broker.Kafka
+) -> None:
+    """Their windows are kept together, over columns of their own, until one cannot read a message; SIGKILL included."""
+    repo = make_repo(tmp_path / "repo")
+    config = {"project": PROJECT, "ingest": {"checkpoint_interval_ms": 50}}
+    (repo / "larder.yaml").write_text(yaml.safe_dump(config))
+    world = World(larder(repo, env={"RUST_LOG": "info,service=debug"}), store(repo), kafka)
+    topic = Topic(kafka, partitions=2)
+    sums = Window("amounts_1d", "sum", "amount", DAY)
+    merchants = Window("merchants_1d", "count_distinct", "merchant", 2 * DAY)
+    views = {"quantities": [COUNT_DAY, SUM_DAY], "amounts": [COUNT_DAY, sums], "merchants": [COUNT_DAY, merchants]}
+    world.features.apply([CARD, *(windowed_view(name, topic, windows) for name, windows in views.items())])
+    cards = [f"card-{number}" for number in range(10)]
+    wanted: dict[str, dict[str, float]] = {name: dict.fromkeys(cards, 0) for name in ("all", "good", "quantity")}
+    amounts, shops = dict.fromkeys(cards, 0.0), {card: set[str]() for card in cards}
+
+    def send(count: int, bad: bool) -> None:
+        batch = []
+        for number in range(count):
+            card, shop, quantity = cards[number % 10], f"shop-{number % 7}", number % 13
+            amount = "many" if bad and number % 40 == 7 else float(number % 5)
+            batch.append(message(card, now_us(), quantity=quantity, amount=amount, merchant=shop))
+            wanted["all"][card] += 1
+            wanted["quantity"][card] += quantity
+            shops[card].add(shop)
+            if isinstance(amount, float):
+                wanted["good"][card] += 1
+                amounts[card] += amount
+        for partition in range(2):
+            topic.send(batch[partition::2], partition=partition)
+
+    def taken() -> bool:
+        return all(
+            world.rows(name, cards, ["count_1d"]) == wanted["good" if name == "amounts" else "all"] for name in views
+        )
+
+    for number in range(6):
+        send(400, bad=number in (2, 3, 5))
+        if number in (1, 3, 4):
+            world.larder.kill()
+            world.larder.start()
+        wait_until(taken, f"round {number}", 60)
+    log = world.larder.process.log_text()
+    assert "window states are kept together" in log
+    assert "window states are kept apart" in log
+    assert world.rows("quantities", cards, ["sum_1d"]) == wanted["quantity"]
+    assert world.rows("amounts", cards, ["amounts_1d"]) == amounts
+    assert world.rows("merchants", cards, ["merchants_1d"]) == {card: len(shops[card]) for card in cards}
+    # and what is stored is what was served
+    assert world.larder.stop() == 0
+    world.larder.start()
+    assert taken()
+    assert world.rows("amounts", cards, ["amounts_1d"]) == amounts
