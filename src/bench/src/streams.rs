@@ -138,7 +138,12 @@ fn feeds(views: usize, windows: usize, minutes: i64) -> Result<Vec<Feed>> {
     )?;
     let views = registry.projects[PROJECT].views.values();
     views
-        .map(|view| Feed::of(view, "bench", &Formats::default())?.ok_or_else(|| Error::Missing("a stream".into())))
+        .map(|view| {
+            let feed =
+                Feed::of(view, "bench", &Formats::default())?.ok_or_else(|| Error::Missing("a stream".into()))?;
+            // as a server without an event log
+            Ok(Feed { is_logged: false, ..feed })
+        })
         .collect()
 }
 

@@ -34,7 +34,7 @@ pub struct Event {
     pub key: EntityKey,
     /// When it happened, and when it was recorded.
     pub version: Version,
-    /// The features of a plain view in their registered types, or the columns that windows read.
+    /// The features of a plain view in their registered types, or, where they are logged, the columns that windows read.
     pub values: Arc<[Value]>,
     /// The values as windows take them; empty for a plain view.
     pub columns: Arc<[Scalar]>,
@@ -114,7 +114,8 @@ struct Takes {
 #[derive(PartialEq)]
 enum Taken<'a> {
     Features(&'a [Feature]),
-    Columns(&'a [Source]),
+    /// For windows, and whether for the log, too.
+    Columns(&'a [Source], bool),
     /// For SQL: times are µs.
     Rows(&'a [Source]),
 }
@@ -344,7 +345,7 @@ impl<'a> Taken<'a> {
     fn by(feed: &'a Feed) -> Self {
         match &feed.content {
             Content::Rows(features) => Self::Features(features),
-            Content::Windows { columns, .. } => Self::Columns(columns),
+            Content::Windows { columns, .. } => Self::Columns(columns, feed.is_logged),
         }
     }
 
@@ -367,12 +368,15 @@ impl<'a> Taken<'a> {
                 Ok((features.iter().map(feature).collect::<Result<_, _>>()?, Arc::default()))
             }
             // most often there is one, which needs no list on the way
-            Self::Columns([column]) => {
-                let value = value(column)?;
-                let scalar = windows::to_scalar(&value);
-                Ok((Arc::new([value]), Arc::new([scalar])))
+            Self::Columns([column], false) => {
+                let scalar = windows::to_scalar(&value(column)?);
+                Ok((Arc::default(), Arc::new([scalar])))
             }
-            Self::Columns(columns) => {
+            Self::Columns(columns, false) => {
+                let scalar = |column| value(column).map(|value| windows::to_scalar(&value));
+                Ok((Arc::default(), columns.iter().map(scalar).collect::<Result<_, _>>()?))
+            }
+            Self::Columns(columns, true) => {
                 let values: Arc<[Value]> = columns.iter().map(value).collect::<Result<_, _>>()?;
                 let scalars = values.iter().map(windows::to_scalar).collect();
                 Ok((values, scalars))

@@ -103,6 +103,8 @@ pub struct Feed {
     pub share: String,
     /// Two feeds with the same identity do the same: no need to start the consumer again.
     pub identity: String,
+    /// Whether events have the values that windows read as they came, too: what is logged has.
+    pub is_logged: bool,
 }
 
 impl Feed {
@@ -158,6 +160,7 @@ impl Feed {
             sql,
             share: String::new(),
             identity: String::new(),
+            is_logged: true,
         };
         feed.share = feed.shared_by(group_prefix, &format);
         feed.identity = format!("{format:?} {tags:?} {}", feed.describe());

@@ -137,7 +137,7 @@ impl Shadows {
             format!("its entity '{entity}' is not registered")
         } else {
             match Feed::of(view, &settings.group_prefix, &self.deps.formats) {
-                Ok(feed) => return feed,
+                Ok(feed) => return feed.map(|feed| Feed { is_logged: false, ..feed }),
                 // nor is it read for the old one
                 Err(error) => error.message().to_owned(),
             }

@@ -130,7 +130,10 @@ fn reconcile(
             found => match (unknown_entity(registry, view), found) {
                 // what its key would be read from is not known, though the entity may have the name of a column
                 (Some(entity), _) => Want::Wait(entity),
-                (None, Ok(feed)) => feed.map_or(Want::Rest(None), |feed| Want::Run(Arc::new(feed))),
+                (None, Ok(feed)) => {
+                    let is_logged = deps.event_log.is_some();
+                    feed.map_or(Want::Rest(None), |feed| Want::Run(Arc::new(Feed { is_logged, ..feed })))
+                }
                 (None, Err(error)) => Want::Rest(Some(error.message().to_owned())),
             },
         };
