@@ -153,7 +153,7 @@ fn feeds(format: &Format, features: &[(&str, ValueType)], formats: &Formats) -> 
 
 /// An event of both views, or a dead letter: the same each time, with a key, a time that may be, and its columns.
 fn read(data: &[u8], feeds: &[Feed; 2]) {
-    let message = Message { payload: Some(data.to_vec()), ..Message::default() };
+    let message = Message { payload: Some(data.to_vec().into()), ..Message::default() };
     let writers = Writers::new();
     let shared = [&feeds[0], &feeds[1]];
     let together = Decoder::new(&shared, &writers);

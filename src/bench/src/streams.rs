@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
 use ingest::formats::Formats;
-use ingest::pipeline::{self, Message, Progress, Taker};
+use ingest::pipeline::{self, Copies, Message, Progress, Taker};
 use ingest::writer::{Checkpoints, Pace, Writer};
 use model::ports::{Object, ObjectKind, OnlineStore};
 use model::registry::Registry;
@@ -103,7 +103,7 @@ fn messages(path: &Path) -> Result<Vec<Message>> {
     let file = std::fs::File::open(path).map_err(tried(format!("opening {}", path.display())))?;
     let lines = BufReader::new(file).split(b'\n').enumerate();
     let message = |(offset, line): (usize, std::io::Result<Vec<u8>>)| {
-        let payload = Some(line.map_err(tried(format!("reading {}", path.display())))?);
+        let payload = Some(line.map_err(tried(format!("reading {}", path.display())))?.into());
         Ok(Message { offset: offset as i64, payload, ..Message::default() })
     };
     lines.map(message).collect()
@@ -241,7 +241,11 @@ impl Reader {
     /// One batch, as a reader applies it.
     async fn step(&mut self, messages: &[Message], now: Timestamp) -> Result<()> {
         // as they are copied from the client's buffer
-        let messages = messages.to_vec();
+        let mut copies = Copies::default();
+        let mut messages = messages.to_vec();
+        for payload in messages.iter_mut().filter_map(|message| message.payload.as_mut()) {
+            *payload = copies.of(payload);
+        }
         let elsewhere = BTreeSet::new();
         let views = self.views.iter();
         let takers: Vec<Taker<'_>> =

@@ -9,7 +9,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::error::Stop;
 use crate::feed::Feed;
-use crate::pipeline::{Message, Progress};
+use crate::pipeline::{Copies, Message, Progress};
 use crate::settings::Settings;
 
 /// How often a waiting consumer looks whether it should stop.
@@ -97,7 +97,7 @@ pub(crate) fn commit(client: &BaseConsumer, feed: &Feed, positions: &BTreeMap<i3
 }
 
 /// A message that outlives its client's buffer.
-pub(crate) fn own(message: &BorrowedMessage<'_>) -> Message {
+pub(crate) fn own(message: &BorrowedMessage<'_>, copies: &mut Copies) -> Message {
     let headers = message
         .headers()
         .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect());
@@ -105,8 +105,8 @@ pub(crate) fn own(message: &BorrowedMessage<'_>) -> Message {
         timestamp_ms: message.timestamp().to_millis(),
         partition: message.partition(),
         offset: message.offset(),
-        key: message.key().map(<[u8]>::to_vec),
-        payload: message.payload().map(<[u8]>::to_vec),
+        key: message.key().map(|key| copies.of(key)),
+        payload: message.payload().map(|payload| copies.of(payload)),
         headers: headers.unwrap_or_default(),
     }
 }

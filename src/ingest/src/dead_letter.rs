@@ -69,10 +69,10 @@ impl Producer {
         loop {
             let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers(feed, letter, whole));
             if let Some(key) = &letter.message.key {
-                record = record.key(key);
+                record = record.key(&key[..]);
             }
             if let Some(payload) = letter.message.payload.as_ref().filter(|_| whole) {
-                record = record.payload(payload);
+                record = record.payload(&payload[..]);
             }
             match self.0.send_result(record) {
                 Ok(delivery) => return Ok(delivery),

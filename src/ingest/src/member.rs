@@ -19,7 +19,7 @@ use crate::client;
 use crate::error::Stop;
 use crate::feed::Feed;
 use crate::metrics;
-use crate::pipeline::{Message, Progress};
+use crate::pipeline::{Copies, Message, Progress};
 use crate::settings::Settings;
 use crate::writer::Writer;
 
@@ -165,7 +165,7 @@ impl Member {
             self.fresh.clone_from(&self.behind);
         }
         let Some(client) = self.client.as_ref().filter(|_| !self.reads.is_empty()) else { return Ok(Vec::new()) };
-        let (mut messages, mut next) = (Vec::new(), BTreeMap::new());
+        let (mut messages, mut copies, mut next) = (Vec::new(), Copies::default(), BTreeMap::new());
         while messages.len() < most {
             match client.poll(Duration::ZERO) {
                 None => break,
@@ -191,7 +191,7 @@ impl Member {
                     if offset >= reached(partition) {
                         self.behind.remove(&partition);
                     } else {
-                        messages.push(client::own(&message));
+                        messages.push(client::own(&message, &mut copies));
                     }
                 }
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => {

@@ -65,7 +65,7 @@ fn event(number: u64, user: u64, ts: u64) -> Message {
         number % 300,
         number.wrapping_mul(STEP)
     );
-    Message { offset: number as i64, payload: Some(text.into_bytes()), ..Message::default() }
+    Message { offset: number as i64, payload: Some(text.into()), ..Message::default() }
 }
 
 /// Entities in turn, as time goes on.

@@ -54,8 +54,7 @@ pub(super) fn run(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
             amount(number)
         )
     };
-    let message =
-        |number: i64| Message { offset: number, payload: Some(text(number).into_bytes()), ..Message::default() };
+    let message = |number: i64| Message { offset: number, payload: Some(text(number).into()), ..Message::default() };
     let raw: Vec<Message> = (0..events).map(message).collect();
     let feeds = super::feeds(1, 3, HOURS * 60)?;
     let taker = Taker { feed: &feeds[0], progress: &BTreeMap::new(), elsewhere: &BTreeSet::new() };

@@ -11,7 +11,7 @@ use crate::client;
 use crate::context::{State, Track};
 use crate::error::Stop;
 use crate::metrics;
-use crate::pipeline::Message;
+use crate::pipeline::{Copies, Message};
 
 /// A batch is of no more than this, bytes; two of them may wait to be applied.
 const LARGEST_BATCH: usize = 8 << 20;
@@ -29,7 +29,7 @@ impl Reader<'_> {
     /// Waits for a message, then takes what comes within the linger time, up to the batch size.
     pub(super) fn poll(&mut self, wait: Duration) -> Result<Polled, Stop> {
         let settings = &self.deps.settings;
-        let mut messages: Vec<Message> = Vec::new();
+        let (mut messages, mut copies): (Vec<Message>, _) = (Vec::new(), Copies::default());
         let mut bytes = 0;
         let mut until = Instant::now() + wait;
         let mut epoch = self.consumer.context().epoch();
@@ -55,7 +55,7 @@ impl Reader<'_> {
                         until = Instant::now() + settings.linger;
                     }
                     bytes += message.payload_len();
-                    messages.push(client::own(&message));
+                    messages.push(client::own(&message, &mut copies));
                 }
                 Some(Err(error)) => self.tell(error)?,
                 None if left.is_zero() => break,

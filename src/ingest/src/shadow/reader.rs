@@ -24,7 +24,7 @@ use crate::decode::Decoder;
 use crate::error::Stop;
 use crate::feed::Feed;
 use crate::gate::Running;
-use crate::pipeline::{self, Failure, Message, Progress, Taker};
+use crate::pipeline::{self, Copies, Failure, Message, Progress, Taker};
 use crate::reader::bury;
 use crate::readers::Deps;
 use crate::writer::{Pace, Writer};
@@ -303,7 +303,7 @@ impl Reader<'_> {
 
     /// Takes what comes, up to the batch size.
     fn poll(&mut self, client: &Client) -> Result<Vec<Message>, Stop> {
-        let mut messages = Vec::new();
+        let (mut messages, mut copies) = (Vec::new(), Copies::default());
         let until = Instant::now() + TICK;
         while messages.len() < self.deps.settings.batch_size {
             let left =
@@ -313,7 +313,7 @@ impl Reader<'_> {
                 Some(Ok(message)) => {
                     self.waits = None;
                     if self.take(client, message.partition(), message.offset())? {
-                        messages.push(client::own(&message));
+                        messages.push(client::own(&message, &mut copies));
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {

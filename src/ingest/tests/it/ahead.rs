@@ -26,7 +26,7 @@ fn messages(partition: i32, offsets: std::ops::Range<i64>) -> Vec<Message> {
         let ts = Timestamp(T0 + offset * SECOND).to_rfc3339();
         let text = serde_json::json!({"user": format!("u{}", offset % 3), "amount": offset, "ts": ts}).to_string();
         let text = if offset % 7 == 3 { "no event".to_owned() } else { text };
-        Message { partition, offset, payload: Some(text.into_bytes()), ..Message::default() }
+        Message { partition, offset, payload: Some(text.into()), ..Message::default() }
     };
     offsets.map(message).collect()
 }

@@ -17,7 +17,7 @@ fn feed() -> Feed {
 }
 
 fn event(feed: &Feed, payload: Option<&[u8]>, skew: i64) -> Result<Event, Reason> {
-    let message = Message { payload: payload.map(<[u8]>::to_vec), ..Message::default() };
+    let message = Message { payload: payload.map(|payload| payload.to_vec().into()), ..Message::default() };
     Decoder::new(&[feed], &Writers::new()).read(&message, Timestamp(T0), skew).event(0)
 }
 

@@ -70,7 +70,7 @@ fn written(schema: &str, record: Avro) -> Vec<u8> {
 }
 
 fn decoded(feed: &Feed, writers: &Writers, payload: Vec<u8>) -> Result<Event, Reason> {
-    let message = Message { payload: Some(payload), ..Message::default() };
+    let message = Message { payload: Some(payload.into()), ..Message::default() };
     Decoder::new(&[feed], writers).read(&message, Timestamp(T0), 5 * SECOND).event(0)
 }
 
@@ -165,7 +165,7 @@ fn an_older_writer_is_resolved_to_the_sources_schema() {
     let scaled = AVRO.replace("\"scale\": 2", "\"scale\": 3");
     let writers = Writers::from([(3, parse(older)), (4, parse(other)), (5, parse(&scaled))]);
     let payload = framed(3, &written(older, record));
-    let message = Message { payload: Some(payload.clone()), ..Message::default() };
+    let message = Message { payload: Some(payload.clone().into()), ..Message::default() };
     assert_eq!(Decoder::wanted(&feed, std::iter::once(&message)).into_iter().collect::<Vec<_>>(), [3]);
     let event = decoded(&feed, &writers, payload.clone()).expect("resolved");
     assert_eq!(event.key, entity("user", "a"));
@@ -327,9 +327,9 @@ fn what_stands_beside_the_value_is_a_column() {
     };
     let feed = stream.feed();
     let message = Message {
-        key: Some(b"a".to_vec()),
+        key: Some(b"a"[..].into()),
         timestamp_ms: Some(T0 / 1000 - 5),
-        payload: Some(br#"{"amount": 3}"#.to_vec()),
+        payload: Some(br#"{"amount": 3}"#[..].into()),
         headers: vec![("tenant".into(), Some(b"old".to_vec())), ("tenant".into(), Some(b"new".to_vec()))],
         ..Message::default()
     };
@@ -348,7 +348,7 @@ fn what_stands_beside_the_value_is_a_column() {
         read(&Message { timestamp_ms: None, ..message.clone() }).expect_err("no time").label(),
         "missing_timestamp"
     );
-    assert_eq!(read(&Message { key: Some(vec![0xff]), ..message }).expect_err("no text").label(), "wrong_type");
+    assert_eq!(read(&Message { key: Some(vec![0xff].into()), ..message }).expect_err("no text").label(), "wrong_type");
 }
 
 #[test]

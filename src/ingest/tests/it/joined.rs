@@ -120,7 +120,7 @@ impl World {
             let ts = Timestamp(entry.ts).to_rfc3339();
             let (user, price) = (format!("u{}", entry.user), entry.price());
             let payload = serde_json::json!({"user": user, "amount": entry.amount, "price": price, "ts": ts});
-            let (offset, payload) = (partition.len() as i64, Some(payload.to_string().into_bytes()));
+            let (offset, payload) = (partition.len() as i64, Some(payload.to_string().into()));
             partition.push(Message { partition: entry.partition, offset, payload, ..Message::default() });
         }
         let (store, live) = (Arc::<MemoryStore>::default(), Arc::<Live>::default());

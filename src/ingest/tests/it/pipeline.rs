@@ -23,7 +23,7 @@ fn stream() -> Stream {
 
 fn message(partition: i32, offset: i64, user: &str, amount: i64, ts: i64) -> Message {
     let payload = serde_json::json!({"user": user, "amount": amount, "ts": Timestamp(ts).to_rfc3339()});
-    Message { partition, offset, payload: Some(payload.to_string().into_bytes()), ..Message::default() }
+    Message { partition, offset, payload: Some(payload.to_string().into()), ..Message::default() }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -59,7 +59,7 @@ fn a_batch_writes_states_and_positions_together() {
     let messages = vec![
         message(0, 10, "a", 1, T0 - 5 * SECOND),
         message(1, 3, "b", 2, T0 - 5 * SECOND),
-        Message { partition: 0, offset: 11, payload: Some(b"{".to_vec()), ..Message::default() },
+        Message { partition: 0, offset: 11, payload: Some(b"{"[..].into()), ..Message::default() },
         message(0, 12, "a", 4, T0),
     ];
     let (batch, applied) = step(&stream.feed(), &store, &messages, T0);
@@ -110,7 +110,7 @@ fn plain_views_keep_the_newest_by_event_time() {
     assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(int(1)));
     let null = Message {
         offset: 2,
-        payload: Some(format!(r#"{{"user": "a", "ts": {}}}"#, T0 + SECOND).into_bytes()),
+        payload: Some(format!(r#"{{"user": "a", "ts": {}}}"#, T0 + SECOND).into()),
         ..Message::default()
     };
     let (_, applied) = step(&stream.feed(), &store, &[null], T0);
