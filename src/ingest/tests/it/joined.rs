@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
-use ingest::pipeline::{self, Batch, Message, Progress, Taker};
+use ingest::pipeline::{self, Batch, Failure, Message, Progress, Taker};
 use ingest::writer::{Checkpoints, Writer};
 use model::value::ValueType;
 use model::{Timestamp, Value};
@@ -327,6 +327,45 @@ fn views_that_begin_together_share_their_states_until_one_leaves() {
         assert_eq!(joined(&mut world), [true, false, true], "those who stay go on");
         world.take(5, 5, None).await;
         world.take(2, 5, None).await;
+        world.check();
+    });
+}
+
+#[test]
+fn the_damaged_state_of_one_view_stops_no_other() {
+    let log: Vec<LogEntry> =
+        (0..40).map(|n| LogEntry { partition: 0, user: n % USERS, amount: n as i64, ts: T0 - n as i64 }).collect();
+    block_on(async {
+        // nothing that rests stays in memory
+        let mut world = World::new(log, 0).await;
+        world.take(7, 20, None).await;
+        for view in 0..3 {
+            world.checkpoint(view, false).await;
+        }
+        let damaged = world.views[1].stream.view();
+        for ((table, _), state) in &mut world.store.content().states {
+            if *table == *damaged.table {
+                let mut bytes = state.to_vec();
+                bytes[20] ^= 1;
+                *state = bytes.into();
+            }
+        }
+        let (progress, elsewhere) = (world.views[0].progress.clone(), BTreeSet::new());
+        let taker = |view: usize| Taker { feed: &world.views[view].feed, progress: &progress, elsewhere: &elsewhere };
+        let messages = &world.partitions[&0][20..];
+        let batches = pipeline::prepare(&[0, 1, 2].map(taker), &Writers::new(), messages, Timestamp(T0), 0);
+        let mut failed = Vec::new();
+        for (view, batch) in world.views.iter_mut().zip(&batches) {
+            match view.writer.apply(batch, Timestamp(T0)).await {
+                Ok(_) => view.progress.extend(batch.progress.clone()),
+                Err(failure) => {
+                    assert!(matches!(failure, Failure::State(_)), "{failure:?}");
+                    failed.push(view.stream.name);
+                }
+            }
+        }
+        assert_eq!(failed, ["b"]);
+        world.views.remove(1);
         world.check();
     });
 }

@@ -370,8 +370,8 @@ impl Core {
             }
         });
         (self.changed, self.buffer) = (left, buffer);
-        // once for all parts
-        if self.owned.trailing_zeros() as usize == part {
+        // once for all parts: mostly they are settled one behind the other
+        if self.changed.is_empty() || self.owned.checked_ilog2() == Some(part as u32) {
             self.cool();
             self.round = self.round.wrapping_add(1);
             self.shrink(budget);

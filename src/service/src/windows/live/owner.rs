@@ -84,13 +84,19 @@ impl Owner {
             };
             if !missing.reads.is_empty() {
                 let found = store.read_states(&missing.reads).await.map_err(FoldError::Store)?;
-                if !self.core().0.take_in(store, &missing, found)? {
+                let taken_in = self.core().0.take_in(store, &missing, found);
+                // what is wrong with one view's state is no matter of the others
+                if matches!(taken_in, Ok(false)) || (taken_in.is_err() && self.is_joined()) {
                     self.leave(true);
                     continue;
                 }
+                taken_in?;
             }
             let (mut core, part) = self.core();
+            // until all of them are applied, for all views that are joined
+            core.torn = true;
             let applied = core.apply(&lists, &missing, now)?;
+            core.torn = false;
             let mine = applied.get(part).copied().unwrap_or_default();
             core.last = together.filter(|_| !core.is_single()).map(|batch| Last {
                 batch: Arc::clone(batch),
@@ -189,9 +195,10 @@ impl Owner {
     }
 
     /// The last checkpoint is in the store. Lets go of entities that rest, where all take more than `budget` bytes (an
-    /// estimate).
+    /// estimate), together with those of each view that it is joined with.
     pub fn settle(&mut self, budget: usize) {
         let (mut core, part) = self.core();
+        let budget = budget.saturating_mul(core.states.views.len());
         core.settle(part, budget);
     }
 
@@ -261,7 +268,7 @@ impl Core {
             (core.round, core.alone) = (self.round, for_good);
             core.partings = (self.partings + 1).min(PATIENT);
             core.waits = (1 << core.partings) - 1;
-            core.torn = heard >> part & 1 == 0;
+            core.torn = self.torn || heard >> part & 1 == 0;
             states.each(&self.changed, |shard, spot| {
                 // the store has the others
                 let Some(entry) = shard.get(spot.place).filter(|entry| entry.dirty >> part & 1 == 1) else { return };
