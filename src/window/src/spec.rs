@@ -232,8 +232,7 @@ impl Spec {
 
     /// The widest window in microseconds, without its hop; 0 if one is a lifetime window.
     pub fn widest_window(&self) -> i64 {
-        let lifetime = self.sets.iter().any(|set| set.window_us == 0);
-        if lifetime { 0 } else { self.sets.iter().map(|set| set.window_us).max().unwrap_or(0) }
+        if self.widest_us == i64::MAX { 0 } else { self.widest_us }
     }
 
     /// The earliest start of all windows at `t_us`, in microseconds: no event before it matters at
