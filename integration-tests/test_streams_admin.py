@@ -52,6 +52,11 @@ def lag(stream: JSON) -> int | None:
     return None if not lags or None in lags else sum(lags)
 
 
+def text_of(seconds: int) -> str:
+    """A time, seconds since 1970, as a person writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
 def begin(directory: Path, larder: StartLarder, kafka: broker.Kafka) -> World:
     """A server of its own: what is paused must not meet another test."""
     repo = make_repo(directory / "repo")
@@ -122,7 +127,7 @@ def test_seek_reads_again_or_leaves_out_and_counts_nothing_twice(
     total(7)
     steer(world, "totals", "seek", {"to": "earliest"})
     total(7)
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((now - 2 * HOUR) // 1_000_000 - 1))
+    at = text_of((now - 2 * HOUR) // 1_000_000 - 1)
     steer(world, "totals", "seek", {"to": at})
     total(6)
     world.larder.restart(signal.SIGKILL)
@@ -180,6 +185,32 @@ def test_a_stream_begins_where_kafka_has_its_group(tmp_path: Path, larder: Start
     world.larder.restart(signal.SIGKILL)
     topic.send([message("a", now_us(), quantity=8)])
     are({"a": 12})
+
+
+def test_a_stream_begins_at_a_configured_time(tmp_path: Path, larder: StartLarder, kafka: broker.Kafka) -> None:
+    """At the first message that was produced then or later, in each partition; at the end of one that has none."""
+    repo = make_repo(tmp_path / "repo")
+    start = (now_us() - HOUR) // 1_000_000
+    config = {"project": PROJECT, "ingest": {"auto_offset_reset": text_of(start)}}
+    (repo / "larder.yaml").write_text(yaml.safe_dump(config))
+    world, topic = World(larder(repo), store(repo), kafka), Topic(kafka, partitions=2)
+    for partition, minutes in [(0, [-9, -1, 0, 9]), (1, [-2, -1])]:
+        for number, minute in enumerate(minutes):
+            event = message("ab"[partition], now_us(), quantity=1 << number)
+            topic.send([event], partition=partition, stamp=lambda _, at=start + 60 * minute: at * 1000)  # type: ignore[misc]
+    world.features.apply([CARD, windowed_view("totals", topic, TOTALS)])
+
+    def total(wanted: dict[str, int | str]) -> None:
+        wait_until(lambda: world.rows("totals", [*wanted], ["sum_1d"]) == wanted, f"{wanted}", 60)
+
+    total({"a": 4 + 8, "b": "NOT_FOUND"})
+    topic.send([message("b", now_us(), quantity=4)], partition=1)
+    total({"a": 4 + 8, "b": 4})
+    # only where no position is stored
+    topic.send([message("a", now_us(), quantity=16)], partition=0, stamp=lambda _: (start - 60) * 1000)
+    total({"a": 4 + 8 + 16, "b": 4})
+    world.larder.restart(signal.SIGKILL)
+    total({"a": 4 + 8 + 16, "b": 4})
 
 
 def test_what_cannot_be_steered_is_refused_with_the_reason(

@@ -105,11 +105,28 @@ impl Default for OnlineStore {
 
 /// Where a view starts to read its topic that has no position yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub(crate) enum Start {
     Earliest,
     Latest,
     Committed,
+    /// At the first message that was produced then or later.
+    Time(model::Timestamp),
+}
+
+impl TryFrom<String> for Start {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            "committed" => Ok(Self::Committed),
+            _ => model::Timestamp::parse(&text).map(Self::Time).map_err(|_| {
+                format!("{text:?} is none of earliest, latest and committed, and no time such as 2026-01-31T12:00:00Z")
+            }),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -369,6 +369,7 @@ fn ingest_settings(config: &Config) -> ingest::Settings {
             config::Start::Earliest => ingest::OffsetReset::Earliest,
             config::Start::Latest => ingest::OffsetReset::Latest,
             config::Start::Committed => ingest::OffsetReset::Committed,
+            config::Start::Time(time) => ingest::OffsetReset::Time(time),
         },
         batch_size: config.batch_messages,
         linger: Duration::from_millis(config.linger_ms),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use model::Timestamp;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
@@ -21,13 +22,15 @@ pub enum OffsetReset {
     Latest,
     /// Where the view's group stands as Kafka has it; at the oldest message where it has none.
     Committed,
+    /// At the first message of this time or later, by the broker's index; behind the newest where there is none.
+    Time(Timestamp),
 }
 
 impl OffsetReset {
     /// The value of Kafka's `auto.offset.reset`: of a stored position that the topic no longer has.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Earliest | Self::Committed => "earliest",
+            Self::Earliest | Self::Committed | Self::Time(_) => "earliest",
             Self::Latest => "latest",
         }
     }

@@ -26,6 +26,9 @@ pub(crate) fn offset<C: ConsumerContext>(
         (From::Configured, OffsetReset::Earliest) | (From::Earliest, _) => return Ok(-1),
         (From::Configured, OffsetReset::Latest) | (From::Latest, _) => end(consumer, &feed.topic, partition),
         (From::Configured, OffsetReset::Committed) | (From::Committed, _) => committed(feed, partition, settings),
+        (From::Configured, OffsetReset::Time(time)) => {
+            of_time(consumer, &feed.topic, partition, time.micros().div_euclid(1000).max(0))
+        }
         (From::Time, _) => {
             // an event may have come before its time, by so much
             let skew = i64::try_from(settings.future_skew.as_millis()).unwrap_or(i64::MAX);

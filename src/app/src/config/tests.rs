@@ -31,6 +31,10 @@ fn a_bad_key_is_named_with_file_and_line() {
         ("project: demo\nlimits:\n  max_json_depth: 999\n", ["DIR/larder.yaml:3", "128"]),
         ("project: demo\nlimits:\n  max_bodies: 9\n", ["DIR/larder.yaml:3", "max_bodies"]),
         ("project: demo\ningest:\n  auto_offset_reset: soon\n", ["DIR/larder.yaml:3", "ingest.auto_offset_reset"]),
+        (
+            "project: demo\ningest:\n  auto_offset_reset: 2026-13-01\n",
+            ["DIR/larder.yaml:3", "earliest, latest and committed"],
+        ),
         ("project: demo\nonline_store:\n  type: dynamodb\n", ["DIR/larder.yaml:3", "sled, memory, redis or sqlite"]),
         ("project: demo\nonline_store:\n  type: sled\n  path: x\n", ["DIR/larder.yaml:3", "sled has no path"]),
         ("project: demo\nonline_store:\n  type: redis\n  path: x\n", ["DIR/larder.yaml:3", "redis has no path"]),
