@@ -219,7 +219,8 @@ struct Made<T> {
 
 impl<T: Clone> Made<T> {
     fn of(how_many: usize, feeds: usize) -> Self {
-        Self { alone: feeds == 1, first: None, others: vec![None; how_many.saturating_sub(1)] }
+        let others = if how_many > 1 { vec![None; how_many - 1] } else { Vec::new() };
+        Self { alone: feeds == 1, first: None, others }
     }
 
     fn get(&mut self, place: usize, make: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
@@ -273,7 +274,8 @@ impl Reading<'_> {
         };
         let value = |source: &Source| of_message(message, record, source);
         let time = |source: &Source| time_of_message(message, record, source);
-        let key = self.keys.get(takes.key, || entity_key(decoder.keys[takes.key], value))?;
+        let text = |source: &Source| text_of_message(record, source);
+        let key = self.keys.get(takes.key, || entity_key(decoder.keys[takes.key], value, text))?;
         let mut at = |place: usize| self.times.get(place, || time(decoder.times[place]));
         let event = at(takes.time)?.ok_or_else(|| {
             Reason::MissingTimestamp(format!("the event time '{}' is missing or null", feed.time.name))
@@ -329,6 +331,14 @@ fn time_of_message(message: &Message, record: &Record<'_>, source: &Source) -> R
     match metadata::column(source, message) {
         Some(found) => typed::time(source, found?.as_ref()),
         None => record.time(source),
+    }
+}
+
+/// A column of texts, where it is one of the message's value and at hand.
+fn text_of_message<'r>(record: &'r Record<'_>, source: &Source) -> Option<&'r str> {
+    match record {
+        Record::Json(record) if !metadata::is_beside(std::iter::once(source)) => record.text(source),
+        _ => None,
     }
 }
 
@@ -403,8 +413,15 @@ impl Columns for Record<'_> {
     }
 }
 
-fn entity_key(keys: &[Key], value: impl Fn(&Source) -> Result<Value, Reason>) -> Result<EntityKey, Reason> {
+fn entity_key<'r>(
+    keys: &[Key],
+    value: impl Fn(&Source) -> Result<Value, Reason>,
+    text: impl Fn(&Source) -> Option<&'r str>,
+) -> Result<EntityKey, Reason> {
     if let [Key { name, source: Some(source), value_type }] = keys {
+        if let Some(text) = text(source).filter(|_| *value_type == ValueType::String) {
+            return Ok(EntityKey::of_text(name, text));
+        }
         let value = key_value(source, *value_type, value(source)?)?;
         return encoded(&[(name, &value)]);
     }

@@ -1,7 +1,9 @@
 //! Entity keys in Feast's serialization version 3: the bytes under which an entity's row is stored.
 //! Source: `feast/infra/key_encoding_utils.py`. Knows no store.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -21,19 +23,45 @@ impl EntityKey {
     ///
     /// Errors: a value that is null, or of a type that cannot be part of a key.
     pub fn encode(parts: &[(&str, &Value)]) -> Result<Self> {
-        let mut out = Vec::with_capacity(64 * parts.len() + 4);
-        let mut put = |parts: &[(&str, &Value)]| {
-            put_names(&mut out, parts.iter().map(|(name, _)| *name));
-            parts.iter().try_for_each(|(name, value)| put_value(&mut out, name, value))
+        let put = |out: &mut Vec<u8>, parts: &[(&str, &Value)]| {
+            put_names(out, parts.iter().map(|(name, _)| *name));
+            parts.iter().try_for_each(|(name, value)| put_value(out, name, value))
         };
-        if parts.is_sorted_by_key(|(name, _)| *name) {
-            put(parts)?;
-        } else {
+        Self::made(|out| {
+            if parts.is_sorted_by_key(|(name, _)| *name) {
+                return put(out, parts);
+            }
             let mut sorted = parts.to_vec();
             sorted.sort_by_key(|(name, _)| *name);
-            put(&sorted)?;
+            put(out, &sorted)
+        })
+    }
+
+    /// The same of one join key with a text, which is not copied before.
+    pub fn of_text(name: &str, text: &str) -> Self {
+        let Ok(key) = Self::made(|out| {
+            put_names(out, std::iter::once(name));
+            put_u32(out, ValueType::String as usize);
+            put_bytes(out, text.as_bytes());
+            Ok::<_, Infallible>(())
+        });
+        key
+    }
+
+    /// Written into memory that is there for the next one, too.
+    fn made<E>(put: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Self, E> {
+        /// Of longer keys it is let go of.
+        const KEPT: usize = 4096;
+        thread_local! {
+            static OUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
         }
-        Ok(Self(out.into()))
+        let mut out = OUT.take();
+        out.clear();
+        let key = put(&mut out).map(|()| Self(out.as_slice().into()));
+        if out.capacity() <= KEPT {
+            OUT.set(out);
+        }
+        key
     }
 
     /// The key of the one row of a view without entities.

@@ -8,6 +8,7 @@
 //! A column is a member by its name, or, where there is none, what stands at its dotted path: `card.id`,
 //! `lines.0.price`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use model::value::{ValueType, proto_value::Val};
@@ -20,7 +21,24 @@ use crate::feed::Source;
 
 /// The members that are kept: the columns by their names, and what stands at the heads of their paths.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted(Vec<String>);
+pub struct Wanted(Vec<Name>);
+
+/// A member's name, with its first bytes as a word: those of most names are all of it.
+#[derive(Clone, Debug)]
+struct Name {
+    head: u64,
+    text: String,
+}
+
+/// So many bytes are a word.
+const WORD: usize = 8;
+
+/// The first bytes of a name, zeros behind them.
+pub(super) fn head(name: &[u8]) -> u64 {
+    let word = |word, (at, byte): (usize, &u8)| word | u64::from(*byte) << (8 * at);
+    let first = name.first_chunk::<WORD>().map(|first| u64::from_le_bytes(*first));
+    first.unwrap_or_else(|| name.iter().enumerate().fold(0, word))
+}
 
 impl Wanted {
     /// The members behind these columns.
@@ -32,13 +50,21 @@ impl Wanted {
         }
         names.sort_unstable();
         names.dedup();
-        Self(names)
+        Self(names.into_iter().map(|text| Name { head: head(text.as_bytes()), text }).collect())
     }
 
-    /// The place of a member among them. By the first letter first: most members are not wanted.
-    pub(super) fn place(&self, name: &str) -> Option<usize> {
-        let first = name.as_bytes().first();
-        self.0.iter().position(|wanted| wanted.as_bytes().first() == first && wanted == name)
+    /// The place of a member among them.
+    fn place(&self, name: &str) -> Option<usize> {
+        self.place_by(head(name.as_bytes()), name.as_bytes())
+    }
+
+    /// The same, where the name's first bytes are at hand.
+    pub(super) fn place_by(&self, head: u64, name: &[u8]) -> Option<usize> {
+        let is = |wanted: &Name| {
+            let text = wanted.text.as_bytes();
+            wanted.head == head && text.len() == name.len() && (name.len() <= WORD || text[WORD..] == name[WORD..])
+        };
+        self.0.iter().position(is)
     }
 }
 
@@ -55,10 +81,11 @@ pub struct Record<'a> {
 pub(super) struct Members<'a> {
     few: [Member<'a>; FEW],
     more: Vec<Member<'a>>,
+    others: Vec<Json>,
 }
 
 /// What stands in a member.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum Member<'a> {
     #[default]
     Null,
@@ -66,44 +93,45 @@ pub(super) enum Member<'a> {
     Integer(i64),
     Float(f64),
     Text(&'a str),
-    Other(Box<Json>),
+    /// The place of anything else, among those of all members.
+    Other(usize),
 }
 
 impl<'a> Members<'a> {
     pub(super) fn of(wanted: &Wanted) -> Self {
         let more = wanted.0.len().saturating_sub(FEW);
-        Self { few: Default::default(), more: (0..more).map(|_| Member::Null).collect() }
+        Self { few: Default::default(), more: vec![Member::Null; more], others: Vec::new() }
     }
 
-    fn get(&self, place: usize) -> Option<&Member<'a>> {
-        if place < FEW { Some(&self.few[place]) } else { self.more.get(place - FEW) }
+    fn get(&self, place: usize) -> Option<Member<'a>> {
+        if place < FEW { Some(self.few[place]) } else { self.more.get(place - FEW).copied() }
     }
 
+    #[inline]
     pub(super) fn set(&mut self, place: usize, member: Member<'a>) {
         let known = if place < FEW { Some(&mut self.few[place]) } else { self.more.get_mut(place - FEW) };
         if let Some(known) = known {
             *known = member;
         }
     }
-}
 
-impl Member<'_> {
-    fn of(json: Json) -> Self {
-        match json {
-            Json::Null => Self::Null,
-            other => Self::Other(Box::new(other)),
+    fn set_any(&mut self, place: usize, json: Json) {
+        if json.is_null() {
+            return self.set(place, Member::Null);
         }
+        self.set(place, Member::Other(self.others.len()));
+        self.others.push(json);
     }
 
-    fn json(&self) -> Json {
-        match self {
-            Self::Null => Json::Null,
-            Self::Bool(value) => Json::from(*value),
-            Self::Integer(value) => Json::from(*value),
-            Self::Float(value) => Json::from(*value),
-            Self::Text(value) => Json::from(*value),
-            Self::Other(json) => (**json).clone(),
-        }
+    fn json(&self, member: Member<'a>) -> Cow<'_, Json> {
+        Cow::Owned(match member {
+            Member::Null => Json::Null,
+            Member::Bool(value) => Json::from(value),
+            Member::Integer(value) => Json::from(value),
+            Member::Float(value) => Json::from(value),
+            Member::Text(value) => Json::from(value),
+            Member::Other(place) => return self.others.get(place).map_or(Cow::Owned(Json::Null), Cow::Borrowed),
+        })
     }
 }
 
@@ -130,7 +158,7 @@ impl<'a> Record<'a> {
             Ok(read) => {
                 let mut members = Members::of(wanted);
                 for (place, json) in read.into_iter().enumerate() {
-                    members.set(place, Member::of(json));
+                    members.set_any(place, json);
                 }
                 Ok(Self { wanted, members })
             }
@@ -143,14 +171,14 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn named(&self, name: &str) -> Option<&Member<'a>> {
-        self.members.get(self.wanted.place(name)?).filter(|member| **member != Member::Null)
+    fn named(&self, name: &str) -> Option<Member<'a>> {
+        self.members.get(self.wanted.place(name)?).filter(|member| !matches!(member, Member::Null))
     }
 
     /// What stands at a path that is not the name of a member.
     fn below(&self, path: &str) -> Option<&Json> {
         let (first, rest) = path.split_once('.')?;
-        if let Member::Other(json) = self.named(first)? { below(json, rest) } else { None }
+        if let Member::Other(place) = self.named(first)? { below(self.members.others.get(place)?, rest) } else { None }
     }
 }
 
@@ -160,15 +188,14 @@ impl Columns for Record<'_> {
         const EXACT: u64 = 1 << 53;
         let Some(member) = self.named(&column.name) else { return super::value(column, self.below(&column.name)) };
         let val = match (column.value_type, member) {
-            (ValueType::String, Member::Text(text)) => Val::StringVal((*text).to_owned()),
-            (ValueType::Double, Member::Float(number)) => Val::DoubleVal(*number),
+            (ValueType::String, Member::Text(text)) => Val::StringVal(text.to_owned()),
+            (ValueType::Double, Member::Float(number)) => Val::DoubleVal(number),
             (ValueType::Double, Member::Integer(number)) if number.unsigned_abs() <= EXACT => {
-                Val::DoubleVal(*number as f64)
+                Val::DoubleVal(number as f64)
             }
-            (ValueType::Int64, Member::Integer(number)) => Val::Int64Val(*number),
-            (ValueType::Bool, Member::Bool(value)) => Val::BoolVal(*value),
-            (_, Member::Other(json)) => return super::value(column, Some(json)),
-            (_, other) => return super::value(column, Some(&other.json())),
+            (ValueType::Int64, Member::Integer(number)) => Val::Int64Val(number),
+            (ValueType::Bool, Member::Bool(value)) => Val::BoolVal(value),
+            (_, other) => return super::value(column, Some(&self.members.json(other))),
         };
         Ok(Value { val: Some(val) })
     }
@@ -176,9 +203,15 @@ impl Columns for Record<'_> {
     fn time(&self, column: &Source) -> Result<Option<Timestamp>, Reason> {
         match self.named(&column.name) {
             None => super::time(column, self.below(&column.name)),
-            Some(Member::Integer(number)) => Ok(Some(super::typed::of_integer(*number))),
-            Some(Member::Other(json)) => super::time(column, Some(json)),
-            Some(other) => super::time(column, Some(&other.json())),
+            Some(Member::Integer(number)) => Ok(Some(super::typed::of_integer(number))),
+            Some(other) => super::time(column, Some(&self.members.json(other))),
+        }
+    }
+
+    fn text(&self, column: &Source) -> Option<&str> {
+        match (column.value_type, self.named(&column.name)?) {
+            (ValueType::String, Member::Text(text)) => Some(text),
+            _ => None,
         }
     }
 }
@@ -203,7 +236,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Vec<Json>, A::Error> {
         let mut members = vec![Json::Null; self.0.0.len()];
-        while let Some(at) = object.next_key_seed(Name(self.0))? {
+        while let Some(at) = object.next_key_seed(Place(self.0))? {
             let place = at.and_then(|at| members.get_mut(at));
             if let Some(place) = place {
                 *place = object.next_value()?;
@@ -216,9 +249,9 @@ impl<'de> Visitor<'de> for Object<'_> {
 }
 
 /// Reads a member's name: its place among those that are wanted.
-struct Name<'a>(&'a Wanted);
+struct Place<'a>(&'a Wanted);
 
-impl<'de> DeserializeSeed<'de> for Name<'_> {
+impl<'de> DeserializeSeed<'de> for Place<'_> {
     type Value = Option<usize>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Option<usize>, D::Error> {
@@ -226,7 +259,7 @@ impl<'de> DeserializeSeed<'de> for Name<'_> {
     }
 }
 
-impl Visitor<'_> for Name<'_> {
+impl Visitor<'_> for Place<'_> {
     type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

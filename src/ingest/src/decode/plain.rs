@@ -2,7 +2,7 @@
 //! fractions, booleans or null. Whatever else stands in one, it is not read here: `None`, and the whole parser decides.
 //! Knows no types and no reasons.
 
-use super::json::{Member, Members, Wanted};
+use super::json::{Member, Members, Wanted, head};
 
 /// Integers of so many digits fit 64 bits.
 const DIGITS: usize = 18;
@@ -24,10 +24,9 @@ pub(super) fn object<'a>(payload: &'a [u8], wanted: &Wanted) -> Option<Members<'
     }
     loop {
         text.expect(b'"')?;
-        let (name, ascii) = text.string()?;
-        let name = std::str::from_utf8(name).ok().filter(|_| ascii)?;
+        let (head, name) = text.name()?;
         text.expect(b':')?;
-        let place = wanted.place(name);
+        let place = wanted.place_by(head, name);
         let first = text.next()?;
         if first == b'"' {
             text.at += 1;
@@ -87,40 +86,57 @@ impl<'a> Text<'a> {
         found.then_some(value)
     }
 
+    /// A name of ASCII before the next quote, and its first bytes as [`Wanted::place_by`] takes them. Takes the quote.
+    fn name(&mut self) -> Option<(u64, &'a [u8])> {
+        let ahead = self.bytes.get(self.at..)?.first_chunk::<8>();
+        let (name, ascii) = self.string()?;
+        let behind = 64 - 8 * name.len().min(8) as u32;
+        let word = |ahead| u64::from_le_bytes(ahead) & u64::MAX.checked_shr(behind).unwrap_or(0);
+        ascii.then(|| (ahead.map_or_else(|| head(name), |ahead| word(*ahead)), name))
+    }
+
     /// What stands before the next quote, and whether it is ASCII. Takes the quote.
     fn string(&mut self) -> Option<(&'a [u8], bool)> {
         const EACH: u64 = 0x0101_0101_0101_0101;
         const HIGH: u64 = 0x8080_8080_8080_8080;
         // bytes that are zero have their highest bit set in the outcome; above the first of them it may be wrong
         let zeros = |word: u64| word.wrapping_sub(EACH) & !word & HIGH;
-        let begin = self.at;
-        let mut ascii = true;
+        let text = &self.bytes[self.at..];
+        let (mut at, mut all) = (0, 0);
+        let end = loop {
+            let Some(eight) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) else {
+                break self.end_of(at, &mut all)?;
+            };
+            let word = u64::from_le_bytes(*eight);
+            // a quote, a backslash, or a control character
+            let found = zeros(word ^ (EACH * u64::from(b'"')))
+                | zeros(word ^ (EACH * u64::from(b'\\')))
+                | (word.wrapping_sub(EACH * 0x20) & !word & HIGH);
+            if found != 0 {
+                // the bits below the first of them
+                all |= word & (found & found.wrapping_neg()).wrapping_sub(1);
+                at += found.trailing_zeros() as usize / 8;
+                if text[at] != b'"' {
+                    return None;
+                }
+                break at;
+            }
+            all |= word;
+            at += 8;
+        };
+        self.at += end + 1;
+        Some((&text[..end], all & HIGH == 0))
+    }
+
+    /// The place of the quote that ends what stands here, from `at` on, for the last bytes of the object.
+    fn end_of(&self, mut at: usize, all: &mut u64) -> Option<usize> {
         loop {
-            let rest = self.bytes.get(self.at..)?;
-            if let Some((eight, _)) = rest.split_first_chunk::<8>() {
-                let word = u64::from_le_bytes(*eight);
-                // a quote, a backslash, or a control character
-                let found = zeros(word ^ (EACH * u64::from(b'"')))
-                    | zeros(word ^ (EACH * u64::from(b'\\')))
-                    | (word.wrapping_sub(EACH * 0x20) & !word & HIGH);
-                let before = found.trailing_zeros() / 8;
-                ascii &= word & HIGH & (1u64.checked_shl(before * 8).unwrap_or(0).wrapping_sub(1)) == 0;
-                self.at += before as usize;
-                if before == 8 {
-                    continue;
-                }
-            }
-            match *self.bytes.get(self.at)? {
-                b'"' => {
-                    self.at += 1;
-                    return Some((&self.bytes[begin..self.at - 1], ascii));
-                }
+            match *self.bytes.get(self.at + at)? {
+                b'"' => return Some(at),
                 0..0x20 | b'\\' => return None,
-                other => {
-                    ascii &= other < 0x80;
-                    self.at += 1;
-                }
+                other => *all |= u64::from(other),
             }
+            at += 1;
         }
     }
 
@@ -192,6 +208,10 @@ mod tests {
             for column in columns(value_type) {
                 assert_eq!(plain.value(&column), whole.value(&column), "{value_type:?} {}", column.name);
                 assert_eq!(plain.time(&column), whole.time(&column), "{}", column.name);
+                if let Some(text) = plain.text(&column) {
+                    let val = Some(model::value::proto_value::Val::StringVal(text.to_owned()));
+                    assert_eq!(plain.value(&column), Ok(model::Value { val }), "{}", column.name);
+                }
             }
         }
         true

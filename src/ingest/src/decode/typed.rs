@@ -23,6 +23,11 @@ pub trait Columns {
     ///
     /// Errors: [`Reason::WrongType`].
     fn time(&self, column: &Source) -> Result<Option<Timestamp>, Reason>;
+
+    /// What stands in a column of texts, where it is at hand; [`Columns::value`] has it in any case.
+    fn text(&self, _column: &Source) -> Option<&str> {
+        None
+    }
 }
 
 /// What stands in a column as a value of its type; null where nothing does.

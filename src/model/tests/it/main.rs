@@ -29,6 +29,7 @@ fn unhex(text: &str) -> Vec<u8> {
 fn entity_keys_are_feasts_bytes() {
     let cases: Vec<Json> = serde_json::from_str(ENTITY_KEYS).expect("JSON");
     assert!(cases.len() > 10);
+    let mut texts = 0;
     for case in cases {
         let parts: Vec<(String, Value)> = case["parts"]
             .as_array()
@@ -41,11 +42,16 @@ fn entity_keys_are_feasts_bytes() {
         let borrowed: Vec<_> = parts.iter().map(|(n, v)| (n.as_str(), v)).collect();
         let key = EntityKey::encode(&borrowed).expect("a key");
         assert_eq!(key.as_bytes(), unhex(case["hex"].as_str().expect("hex")), "{case}");
+        if let [(name, Value { val: Some(Val::StringVal(text)) })] = &parts[..] {
+            assert_eq!(EntityKey::of_text(name, text), key, "{case}");
+            texts += 1;
+        }
 
         let mut sorted = parts;
         sorted.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(key.decode().expect("decodes"), sorted);
     }
+    assert!(texts > 0);
 }
 
 #[test]
