@@ -25,13 +25,13 @@ use proto::feast::core::DataSource;
 
 use crate::Settings;
 use crate::convert::utc_micros;
-use crate::error::{damage, engine, sql as sql_error};
+use crate::error::{damage, engine, io, sql as sql_error};
 use crate::event_log::{ARRIVED, LOGGED, Log};
 use crate::frame::Room;
 use crate::keys::KeyType;
 use crate::scan::{ParquetFiles, Pieces};
+use crate::scratch::Directory;
 use crate::source::{Location, missing};
-use crate::spill;
 use crate::store::Stores;
 use crate::stream_sql::Through;
 
@@ -51,7 +51,7 @@ pub(crate) struct Engine {
     runtime: Arc<RuntimeEnv>,
     config: SessionConfig,
     memory_limit: usize,
-    spill: Arc<spill::Directory>,
+    spill: Arc<Directory>,
     log: Option<Log>,
 }
 
@@ -162,7 +162,8 @@ impl Engine {
     ///
     /// Errors: a spill directory that cannot be made.
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
-        let spill = Arc::new(spill::Directory::below(&settings.spill_dir)?);
+        let spill = Directory::below(&settings.spill_dir, "spill-", |_| Ok(()));
+        let spill = Arc::new(spill.map_err(|(path, e)| io("creating", &path, e))?);
         let disk =
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.path().to_path_buf()]));
         let runtime = RuntimeEnvBuilder::new()

@@ -5,7 +5,6 @@
 
 mod call;
 mod columns;
-mod directory;
 mod pool;
 mod remote;
 mod substrait;

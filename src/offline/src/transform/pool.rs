@@ -13,10 +13,10 @@ use proto::feast::serving::{TransformFeaturesRequest, TransformFeaturesResponse}
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::directory::Directory;
-use super::worker::{Starter, Worker};
+use super::worker::{SCRIPT, Starter, Worker};
 use super::{Python, Settings};
 use crate::metrics;
+use crate::scratch::Directory;
 
 /// The pauses between starts that fail: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -61,7 +61,11 @@ impl Pool {
             memory_bytes,
             settings,
             starter: Starter::new().map_err(failed)?,
-            directory: Directory::new().map_err(failed)?,
+            // among the system's temporary files, for a socket's path must be short
+            directory: Directory::below(&std::env::temp_dir(), "larder-workers-", |path| {
+                std::fs::write(path.join(SCRIPT), include_str!("worker.py"))
+            })
+            .map_err(|(_, e)| failed(e))?,
             spooled: Lock::default(),
             free: Mutex::new(free),
             freed,

@@ -26,8 +26,9 @@ use tonic::metadata::{BinaryMetadataValue, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::call::{refused, too_long};
-use super::directory::SCRIPT;
 
+/// The script's name in the directory.
+pub(super) const SCRIPT: &str = "worker.py";
 /// How long an interpreter may take to import Feast.
 const START: Duration = Duration::from_mins(2);
 /// How often a running worker's memory is looked at.
