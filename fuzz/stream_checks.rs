@@ -9,7 +9,7 @@ use ingest::decode::Decoder;
 use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
 use ingest::formats::Formats;
-use ingest::pipeline::Message;
+use ingest::message::{Body, Message};
 use model::Timestamp;
 use model::registry::View;
 use model::value::ValueType;
@@ -153,7 +153,7 @@ fn feeds(format: &Format, features: &[(&str, ValueType)], formats: &Formats) -> 
 
 /// An event of both views, or a dead letter: the same each time, with a key, a time that may be, and its columns.
 fn read(data: &[u8], feeds: &[Feed; 2]) {
-    let message = Message { payload: Some(data.to_vec().into()), ..Message::default() };
+    let message = Message { body: Body::of(data.to_vec()), ..Message::default() };
     let writers = Writers::new();
     let shared = [&feeds[0], &feeds[1]];
     let together = Decoder::new(&shared, &writers);

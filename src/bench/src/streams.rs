@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
 use ingest::formats::Formats;
-use ingest::pipeline::{self, Copies, Message, Progress, Taker};
+use ingest::message::{Body, Copies, Message};
+use ingest::pipeline::{self, Progress, Taker};
 use ingest::writer::{Checkpoints, Pace, Writer};
 use model::ports::{Object, ObjectKind, OnlineStore};
 use model::registry::Registry;
@@ -103,8 +104,8 @@ fn messages(path: &Path) -> Result<Vec<Message>> {
     let file = std::fs::File::open(path).map_err(tried(format!("opening {}", path.display())))?;
     let lines = BufReader::new(file).split(b'\n').enumerate();
     let message = |(offset, line): (usize, std::io::Result<Vec<u8>>)| {
-        let payload = Some(line.map_err(tried(format!("reading {}", path.display())))?.into());
-        Ok(Message { offset: offset as i64, payload, ..Message::default() })
+        let body = Body::of(line.map_err(tried(format!("reading {}", path.display())))?);
+        Ok(Message { offset: offset as i64, body, ..Message::default() })
     };
     lines.map(message).collect()
 }
@@ -243,8 +244,8 @@ impl Reader {
         // as they are copied from the client's buffer
         let mut copies = Copies::default();
         let mut messages = messages.to_vec();
-        for payload in messages.iter_mut().filter_map(|message| message.payload.as_mut()) {
-            *payload = copies.of(payload);
+        for message in &mut messages {
+            message.body = copies.of(message.key(), message.payload());
         }
         let elsewhere = BTreeSet::new();
         let views = self.views.iter();
@@ -279,7 +280,7 @@ impl Reader {
 
 /// The event's time, by a look for its member.
 fn time_of(message: &Message) -> i64 {
-    let text = message.payload.as_deref().unwrap_or_default();
+    let text = message.payload().unwrap_or_default();
     let text = std::str::from_utf8(text).unwrap_or_default();
     let digits = text.split_once("\"ts\": ").map_or("", |(_, rest)| rest);
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
@@ -335,7 +336,7 @@ async fn hopping(messages: &[Message], options: &cli::Streams) -> Result<(u64, u
 }
 
 fn user_of(message: &Message) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_slice(message.payload.as_deref()?).ok()?;
+    let json: serde_json::Value = serde_json::from_slice(message.payload()?).ok()?;
     Some(json.get("user_id")?.as_str()?.to_owned())
 }
 

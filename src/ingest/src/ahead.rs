@@ -13,7 +13,8 @@ use model::Timestamp;
 
 use crate::decode::avro::Writers;
 use crate::feed::Feed;
-use crate::pipeline::{self, Batch, Message, Progress, Taker};
+use crate::message::Message;
+use crate::pipeline::{self, Batch, Progress, Taker};
 
 /// A view that takes messages, as [`Taker`] has it.
 #[derive(Clone, Debug)]

@@ -9,7 +9,8 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::error::Stop;
 use crate::feed::Feed;
-use crate::pipeline::{Copies, Message, Progress};
+use crate::message::{Copies, Message};
+use crate::pipeline::Progress;
 use crate::settings::Settings;
 
 /// How often a waiting consumer looks whether it should stop.
@@ -105,8 +106,7 @@ pub(crate) fn own(message: &BorrowedMessage<'_>, copies: &mut Copies) -> Message
         timestamp_ms: message.timestamp().to_millis(),
         partition: message.partition(),
         offset: message.offset(),
-        key: message.key().map(|key| copies.of(key)),
-        payload: message.payload().map(|payload| copies.of(payload)),
+        body: copies.of(message.key(), message.payload()),
         headers: headers.unwrap_or_default(),
     }
 }

@@ -68,11 +68,11 @@ impl Producer {
     ) -> Result<DeliveryFuture, KafkaError> {
         loop {
             let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers(feed, letter, whole));
-            if let Some(key) = &letter.message.key {
-                record = record.key(&key[..]);
+            if let Some(key) = letter.message.key() {
+                record = record.key(key);
             }
-            if let Some(payload) = letter.message.payload.as_ref().filter(|_| whole) {
-                record = record.payload(&payload[..]);
+            if let Some(payload) = letter.message.payload().filter(|_| whole) {
+                record = record.payload(payload);
             }
             match self.0.send_result(record) {
                 Ok(delivery) => return Ok(delivery),

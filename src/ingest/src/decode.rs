@@ -9,6 +9,7 @@ pub mod protobuf;
 mod frame;
 mod metadata;
 mod plain;
+mod scalars;
 pub(crate) mod sql;
 mod typed;
 
@@ -20,11 +21,11 @@ use model::row::Version;
 use model::value::{NULL, coerce, is_null};
 use model::{EntityKey, Timestamp, Value, ValueType};
 use service::windows;
-use window::Scalar;
 
 use crate::feed::{Content, Feature, Feed, Format, Key, Source};
-use crate::pipeline::Message;
+use crate::message::Message;
 pub use frame::schema_id;
+pub use scalars::Scalars;
 pub use typed::{Columns, time, value};
 
 /// An event of a view. What it has in common with those that other views make of the message is there once.
@@ -37,7 +38,7 @@ pub struct Event {
     /// The features of a plain view in their registered types, or, where they are logged, the columns that windows read.
     pub values: Arc<[Value]>,
     /// The values as windows take them; empty for a plain view.
-    pub columns: Arc<[Scalar]>,
+    pub columns: Scalars,
 }
 
 /// Why a message is a dead letter.
@@ -169,7 +170,7 @@ impl<'a> Decoder<'a> {
         if !matches!(feed.format, Format::Avro { framed: true, .. }) {
             return BTreeSet::new();
         }
-        messages.filter_map(|message| schema_id(message.payload.as_deref()?)).collect()
+        messages.filter_map(|message| schema_id(message.payload()?)).collect()
     }
 
     /// Reads a message. `skew_us` is how far after `now` its event may lie.
@@ -187,7 +188,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn record<'d>(&'d self, message: &'d Message) -> Result<Record<'d>, Reason> {
-        let Some((payload, (feed, _))) = message.payload.as_deref().zip(self.feeds.first()) else {
+        let Some((payload, (feed, _))) = message.payload().zip(self.feeds.first()) else {
             return Ok(Record::Nothing);
         };
         Ok(match &feed.format {
@@ -244,7 +245,7 @@ enum Record<'a> {
     Other(Box<dyn Columns + 'a>),
 }
 
-type Values = (Arc<[Value]>, Arc<[Scalar]>);
+type Values = (Arc<[Value]>, Scalars);
 
 /// A message that was read; what its feeds take of it is made when the first of them asks.
 pub struct Reading<'a> {
@@ -263,7 +264,7 @@ impl Reading<'_> {
     pub fn event(&mut self, feed: usize) -> Result<Event, Reason> {
         let decoder = self.decoder;
         let (feed, takes) = &decoder.feeds[feed];
-        if self.message.payload.is_none() && !metadata::suffices(feed) {
+        if self.message.payload().is_none() && !metadata::suffices(feed) {
             return Err(Reason::Tombstone);
         }
         let (message, now, skew_us) = (self.message, self.now, self.skew_us);
@@ -290,7 +291,7 @@ impl Reading<'_> {
     pub(crate) fn row(&mut self, feed: usize) -> Result<Arc<[Value]>, Reason> {
         let decoder = self.decoder;
         let (feed, takes) = &decoder.feeds[feed];
-        if self.message.payload.is_none() && !metadata::is_beside(feed.sources()) {
+        if self.message.payload().is_none() && !metadata::is_beside(feed.sources()) {
             return Err(Reason::Tombstone);
         }
         let (message, now, skew_us) = (self.message, self.now, self.skew_us);
@@ -370,18 +371,15 @@ impl<'a> Taken<'a> {
                     ValueType::UnixTimestamp => Ok(time(source)?.map_or(NULL, sql::micros)),
                     _ => value(source),
                 };
-                Ok((sources.iter().map(column).collect::<Result<_, _>>()?, Arc::default()))
+                Ok((sources.iter().map(column).collect::<Result<_, _>>()?, Scalars::default()))
             }
             Self::Features(features) => {
                 let feature =
                     |f: &Feature| coerce(value(&f.source)?, f.value_type).map_err(|e| wrong(&f.source.name, &e));
-                Ok((features.iter().map(feature).collect::<Result<_, _>>()?, Arc::default()))
+                Ok((features.iter().map(feature).collect::<Result<_, _>>()?, Scalars::default()))
             }
             // most often there is one, which needs no list on the way
-            Self::Columns([column], false) => {
-                let scalar = windows::to_scalar(&value(column)?);
-                Ok((Arc::default(), Arc::new([scalar])))
-            }
+            Self::Columns([column], false) => Ok((Arc::default(), windows::to_scalar(&value(column)?).into())),
             Self::Columns(columns, false) => {
                 let scalar = |column| value(column).map(|value| windows::to_scalar(&value));
                 Ok((Arc::default(), columns.iter().map(scalar).collect::<Result<_, _>>()?))

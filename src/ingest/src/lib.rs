@@ -25,6 +25,7 @@ pub mod decode;
 pub mod feed;
 pub mod formats;
 pub mod gate;
+pub mod message;
 pub mod pipeline;
 
 mod client;

@@ -18,8 +18,9 @@ use crate::ahead::View;
 use crate::client;
 use crate::error::Stop;
 use crate::feed::Feed;
+use crate::message::{Copies, Message};
 use crate::metrics;
-use crate::pipeline::{Copies, Message, Progress};
+use crate::pipeline::Progress;
 use crate::settings::Settings;
 use crate::writer::Writer;
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use model::Timestamp;
 use model::ports::{FENCED, Fence, OnlineStore, Position, RowWrite, WriteBatch};
 use model::row::{Column, Row};
@@ -19,41 +19,7 @@ use crate::decode::sql::{Outcome, Selecting};
 use crate::decode::{Decoder, Event, Reason};
 use crate::error::Stop;
 use crate::feed::{Content, Feed};
-
-/// A message as it came.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    /// The partition.
-    pub partition: i32,
-    /// Its place in the partition.
-    pub offset: i64,
-    /// The key.
-    pub key: Option<Bytes>,
-    /// The value.
-    pub payload: Option<Bytes>,
-    /// When it was produced or appended, ms since the epoch, if it says so.
-    pub timestamp_ms: Option<i64>,
-    /// The headers.
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
-}
-
-/// Where bytes of messages are copied to: those of many share a piece of memory.
-#[derive(Debug, Default)]
-pub struct Copies(BytesMut);
-
-/// A piece of memory for messages.
-const PIECE: usize = 64 << 10;
-
-impl Copies {
-    /// A copy.
-    pub fn of(&mut self, bytes: &[u8]) -> Bytes {
-        if self.0.capacity() < bytes.len() {
-            self.0 = BytesMut::with_capacity(bytes.len().max(PIECE));
-        }
-        self.0.extend_from_slice(bytes);
-        self.0.split().freeze()
-    }
-}
+use crate::message::Message;
 
 /// A message that is no event of the view, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]

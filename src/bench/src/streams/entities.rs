@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ingest::pipeline::Message;
+use ingest::message::{Body, Message};
 use model::ports::{OnlineStore, Read};
 use model::value::proto_value::Val;
 use model::{EntityKey, Timestamp, Value};
@@ -65,7 +65,7 @@ fn event(number: u64, user: u64, ts: u64) -> Message {
         number % 300,
         number.wrapping_mul(STEP)
     );
-    Message { offset: number as i64, payload: Some(text.into()), ..Message::default() }
+    Message { offset: number as i64, body: Body::of(text), ..Message::default() }
 }
 
 /// Entities in turn, as time goes on.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ingest::decode::avro::Writers;
-use ingest::pipeline::{self, Message, Taker};
+use ingest::message::{Body, Message};
+use ingest::pipeline::{self, Taker};
 use window::{AggregationDef, ColumnType, Event, Scalar, Spec, State, Tiling};
 
 use super::MINUTE;
@@ -54,7 +55,7 @@ pub(super) fn run(options: &cli::Streams, figures: &mut Figures) -> Result<()> {
             amount(number)
         )
     };
-    let message = |number: i64| Message { offset: number, payload: Some(text(number).into()), ..Message::default() };
+    let message = |number: i64| Message { offset: number, body: Body::of(text(number)), ..Message::default() };
     let raw: Vec<Message> = (0..events).map(message).collect();
     let feeds = super::feeds(1, 3, HOURS * 60)?;
     let taker = Taker { feed: &feeds[0], progress: &BTreeMap::new(), elsewhere: &BTreeSet::new() };

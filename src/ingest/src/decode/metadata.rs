@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::{Reason, json};
 use crate::feed::{Feed, Source};
-use crate::pipeline::Message;
+use crate::message::Message;
 
 /// Whether the view's key and time stand beside the value: then a message without a value is an event whose other
 /// columns are null.
@@ -31,14 +31,14 @@ pub(super) fn column(column: &Source, message: &Message) -> Option<Result<Option
         TIMESTAMP => Ok(message.timestamp_ms.map(|ms| Timestamp(ms.saturating_mul(1000)).to_rfc3339().into())),
         PARTITION => Ok(Some(message.partition.into())),
         OFFSET => Ok(Some(message.offset.into())),
-        KEY => text(column, message.key.as_deref()),
+        KEY => text(column, message.key()),
         _ => match name.strip_prefix(HEADERS) {
             // of two headers with one name the last stands
             Some(header) => {
                 let found = message.headers.iter().rev().find(|(name, _)| name == header);
                 text(column, found.and_then(|(_, value)| value.as_deref()))
             }
-            None => of_json_key(&name[KEY.len() + 1..], message.key.as_deref()),
+            None => of_json_key(&name[KEY.len() + 1..], message.key()),
         },
     })
 }

@@ -10,8 +10,8 @@ use super::Reader;
 use crate::client;
 use crate::context::{State, Track};
 use crate::error::Stop;
+use crate::message::{Copies, Message};
 use crate::metrics;
-use crate::pipeline::{Copies, Message};
 
 /// A batch is of no more than this, bytes; two of them may wait to be applied.
 const LARGEST_BATCH: usize = 8 << 20;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use ingest::ahead::{Ahead, View, With, prepare};
 use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
-use ingest::pipeline::{Batch, Message, Progress};
+use ingest::message::{Body, Message};
+use ingest::pipeline::{Batch, Progress};
 use model::Timestamp;
 
 use crate::support::{SECOND, Stream, T0};
@@ -26,7 +27,7 @@ fn messages(partition: i32, offsets: std::ops::Range<i64>) -> Vec<Message> {
         let ts = Timestamp(T0 + offset * SECOND).to_rfc3339();
         let text = serde_json::json!({"user": format!("u{}", offset % 3), "amount": offset, "ts": ts}).to_string();
         let text = if offset % 7 == 3 { "no event".to_owned() } else { text };
-        Message { partition, offset, payload: Some(text.into()), ..Message::default() }
+        Message { partition, offset, body: Body::of(text), ..Message::default() }
     };
     offsets.map(message).collect()
 }

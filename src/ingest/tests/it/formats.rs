@@ -12,7 +12,7 @@ use ingest::decode::avro::{Writer, Writers};
 use ingest::decode::{Decoder, Event, Reason};
 use ingest::feed::Feed;
 use ingest::formats::Formats;
-use ingest::pipeline::Message;
+use ingest::message::{Body, Message};
 use model::value::{NULL, ValueType, proto_value::Val};
 use model::{Timestamp, Value};
 use proptest::prelude::*;
@@ -70,7 +70,7 @@ fn written(schema: &str, record: Avro) -> Vec<u8> {
 }
 
 fn decoded(feed: &Feed, writers: &Writers, payload: Vec<u8>) -> Result<Event, Reason> {
-    let message = Message { payload: Some(payload.into()), ..Message::default() };
+    let message = Message { body: Body::of(payload), ..Message::default() };
     Decoder::new(&[feed], writers).read(&message, Timestamp(T0), 5 * SECOND).event(0)
 }
 
@@ -165,7 +165,7 @@ fn an_older_writer_is_resolved_to_the_sources_schema() {
     let scaled = AVRO.replace("\"scale\": 2", "\"scale\": 3");
     let writers = Writers::from([(3, parse(older)), (4, parse(other)), (5, parse(&scaled))]);
     let payload = framed(3, &written(older, record));
-    let message = Message { payload: Some(payload.clone().into()), ..Message::default() };
+    let message = Message { body: Body::of(payload.clone()), ..Message::default() };
     assert_eq!(Decoder::wanted(&feed, std::iter::once(&message)).into_iter().collect::<Vec<_>>(), [3]);
     let event = decoded(&feed, &writers, payload.clone()).expect("resolved");
     assert_eq!(event.key, entity("user", "a"));
@@ -326,10 +326,10 @@ fn what_stands_beside_the_value_is_a_column() {
         ..Stream::plain("v", "localhost:9092", "t")
     };
     let feed = stream.feed();
+    let given = Some(&br#"{"amount": 3}"#[..]);
     let message = Message {
-        key: Some(b"a"[..].into()),
+        body: Body::new(Some(b"a"), given),
         timestamp_ms: Some(T0 / 1000 - 5),
-        payload: Some(br#"{"amount": 3}"#[..].into()),
         headers: vec![("tenant".into(), Some(b"old".to_vec())), ("tenant".into(), Some(b"new".to_vec()))],
         ..Message::default()
     };
@@ -339,16 +339,22 @@ fn what_stands_beside_the_value_is_a_column() {
     assert_eq!(event.version.event, Timestamp(T0 - 5000));
     assert_eq!(*event.values, [int(3), value(Val::StringVal("new".into()))]);
 
-    let tombstone = Message { payload: None, ..message.clone() };
+    let tombstone = Message { body: Body::new(Some(b"a"), None), ..message.clone() };
     let event = read(&tombstone).expect("key and time do not stand in the value");
     assert_eq!((event.key, event.values[0].clone()), (entity("user", "a"), NULL));
 
-    assert_eq!(read(&Message { key: None, ..message.clone() }).expect_err("no key").label(), "missing_key");
+    assert_eq!(
+        read(&Message { body: Body::new(None, given), ..message.clone() }).expect_err("no key").label(),
+        "missing_key"
+    );
     assert_eq!(
         read(&Message { timestamp_ms: None, ..message.clone() }).expect_err("no time").label(),
         "missing_timestamp"
     );
-    assert_eq!(read(&Message { key: Some(vec![0xff].into()), ..message }).expect_err("no text").label(), "wrong_type");
+    assert_eq!(
+        read(&Message { body: Body::new(Some(b"\xff"), given), ..message }).expect_err("no text").label(),
+        "wrong_type"
+    );
 }
 
 #[test]

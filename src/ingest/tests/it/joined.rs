@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use ingest::decode::avro::Writers;
 use ingest::feed::Feed;
-use ingest::pipeline::{self, Batch, Failure, Message, Progress, Taker};
+use ingest::message::{Body, Message};
+use ingest::pipeline::{self, Batch, Failure, Progress, Taker};
 use ingest::writer::{Checkpoints, Writer};
 use model::value::ValueType;
 use model::{Timestamp, Value};
@@ -120,8 +121,8 @@ impl World {
             let ts = Timestamp(entry.ts).to_rfc3339();
             let (user, price) = (format!("u{}", entry.user), entry.price());
             let payload = serde_json::json!({"user": user, "amount": entry.amount, "price": price, "ts": ts});
-            let (offset, payload) = (partition.len() as i64, Some(payload.to_string().into()));
-            partition.push(Message { partition: entry.partition, offset, payload, ..Message::default() });
+            let (offset, body) = (partition.len() as i64, Body::of(payload.to_string()));
+            partition.push(Message { partition: entry.partition, offset, body, ..Message::default() });
         }
         let (store, live) = (Arc::<MemoryStore>::default(), Arc::<Live>::default());
         let mut world = Self { views: Vec::new(), log, partitions, store, live, memory, now: T0 };

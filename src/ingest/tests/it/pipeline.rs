@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use ingest::decode::avro::Writers;
 use ingest::feed::{Content, Feed};
-use ingest::pipeline::{self, Batch, Failure, Message, Progress, Taker};
+use ingest::message::{Body, Message};
+use ingest::pipeline::{self, Batch, Failure, Progress, Taker};
 use ingest::writer::{Checkpoints, Pace, Writer};
 use model::value::{NULL, ValueType};
 use model::{Timestamp, Value};
@@ -23,7 +24,7 @@ fn stream() -> Stream {
 
 fn message(partition: i32, offset: i64, user: &str, amount: i64, ts: i64) -> Message {
     let payload = serde_json::json!({"user": user, "amount": amount, "ts": Timestamp(ts).to_rfc3339()});
-    Message { partition, offset, payload: Some(payload.to_string().into()), ..Message::default() }
+    Message { partition, offset, body: Body::of(payload.to_string()), ..Message::default() }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -59,7 +60,7 @@ fn a_batch_writes_states_and_positions_together() {
     let messages = vec![
         message(0, 10, "a", 1, T0 - 5 * SECOND),
         message(1, 3, "b", 2, T0 - 5 * SECOND),
-        Message { partition: 0, offset: 11, payload: Some(b"{"[..].into()), ..Message::default() },
+        Message { partition: 0, offset: 11, body: Body::of(&b"{"[..]), ..Message::default() },
         message(0, 12, "a", 4, T0),
     ];
     let (batch, applied) = step(&stream.feed(), &store, &messages, T0);
@@ -110,7 +111,7 @@ fn plain_views_keep_the_newest_by_event_time() {
     assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(int(1)));
     let null = Message {
         offset: 2,
-        payload: Some(format!(r#"{{"user": "a", "ts": {}}}"#, T0 + SECOND).into()),
+        body: Body::of(format!(r#"{{"user": "a", "ts": {}}}"#, T0 + SECOND)),
         ..Message::default()
     };
     let (_, applied) = step(&stream.feed(), &store, &[null], T0);
