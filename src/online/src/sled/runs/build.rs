@@ -109,25 +109,33 @@ impl Builder {
             self.end_block()?;
         }
         self.filter.fold(self.entries);
-        let mut tail = self.index.encode();
-        self.sample.encode(&mut tail);
-        let filter_at = self.index.end() + tail.len() as u64;
-        tail.extend(self.filter.bytes());
+        // of a large run each of them takes much memory: none is held longer than it is needed, nor twice
+        let Self { directory, number, mut file, index, sample, filter, entries, .. } = self;
+        let mut hasher = crc32fast::Hasher::new();
+        let mut put = |bytes: &[u8]| {
+            hasher.update(bytes);
+            file.write_all(bytes)
+        };
+        let index_at = index.end();
+        let mut tail = index.encode();
+        drop(index);
+        sample.encode(&mut tail);
+        let filter_at = index_at + tail.len() as u64;
+        put(&tail)?;
+        drop((tail, sample));
+        filter.pieces().try_for_each(|piece| put(&piece))?;
+        drop(filter);
         let mut end = Vec::with_capacity(END);
-        for number in [self.index.end(), filter_at, self.entries, self.number] {
+        for number in [index_at, filter_at, entries, number] {
             end.extend_from_slice(&number.to_le_bytes());
         }
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&tail);
         hasher.update(&end);
         end.extend_from_slice(&hasher.finalize().to_le_bytes());
         end.extend_from_slice(MAGIC);
-        self.file.write_all(&tail)?;
-        self.file.write_all(&end)?;
-        self.file.flush()?;
-        self.file.get_ref().sync_all()?;
-        File::open(&self.directory)?.sync_all()?;
-        let Self { directory, number, .. } = self;
+        file.write_all(&end)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        File::open(&directory)?.sync_all()?;
         Run::open(&directory, number)
     }
 }

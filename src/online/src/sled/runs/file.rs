@@ -94,21 +94,28 @@ impl Run {
         if word(24) != number || index_at > filter_at || filter_at > end_at {
             return Err(unreadable());
         }
-        let mut tail = vec![0; (end_at - index_at) as usize];
-        file.read_exact_at(&mut tail, index_at)?;
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&tail);
+        let mut at = index_at;
+        let mut take = |bytes: &mut [u8]| {
+            file.read_exact_at(bytes, at)?;
+            at += bytes.len() as u64;
+            hasher.update(bytes);
+            Ok(())
+        };
+        let mut head = vec![0; (filter_at - index_at) as usize];
+        take(&mut head)?;
+        let filter = Filter::read(end_at - filter_at, take)?;
         hasher.update(&end[..32]);
         if hasher.finalize().to_le_bytes() != end[32..36] {
             return Err(unreadable());
         }
-        let (mut head, words) = tail.split_at((filter_at - index_at) as usize);
+        let mut head = head.as_slice();
         let index = Index::take(version, &mut head).filter(|index| index.end() == index_at).ok_or_else(unreadable)?;
         let sample = match version {
             Version::First => Sample::default(),
             Version::Second => Sample::take(&mut head).ok_or_else(unreadable)?,
         };
-        let filter = Filter::open(words).filter(|_| head.is_empty()).ok_or_else(unreadable)?;
+        let filter = filter.filter(|_| head.is_empty()).ok_or_else(unreadable)?;
         Ok(Self { number, path, file, version, index, sample, filter, entries, bytes, damaged: AtomicBool::new(false) })
     }
 

@@ -1,6 +1,8 @@
 //! Which keys a run does not have, in ten to twenty bits a key: of absent keys about one in a hundred is taken to be there. Its
 //! hash is part of what is stored. Knows no file.
 
+use std::io;
+
 /// Words of the piece of memory that all of a key's bits are in: one line of the processor's cache.
 const LINE: usize = 8;
 const BITS_OF_KEY: usize = 10;
@@ -10,6 +12,8 @@ const PROBES: u32 = 6;
 const PLACE: u32 = 9;
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Words that are read or written at once.
+const PIECE: usize = 4096;
 /// So often a filter can be halved.
 const FOLDS: u32 = 3;
 
@@ -66,16 +70,25 @@ impl Filter {
         8 * self.0.capacity()
     }
 
-    /// As it was stored; `None` where that is no filter.
-    pub(super) fn open(bytes: &[u8]) -> Option<Self> {
-        let (words, rest) = bytes.as_chunks::<8>();
-        let whole = rest.is_empty() && !words.is_empty() && words.len().is_multiple_of(LINE);
-        whole.then(|| Self(words.iter().map(|word| u64::from_le_bytes(*word)).collect()))
+    /// As it was stored, in so many bytes, which are read piece by piece; `None` where that is no filter.
+    pub(super) fn read(bytes: u64, mut next: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<Option<Self>> {
+        let lines = usize::try_from(bytes / (8 * LINE as u64)).unwrap_or(usize::MAX);
+        if lines == 0 || !bytes.is_multiple_of(8 * LINE as u64) {
+            return Ok(None);
+        }
+        let mut words = Vec::with_capacity(lines * LINE);
+        let mut piece = [0; 8 * PIECE];
+        while words.len() < lines * LINE {
+            let piece = &mut piece[..8 * PIECE.min(lines * LINE - words.len())];
+            next(piece)?;
+            words.extend(piece.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)));
+        }
+        Ok(Some(Self(words)))
     }
 
-    /// What is stored.
-    pub(super) fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
-        self.0.iter().flat_map(|word| word.to_le_bytes())
+    /// What is stored, piece by piece.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.0.chunks(PIECE).map(|words| words.iter().flat_map(|word| word.to_le_bytes()).collect())
     }
 
     pub(super) fn add(&mut self, hash: u64) {
@@ -114,6 +127,8 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     fn key(number: u64) -> Vec<u8> {
@@ -127,13 +142,25 @@ mod tests {
             let mut filter = Filter::new(expected);
             (0..KEYS).for_each(|number| filter.add(hash(&key(number))));
             filter.fold(KEYS);
-            let bytes: Vec<u8> = filter.bytes().collect();
+            let bytes: Vec<u8> = filter.pieces().flatten().collect();
             let most = if expected == KEYS { 10 } else { 25 };
             assert!(bytes.len() as u64 <= KEYS * most / 8 + 512);
-            let filter = Filter::open(&bytes).expect("is one");
+            let mut rest = bytes.as_slice();
+            let filter =
+                Filter::read(bytes.len() as u64, |piece| rest.read_exact(piece)).expect("reads").expect("is one");
+            assert!(rest.is_empty());
+            assert_eq!(filter.pieces().flatten().collect::<Vec<_>>(), bytes);
             assert!((0..KEYS).all(|number| filter.may_have(hash(&key(number)))));
             let wrong = (KEYS..3 * KEYS).filter(|number| filter.may_have(hash(&key(*number)))).count();
             assert!(wrong < 2 * KEYS as usize / 40, "{wrong} of {} found", 2 * KEYS);
+        }
+    }
+
+    #[test]
+    fn what_has_another_length_is_no_filter() {
+        for bytes in [0, 1, 8, 63, 65, 72, 127] {
+            let read = Filter::read(bytes, |_| panic!("{bytes} bytes are read"));
+            assert_eq!(read.expect("nothing fails"), None);
         }
     }
 

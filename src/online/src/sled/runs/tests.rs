@@ -344,7 +344,7 @@ fn first_version(number: u64, entries: &Oracle) -> Vec<u8> {
     }
     let index_at = run.len() as u64;
     let filter_at = index_at + index.len() as u64;
-    let tail: Vec<u8> = index.into_iter().chain(filter.bytes()).collect();
+    let tail: Vec<u8> = index.into_iter().chain(filter.pieces().flatten()).collect();
     let end: Vec<u8> =
         [index_at, filter_at, entries.len() as u64, number].into_iter().flat_map(u64::to_le_bytes).collect();
     let crc = crc32fast::hash(&[&tail[..], &end].concat()).to_le_bytes();
