@@ -210,12 +210,17 @@ impl ClientContext for Context {
             }
         }
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        for member in &state.members {
+        let State { members, tracks, .. } = &*state;
+        for member in members {
             for (&partition, progress) in &member.progress {
                 let Some(known) = topic.partitions.get(&partition) else { continue };
                 // what read_committed can read, where the broker says so
                 let end = if known.ls_offset >= 0 { known.ls_offset } else { known.hi_offset };
-                let start = if progress.next >= 0 { progress.next } else { known.lo_offset.max(0) };
+                let mut start = if progress.next >= 0 { progress.next } else { known.lo_offset.max(0) };
+                // offsets behind the last message may be no messages: marks of transactions
+                if known.fetchq_cnt == 0 && tracks.get(&partition).is_some_and(|track| track.next == progress.next) {
+                    start = start.max(known.next_offset);
+                }
                 if end >= 0 {
                     let (view, lag) = (&member.feed.view, (end - start).max(0));
                     metrics::lag(&member.feed, partition, lag);

@@ -19,10 +19,10 @@ use crate::client;
 use crate::error::Stop;
 use crate::feed::Feed;
 use crate::message::{Copies, Message};
-use crate::metrics;
 use crate::pipeline::Progress;
 use crate::settings::Settings;
 use crate::writer::Writer;
+use crate::{metrics, start};
 
 /// How a view's part in a share ended.
 pub(crate) type Outcome = Result<(), Stop>;
@@ -177,7 +177,7 @@ impl Member {
                     }
                     let Some(progress) = self.progress.get_mut(&partition) else { continue };
                     if self.fresh.remove(&partition) {
-                        if progress.next >= 0 && offset != progress.next {
+                        if start::is_lost(client, &self.feed.topic, partition, progress.next, offset) {
                             metrics::position_lost(&self.feed, partition, progress.next, offset);
                             // the topic may have been made anew
                             if offset < progress.next {

@@ -159,8 +159,8 @@ pub(crate) fn position_lost(feed: &Feed, partition: i32, stored: i64, found: i64
         partition,
         stored,
         found,
-        "the topic goes on at another offset than the stored one: messages between were removed (retention, \
-         compaction, transactions), or the topic was made anew"
+        "the topic goes on at another offset than the stored one: messages between were removed (by retention, or \
+         by somebody), or the topic was made anew"
     );
 }
 

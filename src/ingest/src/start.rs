@@ -40,6 +40,19 @@ pub(crate) fn offset<C: ConsumerContext>(
     found.map_err(|e| format!("the start of partition {partition} cannot be found: {e}"))
 }
 
+/// Whether the topic no longer has what stands at the position `next`, where what was found first is at `found`. (Behind a
+/// gap that compaction left, or the marks of transactions, nothing is lost.) Asks the broker; where it does not answer, yes.
+pub(crate) fn is_lost<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    next: i64,
+    found: i64,
+) -> bool {
+    let has = || consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT).is_ok_and(|(oldest, _)| oldest <= next);
+    next >= 0 && found != next && (found < next || !has())
+}
+
 fn end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32) -> KafkaResult<i64> {
     Ok(consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT)?.1)
 }

@@ -11,7 +11,7 @@ use crate::client;
 use crate::context::{State, Track};
 use crate::error::Stop;
 use crate::message::{Copies, Message};
-use crate::metrics;
+use crate::{metrics, start};
 
 /// A batch is of no more than this, bytes; two of them may wait to be applied.
 const LARGEST_BATCH: usize = 8 << 20;
@@ -77,7 +77,7 @@ impl Reader<'_> {
         let mut state = self.state();
         let mut outcome = Ok(());
         messages.retain(|message| {
-            let next = Self::is_next(&mut state, message.partition, message.offset);
+            let next = self.is_next(&mut state, message.partition, message.offset);
             next.unwrap_or_else(|stop| {
                 outcome = Err(stop);
                 false
@@ -86,15 +86,17 @@ impl Reader<'_> {
         outcome
     }
 
-    fn is_next(state: &mut State, partition: i32, offset: i64) -> Result<bool, Stop> {
+    fn is_next(&self, state: &mut State, partition: i32, offset: i64) -> Result<bool, Stop> {
         let State { members, tracks, .. } = state;
         let Some(Track { next, fresh, .. }) = tracks.get_mut(&partition) else { return Ok(false) };
         let expected = std::mem::replace(next, offset + 1);
         if std::mem::take(fresh) {
             for member in members.iter_mut().filter(|member| !member.behind.contains(&partition)) {
                 let Some(progress) = member.progress.get_mut(&partition) else { continue };
-                let lost = (0..offset).contains(&progress.next) || (expected >= 0 && offset < expected);
-                if lost {
+                // what comes before a member's position comes again, and is left out; no other member has less than this
+                let again = offset < progress.next && offset >= expected;
+                let topic = &self.consumer.context().topic;
+                if !again && start::is_lost(self.consumer, topic, partition, progress.next, offset) {
                     metrics::position_lost(&member.feed, partition, progress.next, offset);
                     if offset < progress.next {
                         // what a topic made anew has is new
