@@ -13,7 +13,7 @@ const PLACE: u32 = 9;
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Words that are read or written at once.
-const PIECE: usize = 4096;
+const PIECE: usize = 1024;
 /// So often a filter can be halved.
 const FOLDS: u32 = 3;
 
