@@ -66,7 +66,9 @@ impl Copies {
         if self.0.capacity() < length {
             self.0 = BytesMut::with_capacity(length.max(PIECE));
         }
-        parts.iter().for_each(|part| self.0.extend_from_slice(part));
+        for part in parts {
+            self.0.extend_from_slice(part);
+        }
         Body { bytes: self.0.split().freeze(), key: key.map(<[u8]>::len), has_payload: payload.is_some() }
     }
 }

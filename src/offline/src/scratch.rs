@@ -82,7 +82,7 @@ fn remove_stale(parent: &Path, prefix: &str) {
         match fs::remove_dir_all(&path) {
             Ok(()) => tracing::info!(path = %path.display(), "removed what a killed process had left"),
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "what a killed process had left cannot be removed")
+                tracing::warn!(%error, path = %path.display(), "what a killed process had left cannot be removed");
             }
         }
     }
