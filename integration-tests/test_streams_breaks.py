@@ -88,6 +88,20 @@ def test_what_is_too_old_for_every_window_is_counted(world: World) -> None:
             assert found == [count], (name, partition)
 
 
+def test_rows_that_are_older_than_what_is_stored_are_counted(world: World) -> None:
+    topic = Topic(world.kafka, partitions=2)
+    world.features.apply([CARD, plain_view("older", topic)])
+    now = now_us()
+    for partition, card in enumerate("ab"):
+        events = [message(card, now - ago * MINUTE, quantity=ago) for ago in [1, 2, 0, 3]]
+        topic.send(events[: 3 + partition], partition=partition)
+    world.drain(topic, ["older"])
+    assert world.rows("older", ["a", "b"]) == {"a": 0, "b": 0}
+    for partition, count in enumerate([1, 2]):
+        found = metric(world.larder, "larder_ingest_stale_total", view="older", partition=str(partition))
+        assert found == [count], partition
+
+
 @pytest.mark.parametrize("good", [True, False], ids=["event", "dead_letter"])
 def test_a_message_of_100_megabytes_does_not_stop_the_stream(world: World, good: bool) -> None:
     """It comes compressed, as only then a broker takes it; what does not fit into a dead letter is named there."""

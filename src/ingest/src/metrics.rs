@@ -239,21 +239,17 @@ pub(crate) fn counted(feed: &Feed, batch: &Batch, applied: &Applied, seconds: f6
     if feed.view.reading.cut_over_us.is_some() {
         counter!("larder_ingest_before_cut_over_total", of(feed)).increment(batch.before_cut_over as u64);
     }
+    let name = if feed.view.is_windowed() { "larder_ingest_late_dropped_total" } else { "larder_ingest_stale_total" };
     let count_of = |counts: &BTreeMap<i32, usize>, partition| counts.get(&partition).map_or(0, |count| *count as u64);
     for &partition in batch.progress.keys() {
         counter!("larder_ingest_late_total", of_partition(feed, partition)).increment(count_of(&batch.late, partition));
-        if feed.view.is_windowed() {
-            let too_old = count_of(&applied.too_old, partition);
-            counter!("larder_ingest_late_dropped_total", of_partition(feed, partition)).increment(too_old);
-        }
+        counter!(name, of_partition(feed, partition)).increment(count_of(&applied.dropped_of, partition));
     }
-    let known: usize = applied.too_old.values().sum();
-    let dropped = applied.dropped.saturating_sub(known) as u64;
-    if !feed.view.is_windowed() {
-        counter!("larder_ingest_stale_total", of(feed)).increment(dropped);
-    } else if dropped > 0 {
+    let known: usize = applied.dropped_of.values().sum();
+    let others = applied.dropped.saturating_sub(known) as u64;
+    if others > 0 {
         // the clock was set back, or another worker's is ahead: their states know a later time
-        counter!("larder_ingest_late_dropped_total", of(feed)).increment(dropped);
+        counter!(name, of(feed)).increment(others);
     }
     histogram!("larder_ingest_batch_seconds", of(feed)).record(seconds);
     tracing::debug!(

@@ -78,8 +78,8 @@ pub struct Applied {
     pub applied: usize,
     /// Events that were too old for every window, or rows older than what is stored.
     pub dropped: usize,
-    /// Events that were too old for every window, by partition.
-    pub too_old: BTreeMap<i32, usize>,
+    /// How many of those came from each partition, as far as it is known.
+    pub dropped_of: BTreeMap<i32, usize>,
 }
 
 /// Why a write did not happen.
@@ -309,7 +309,11 @@ pub(crate) async fn write_rows(
     };
     let written = store.write(WriteBatch { rows, positions, fences, ..WriteBatch::default() }).await;
     let written = written.map_err(Failure::of_store)?;
-    Ok(Applied { applied: written.applied, dropped: written.stale, ..Applied::default() })
+    let mut dropped_of = BTreeMap::new();
+    for (partition, _) in written.stale.iter().filter_map(|at| batch.origins.get(*at as usize)) {
+        *dropped_of.entry(*partition).or_default() += 1;
+    }
+    Ok(Applied { applied: written.applied, dropped: written.stale.len(), dropped_of })
 }
 
 /// Progress as the store keeps it.

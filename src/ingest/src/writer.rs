@@ -168,13 +168,13 @@ impl Writer {
             FoldError::Store(e) => Failure::of_store(e),
             FoldError::State(e) => Failure::State(e),
         })?;
-        let too_old = match &self.feed.content {
+        let dropped_of = match &self.feed.content {
             Content::Windows { spec, .. } if done.late_dropped > 0 => {
                 batch.before(Timestamp(spec.window_start(now.micros())))
             }
             _ => BTreeMap::new(),
         };
-        Ok(Applied { applied: done.applied, dropped: done.late_dropped, too_old })
+        Ok(Applied { applied: done.applied, dropped: done.late_dropped, dropped_of })
     }
 
     /// Keeps the window states of views as one that take their next batch together, where nothing of them waits for a

@@ -211,12 +211,12 @@ pub struct WriteBatch {
 }
 
 /// What a write did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Rows of which at least one column was applied.
+    /// How many rows were applied, in at least one column.
     pub applied: usize,
-    /// Rows that were older than what is stored, in every column.
-    pub stale: usize,
+    /// The rows that were older than what is stored, in every column: their places in the batch, ascending.
+    pub stale: Vec<u32>,
 }
 
 /// What takes the rows of [`OnlineStore::read_rows`].

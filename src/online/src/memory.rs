@@ -40,13 +40,13 @@ impl Store {
         let mut written = Written::default();
         let states = batch.states.len();
         let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
-        for write in batch.rows {
+        for (at, write) in (0..).zip(batch.rows) {
             let rows = table(&mut content.rows, &write.table);
             if let Some(merged) = row::merge(rows.get(&write.key), &write.row) {
                 rows.insert(write.key, merged);
                 written.applied += 1;
             } else {
-                written.stale += 1;
+                written.stale.push(at);
             }
         }
         for write in batch.states {
@@ -62,7 +62,7 @@ impl Store {
             content.positions.insert(key, position);
         }
         drop(content);
-        self.traffic.written(written, states);
+        self.traffic.written(&written, states);
         written
     }
 }

@@ -70,9 +70,9 @@ impl Traffic {
     }
 
     /// A batch was applied.
-    pub(crate) fn written(&self, written: Written, states: usize) {
+    pub(crate) fn written(&self, written: &Written, states: usize) {
         self.applied.increment(written.applied as u64);
-        self.stale.increment(written.stale as u64);
+        self.stale.increment(written.stale.len() as u64);
         self.states_written.increment(states as u64);
     }
 }

@@ -163,42 +163,46 @@ impl Store {
         let mut written = Written::default();
         for part in self.parts(&operations) {
             let mut calls = Vec::with_capacity(part.len());
-            for operations in &part {
-                let keys: Vec<&[u8]> = operations.iter().map(|(key, _)| key.as_slice()).collect();
-                let operations = operations.iter().map(|(_, operation)| operation.as_slice());
+            for places in &part {
+                let keys: Vec<&[u8]> = places.iter().map(|at| operations[*at].0.as_slice()).collect();
+                let operations = places.iter().map(|at| operations[*at].1.as_slice());
                 calls.push((keys, std::iter::once(ttl.as_bytes()).chain(operations).collect()));
             }
-            for answer in self.connection.eval(&self.write, calls).await? {
-                let [Value::Int(applied), Value::Int(stale)] = items(answer)[..] else {
-                    return Err(self.connection.unexpected("EVALSHA"));
-                };
-                written.applied += applied as usize;
-                written.stale += stale as usize;
+            for (places, answer) in part.iter().zip(self.connection.eval(&self.write, calls).await?) {
+                let unexpected = || self.connection.unexpected("EVALSHA");
+                let [Value::Int(applied), Value::Array(stale)] = &items(answer)[..] else { return Err(unexpected()) };
+                written.applied += *applied as usize;
+                for at in stale {
+                    // rows come before all else
+                    let at = if let Value::Int(at) = at { places.get(*at as usize - 1) } else { None };
+                    written.stale.push(*at.ok_or_else(unexpected)? as u32);
+                }
             }
         }
-        self.traffic.written(written, states);
+        written.stale.sort_unstable();
+        self.traffic.written(&written, states);
         Ok(written)
     }
 
-    /// What runs one after the other, and in each what one run of the script does: all at once, or in
-    /// a cluster key by key, with the positions last.
-    fn parts<'a>(&self, operations: &'a [Operation]) -> Vec<Vec<Vec<&'a Operation>>> {
+    /// What runs one after the other, and in each what one run of the script does, by the operations' places: all at
+    /// once, or in a cluster key by key, with the positions last.
+    fn parts(&self, operations: &[Operation]) -> Vec<Vec<Vec<usize>>> {
+        let all = 0..operations.len();
         if !self.connection.is_cluster() {
-            return vec![vec![operations.iter().collect()]];
+            return vec![vec![all.collect()]];
         }
-        let is = |kind: u8| move |(_, operation): &&Operation| operation.first() == Some(&kind);
-        let fences: Vec<_> = operations.iter().filter(is(b'F')).collect();
-        let positions = operations.iter().filter(|o| is(b'P')(o) || is(b'F')(o)).collect();
-        let rest = operations.iter().filter(|o| !is(b'P')(o) && !is(b'F')(o)).collect();
-        let by_key = |operations: Vec<&'a Operation>| {
-            let mut calls: Vec<Vec<&Operation>> = Vec::new();
+        let is = |at: usize, kind: u8| operations[at].1.first() == Some(&kind);
+        let fences: Vec<usize> = all.clone().filter(|at| is(*at, b'F')).collect();
+        let (positions, rest) = all.partition(|at| is(*at, b'P') || is(*at, b'F'));
+        let by_key = |places: Vec<usize>| {
+            let mut calls: Vec<Vec<usize>> = Vec::new();
             let mut known: HashMap<&[u8], usize> = HashMap::new();
-            for operation in operations {
-                let call = *known.entry(&operation.0).or_insert_with(|| {
+            for at in places {
+                let call = *known.entry(&operations[at].0).or_insert_with(|| {
                     calls.push(Vec::new());
                     calls.len() - 1
                 });
-                calls[call].push(operation);
+                calls[call].push(at);
             }
             calls
         };

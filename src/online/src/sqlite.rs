@@ -187,7 +187,7 @@ impl Shared {
             Ok(results) => {
                 for ((result, reply), batch) in results.into_iter().zip(replies).zip(&batches) {
                     if let Ok(written) = &result {
-                        self.traffic.written(*written, batch.states.len());
+                        self.traffic.written(written, batch.states.len());
                     }
                     drop(reply.send(result));
                 }

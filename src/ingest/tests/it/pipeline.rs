@@ -85,7 +85,7 @@ fn late_events_count_until_no_window_reaches_them() {
     ];
     let (batch, applied) = step(&stream.feed(), &store, &late, T0);
     assert_eq!((batch.late, applied.applied, applied.dropped), (BTreeMap::from([(0, 2)]), 2, 1));
-    assert_eq!(applied.too_old, BTreeMap::from([(0, 1)]));
+    assert_eq!(applied.dropped_of, BTreeMap::from([(0, 1)]));
     assert_eq!(store.answer(&stream.view(), "a", T0), Some(vec![int(7), int(3)]));
     // another partition has its own watermark
     let (batch, _) = step(&stream.feed(), &store, &[message(1, 0, "b", 1, T0 - 30 * SECOND)], T0);
@@ -118,6 +118,12 @@ fn plain_views_keep_the_newest_by_event_time() {
     assert_eq!(applied.applied, 1);
     assert_eq!(store.feature(&stream.view(), "a", "amount"), Some(NULL));
     assert!(store.content().rows.keys().all(|(_, key)| *key == entity("user", "a")));
+    // which partitions brought what is older; what is no event stands between
+    let bad = Message { partition: 0, offset: 3, body: Body::of(&b"{"[..]), ..Message::default() };
+    let older = [bad, message(1, 0, "a", 3, T0), message(0, 4, "b", 4, T0), message(1, 1, "a", 5, T0)];
+    let (batch, applied) = step(&stream.feed(), &store, &older, T0);
+    assert_eq!((batch.dead.len(), applied.applied, applied.dropped), (1, 1, 2));
+    assert_eq!(applied.dropped_of, BTreeMap::from([(1, 2)]));
 }
 
 #[test]

@@ -129,14 +129,14 @@ impl OnlineStore for MemoryStore {
             let mut written = Written::default();
             {
                 let mut content = self.content();
-                for write in batch.rows {
+                for (at, write) in (0..).zip(batch.rows) {
                     let key = ((*write.table).clone(), write.key);
                     match merge(content.rows.get(&key), &write.row) {
                         Some(row) => {
                             content.rows.insert(key, row);
                             written.applied += 1;
                         }
-                        None => written.stale += 1,
+                        None => written.stale.push(at),
                     }
                 }
                 for write in batch.states {

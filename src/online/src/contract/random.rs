@@ -66,7 +66,7 @@ impl Oracle {
         positions: &[(usize, i32, i64)],
     ) -> Written {
         let mut written = Written::default();
-        for step in rows {
+        for (at, step) in (0..).zip(rows) {
             let stored = self.rows.entry((step.table, step.entity)).or_default();
             let mut news = false;
             for (&id, &(event, created, value)) in &step.columns {
@@ -80,7 +80,7 @@ impl Oracle {
             if news {
                 written.applied += 1;
             } else {
-                written.stale += 1;
+                written.stale.push(at);
             }
         }
         for &(table, entity, state) in states {

@@ -161,7 +161,7 @@ impl Writer {
         let kept = self.keep(group);
         for (written, states, reply) in staged {
             if kept.is_ok() {
-                self.shared.traffic.written(written, states);
+                self.shared.traffic.written(&written, states);
             }
             let _ = reply.send(kept.clone().map(|()| written));
         }
@@ -173,7 +173,7 @@ impl Writer {
         let mut keys = Keys::default();
         let mut before = Vec::with_capacity(batch.rows.len());
         let mut reader = self.shared.runs.reader();
-        for write in batch.rows {
+        for (at, write) in (0..).zip(batch.rows) {
             let key = keys.key(Kind::Row, &write.table, &write.key);
             let merged = match group.entries.get(&key) {
                 Some(entry) => merge(entry, &write.row),
@@ -190,7 +190,7 @@ impl Writer {
                 before.push((key, old));
                 written.applied += 1;
             } else {
-                written.stale += 1;
+                written.stale.push(at);
             }
         }
         // From here on nothing fails.

@@ -60,11 +60,11 @@ impl Database {
 
 fn apply(connection: &Connection, known: &mut Known, batch: &WriteBatch) -> Result<Written, Failure> {
     let mut written = Written::default();
-    for write in &batch.rows {
+    for (at, write) in (0..).zip(&batch.rows) {
         if apply_row(connection, known, write)? {
             written.applied += 1;
         } else {
-            written.stale += 1;
+            written.stale.push(at);
         }
     }
     for write in &batch.states {
