@@ -71,7 +71,7 @@ rows summing to 5,000,000.
 They are moved in time so that the last one is now, and the windows, an hour and more hopping by a minute, hold them all; afterwards each \
 user's count is read. Seconds are from the registration to the last event applied, CPU that of the server until its last checkpoint is written.
 - `entities/few`, `entities/many`: one view of three windows, in process: a million events of ten thousand entities, and {many} \
-events of as many, none of which comes twice. CPU is that of the process until all is durable and the store is closed. Memory: {resident} \
+events of as many, none of which comes twice. CPU is that of the process until all is durable and the store is closed; at most three runs. Memory: {resident} \
 entities with twenty events each over 55 minutes, in windows of an hour hopping by a minute; what the process had more resident afterwards, the embedded store's \
 caches included, beside the bytes of keys and stored states.
 - The hot key: 12 hours of ten events a second; count, sum and maximum over them, by a read of the state and by decoding and \
