@@ -262,7 +262,7 @@ class Served:
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def wait(self, name: str, least: float) -> None:
-        """Until a counter has come so far; asked for seldom while it is far from there, for that costs the server time."""
+        """Until a counter has come so far; asked for seldom while it is far away, for that costs the server time."""
         deadline = time.monotonic() + 600
         while (come := self.metric(name)) < least:
             if time.monotonic() > deadline:
