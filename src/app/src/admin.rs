@@ -142,7 +142,7 @@ pub(crate) async fn backfill(config: Config, options: cli::Backfill) -> Result<(
         bar.set_position(job.rows);
         bar.set_message(how_far(&job));
         match job.status.as_str() {
-            "waiting" | "running" => tokio::time::sleep(ASK).await,
+            "waiting" | "running" => tokio::time::sleep(ASK).await, // a job can only be asked how far it is
             "done" => {
                 bar.finish_and_clear();
                 println!(

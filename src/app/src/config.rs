@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use model::registry::Start;
 use serde::de::DeserializeOwned;
 
 use crate::cli::{self, Service};
@@ -103,38 +104,13 @@ impl Default for OnlineStore {
     }
 }
 
-/// Where a view starts to read its topic that has no position yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) enum Start {
-    Earliest,
-    Latest,
-    Committed,
-    /// At the first message that was produced then or later.
-    Time(model::Timestamp),
-}
-
-impl TryFrom<String> for Start {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "earliest" => Ok(Self::Earliest),
-            "latest" => Ok(Self::Latest),
-            "committed" => Ok(Self::Committed),
-            _ => model::Timestamp::parse(&text).map(Self::Time).map_err(|_| {
-                format!("{text:?} is none of earliest, latest and committed, and no time such as 2026-01-31T12:00:00Z")
-            }),
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
 pub(crate) struct Ingest {
     pub(crate) group_prefix: String,
     /// This process among the members of its groups; `None` is a name of its own for each host and data directory.
     pub(crate) group_instance_id: Option<String>,
+    /// Where a view starts to read its topic that has no position yet.
     pub(crate) start: Start,
     pub(crate) batch_messages: usize,
     pub(crate) linger_ms: u64,
@@ -168,7 +144,7 @@ impl Default for Ingest {
         Self {
             group_prefix: "larder".into(),
             group_instance_id: None,
-            start: Start::Earliest,
+            start: Start::EARLIEST,
             batch_messages: 1000,
             linger_ms: 5,
             max_future_ms: 5000,

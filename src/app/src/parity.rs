@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config, options: cli::Parity) -> Result<(), Erro
         if start.elapsed() + PAUSE >= lasts {
             break;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE).await; // the time between comparisons is what is asked for
     }
     if differences > 0 { Err(Error::Different { differences, values }) } else { Ok(()) }
 }

@@ -365,12 +365,7 @@ fn ingest_settings(config: &Config) -> ingest::Settings {
         projects,
         group_prefix: config.group_prefix.clone(),
         group_instance_id,
-        auto_offset_reset: match config.start {
-            config::Start::Earliest => ingest::OffsetReset::Earliest,
-            config::Start::Latest => ingest::OffsetReset::Latest,
-            config::Start::Committed => ingest::OffsetReset::Committed,
-            config::Start::Time(time) => ingest::OffsetReset::Time(time),
-        },
+        start: config.start,
         batch_size: config.batch_messages,
         linger: Duration::from_millis(config.linger_ms),
         future_skew: Duration::from_millis(config.max_future_ms),

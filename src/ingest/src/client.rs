@@ -67,7 +67,7 @@ fn common(config: &mut ClientConfig, feed: &Feed, settings: &Settings) {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "false")
-        .set("auto.offset.reset", settings.auto_offset_reset.as_str());
+        .set("auto.offset.reset", settings.offset_reset());
 }
 
 /// What stands at these positions, to be read from there.

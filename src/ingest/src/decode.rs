@@ -335,12 +335,9 @@ fn time_of_message(message: &Message, record: &Record<'_>, source: &Source) -> R
     }
 }
 
-/// A column of texts, where it is one of the message's value and at hand.
+/// The same as a text, where it is one of the value's and at hand.
 fn text_of_message<'r>(record: &'r Record<'_>, source: &Source) -> Option<&'r str> {
-    match record {
-        Record::Json(record) if !metadata::is_beside(std::iter::once(source)) => record.text(source),
-        _ => None,
-    }
+    if metadata::is_beside(std::iter::once(source)) { None } else { record.text(source) }
 }
 
 fn not_after(event: Timestamp, now: Timestamp, skew_us: i64) -> Result<(), Reason> {
@@ -407,6 +404,14 @@ impl Columns for Record<'_> {
             Self::Nothing => Ok(None),
             Self::Json(record) => record.time(column),
             Self::Other(record) => record.time(column),
+        }
+    }
+
+    fn text(&self, column: &Source) -> Option<&str> {
+        match self {
+            Self::Nothing => None,
+            Self::Json(record) => record.text(column),
+            Self::Other(record) => record.text(column),
         }
     }
 }

@@ -48,5 +48,5 @@ pub mod writer;
 
 pub use error::Error;
 pub use marker::TABLE as MARKER_TABLE;
-pub use settings::{OffsetReset, Settings};
+pub use settings::Settings;
 pub use supervisor::{Deps, run};

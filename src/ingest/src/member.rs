@@ -177,7 +177,8 @@ impl Member {
                     }
                     let Some(progress) = self.progress.get_mut(&partition) else { continue };
                     if self.fresh.remove(&partition) {
-                        if start::is_lost(client, &self.feed.topic, partition, progress.next, offset) {
+                        let oldest = || start::oldest(client, &self.feed.topic, partition);
+                        if start::is_lost(progress.next, offset, oldest) {
                             metrics::position_lost(&self.feed, partition, progress.next, offset);
                             // the topic may have been made anew
                             if offset < progress.next {

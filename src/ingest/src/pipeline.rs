@@ -275,14 +275,17 @@ impl Making {
 impl Batch {
     /// How many of the events are from before this time, by partition.
     pub(crate) fn before(&self, time: Timestamp) -> BTreeMap<i32, usize> {
-        let mut found = BTreeMap::new();
-        for (event, (partition, _)) in self.events.iter().zip(&*self.origins) {
-            if event.version.event < time {
-                *found.entry(*partition).or_default() += 1;
-            }
-        }
-        found
+        let events = self.events.iter().zip(&*self.origins);
+        by_partition(events.filter(|(event, _)| event.version.event < time).map(|(_, origin)| origin))
     }
+}
+
+fn by_partition<'a>(origins: impl Iterator<Item = &'a (i32, i64)>) -> BTreeMap<i32, usize> {
+    let mut found = BTreeMap::new();
+    for (partition, _) in origins {
+        *found.entry(*partition).or_default() += 1;
+    }
+    found
 }
 
 /// Writes the rows of a batch, and its positions, behind these fences, where they are not stored later: all of it, or
@@ -309,10 +312,7 @@ pub(crate) async fn write_rows(
     };
     let written = store.write(WriteBatch { rows, positions, fences, ..WriteBatch::default() }).await;
     let written = written.map_err(Failure::of_store)?;
-    let mut dropped_of = BTreeMap::new();
-    for (partition, _) in written.stale.iter().filter_map(|at| batch.origins.get(*at as usize)) {
-        *dropped_of.entry(*partition).or_default() += 1;
-    }
+    let dropped_of = by_partition(written.stale.iter().filter_map(|at| batch.origins.get(*at as usize)));
     Ok(Applied { applied: written.applied, dropped: written.stale.len(), dropped_of })
 }
 

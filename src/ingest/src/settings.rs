@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use model::Timestamp;
+use model::registry::{From, Start};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
@@ -11,30 +11,6 @@ use crate::error::Error;
 use crate::formats::Formats;
 use crate::schema_registry;
 use crate::writer::Checkpoints;
-
-/// Where a view starts to read a partition of which no position is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OffsetReset {
-    /// At the oldest message that the topic still has.
-    #[default]
-    Earliest,
-    /// Behind the newest.
-    Latest,
-    /// Where the view's group stands as Kafka has it; at the oldest message where it has none.
-    Committed,
-    /// At the first message of this time or later, by the broker's index; behind the newest where there is none.
-    Time(Timestamp),
-}
-
-impl OffsetReset {
-    /// The value of Kafka's `auto.offset.reset`: of a stored position that the topic no longer has.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Earliest | Self::Committed | Self::Time(_) => "earliest",
-            Self::Latest => "latest",
-        }
-    }
-}
 
 /// What can be set about ingestion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +24,8 @@ pub struct Settings {
     /// timeout, which a view waits out that moves to another topic. Of two processes with one id the older
     /// is fenced off. `None`: a dynamic member.
     pub group_instance_id: Option<String>,
-    /// Where a view starts that has no stored position.
-    pub auto_offset_reset: OffsetReset,
+    /// Where a view starts to read a partition of which no position is stored.
+    pub start: Start,
     /// The most messages that are written together.
     pub batch_size: usize,
     /// How long a batch waits for more messages after its first.
@@ -79,7 +55,7 @@ impl Default for Settings {
             projects: None,
             group_prefix: "larder".to_owned(),
             group_instance_id: Some("larder".to_owned()),
-            auto_offset_reset: OffsetReset::Earliest,
+            start: Start::EARLIEST,
             batch_size: 1000,
             linger: Duration::from_millis(5),
             checkpoints: Checkpoints { interval: Duration::from_secs(1), entities: 100_000, memory: 512 << 20 },
@@ -122,6 +98,11 @@ impl Settings {
                 other => format!("the property {name}: {other}"),
             })
         })
+    }
+
+    /// Kafka's `auto.offset.reset`: where a partition is read on whose topic no longer has the stored position.
+    pub(crate) fn offset_reset(&self) -> &'static str {
+        if self.start.from == From::Latest { "latest" } else { "earliest" }
     }
 
     /// Everything that the dead-letter producer is given.

@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use model::registry::{From, Reading};
+use model::Timestamp;
+use model::registry::{From, Reading, Start};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::client;
 use crate::feed::{self, Feed};
-use crate::settings::{OffsetReset, Settings};
+use crate::settings::Settings;
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -22,35 +23,34 @@ pub(crate) fn offset<C: ConsumerContext>(
     settings: &Settings,
 ) -> Result<i64, String> {
     let reading = &feed.view.reading;
-    let found = match (reading.from(), settings.auto_offset_reset) {
-        (From::Configured, OffsetReset::Earliest) | (From::Earliest, _) => return Ok(-1),
-        (From::Configured, OffsetReset::Latest) | (From::Latest, _) => end(consumer, &feed.topic, partition),
-        (From::Configured, OffsetReset::Committed) | (From::Committed, _) => committed(feed, partition, settings),
-        (From::Configured, OffsetReset::Time(time)) => {
-            of_time(consumer, &feed.topic, partition, time.micros().div_euclid(1000).max(0))
-        }
-        (From::Time, _) => {
+    let begin = match reading.from() {
+        From::Configured => settings.start,
+        from => Start { from, time: Timestamp(reading.from_us) },
+    };
+    let found = match begin.from {
+        From::Configured | From::Earliest => return Ok(-1),
+        From::Latest => end(consumer, &feed.topic, partition),
+        From::Committed => committed(feed, partition, settings),
+        From::Time => {
             // an event may have come before its time, by so much
             let skew = i64::try_from(settings.future_skew.as_millis()).unwrap_or(i64::MAX);
             let skew = if reading.cut_over_us.is_some() { skew } else { 0 };
-            let time = reading.from_us.div_euclid(1000).saturating_sub(skew).max(0);
+            let time = begin.time.micros().div_euclid(1000).saturating_sub(skew).max(0);
             of_time(consumer, &feed.topic, partition, time)
         }
     };
     found.map_err(|e| format!("the start of partition {partition} cannot be found: {e}"))
 }
 
+/// The oldest offset that the topic has; `None` where the broker does not say.
+pub(crate) fn oldest<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32) -> Option<i64> {
+    consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT).ok().map(|(oldest, _)| oldest)
+}
+
 /// Whether the topic no longer has what stands at the position `next`, where what was found first is at `found`. (Behind a
-/// gap that compaction left, or the marks of transactions, nothing is lost.) Asks the broker; where it does not answer, yes.
-pub(crate) fn is_lost<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    topic: &str,
-    partition: i32,
-    next: i64,
-    found: i64,
-) -> bool {
-    let has = || consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT).is_ok_and(|(oldest, _)| oldest <= next);
-    next >= 0 && found != next && (found < next || !has())
+/// gap that compaction left, or the marks of transactions, nothing is lost.) Where nobody knows its oldest offset, yes.
+pub(crate) fn is_lost(next: i64, found: i64, oldest: impl FnOnce() -> Option<i64>) -> bool {
+    next >= 0 && (found < next || found > next && oldest().is_none_or(|oldest| oldest > next))
 }
 
 fn end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32) -> KafkaResult<i64> {

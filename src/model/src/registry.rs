@@ -14,7 +14,7 @@ use prost::Message;
 use proto::feast::core;
 
 pub use on_demand::{Function, OnDemand, SourceView};
-pub use reading::{From, Reading};
+pub use reading::{From, Reading, Start};
 pub use view::{Aggregation, AsOf, Field, JoinKey, KNOWN_AT, Projection, View, ViewKind};
 
 use crate::error::{Error, Result};

@@ -174,7 +174,7 @@ impl Store {
                 written.applied += *applied as usize;
                 for at in stale {
                     // rows come before all else
-                    let at = if let Value::Int(at) = at { places.get(*at as usize - 1) } else { None };
+                    let at = if let Value::Int(at) = at { places.get(*at as usize) } else { None };
                     written.stale.push(*at.ok_or_else(unexpected)? as u32);
                 }
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::ports::OnlineStore;
-use model::registry::{From, View};
+use model::registry::{Start, View};
 use model::{Result, Timestamp, schema};
 
 use crate::catalog::Catalog;
@@ -163,8 +163,8 @@ impl Streams {
     /// Reads it from another place on. The windows of a windowed view are built anew from there.
     ///
     /// Errors: as [`Streams::pause`].
-    pub async fn seek(&self, view: &str, from: From, time: Timestamp) -> Result<()> {
-        self.catalog.seek_stream(&self.project, view, from, time).await
+    pub async fn seek(&self, view: &str, start: Start) -> Result<()> {
+        self.catalog.seek_stream(&self.project, view, start).await
     }
 
     async fn stream(&self, view: &View) -> Result<Option<Stream>> {

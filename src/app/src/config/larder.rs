@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use model::registry::Start;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
-    Config, Durability, Error, Hidden, Ingest, Limits, OnlineStore, Python, Registry, SchemaRegistry, Start,
-    Transformations, Yaml, online,
+    Config, Durability, Error, Hidden, Ingest, Limits, OnlineStore, Python, Registry, SchemaRegistry, Transformations,
+    Yaml, online,
 };
 
 #[derive(Deserialize)]
@@ -75,11 +76,23 @@ struct Offline {
 }
 
 #[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Begin(Start);
+
+impl TryFrom<String> for Begin {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|e: model::Error| e.message().to_owned())
+    }
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IngestFile {
     group_prefix: Option<String>,
     group_instance_id: Option<String>,
-    auto_offset_reset: Option<Start>,
+    auto_offset_reset: Option<Begin>,
     batch_messages: Option<usize>,
     linger_ms: Option<u64>,
     max_future_ms: Option<u64>,
@@ -291,7 +304,7 @@ fn read_ingest(yaml: &Yaml, dir: &Path, file: IngestFile) -> Result<Ingest, Erro
     Ok(Ingest {
         group_prefix: file.group_prefix.unwrap_or(default.group_prefix),
         group_instance_id: file.group_instance_id,
-        start: file.auto_offset_reset.unwrap_or(default.start),
+        start: file.auto_offset_reset.map_or(default.start, |Begin(start)| start),
         batch_messages: file.batch_messages.unwrap_or(default.batch_messages).max(1),
         linger_ms: file.linger_ms.unwrap_or(default.linger_ms),
         max_future_ms: file.max_future_ms.unwrap_or(default.max_future_ms),

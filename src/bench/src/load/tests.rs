@@ -21,8 +21,7 @@ fn server(calm: usize, stall: Duration) -> SocketAddr {
                     let mut seen = seen.lock().expect("nobody panics");
                     *seen += 1;
                     if *seen == calm {
-                        // the stall that is measured: it is what this server is for
-                        thread::sleep(stall);
+                        thread::sleep(stall); // the stall that is measured: it is what this server is for
                     }
                     drop(seen);
                     if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_err() {

@@ -124,7 +124,7 @@ impl Columns for Row<'_> {
 fn event(feed: &Feed, row: &dyn Columns, now: Timestamp, skew_us: i64) -> Result<Event, Reason> {
     let value = |source: &Source| row.value(source);
     let time = |source: &Source| row.time(source);
-    let key = entity_key(&feed.keys, value, |_| None)?;
+    let key = entity_key(&feed.keys, value, |source| row.text(source))?;
     let event = time(&feed.time)?.ok_or_else(|| {
         Reason::MissingTimestamp(format!("the event time '{}' that the view's SQL gives is null", feed.time.name))
     })?;

@@ -1,6 +1,7 @@
 //! What a reader polls: a batch of messages in the order of their partitions, none of a partition that went meanwhile.
 //! Knows no store.
 
+use std::cell::LazyCell;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
@@ -91,12 +92,13 @@ impl Reader<'_> {
         let Some(Track { next, fresh, .. }) = tracks.get_mut(&partition) else { return Ok(false) };
         let expected = std::mem::replace(next, offset + 1);
         if std::mem::take(fresh) {
+            // for all members once, and only where one asks
+            let oldest = LazyCell::new(|| start::oldest(self.consumer, &self.consumer.context().topic, partition));
             for member in members.iter_mut().filter(|member| !member.behind.contains(&partition)) {
                 let Some(progress) = member.progress.get_mut(&partition) else { continue };
                 // what comes before a member's position comes again, and is left out; no other member has less than this
                 let again = offset < progress.next && offset >= expected;
-                let topic = &self.consumer.context().topic;
-                if !again && start::is_lost(self.consumer, topic, partition, progress.next, offset) {
+                if !again && start::is_lost(progress.next, offset, || *oldest) {
                     metrics::position_lost(&member.feed, partition, progress.next, offset);
                     if offset < progress.next {
                         // what a topic made anew has is new

@@ -340,7 +340,7 @@ impl Reader<'_> {
     fn take(&mut self, client: &Client, partition: i32, offset: i64) -> Result<bool, Stop> {
         let Some(expected) = self.ends.reached(partition).map(|reached| reached.next) else { return Ok(false) };
         if self.fresh.remove(&partition) {
-            if start::is_lost(client, &self.feed.topic, partition, expected, offset) {
+            if start::is_lost(expected, offset, || start::oldest(client, &self.feed.topic, partition)) {
                 metrics::position_lost(self.feed, partition, expected, offset);
             }
         } else if offset < expected {

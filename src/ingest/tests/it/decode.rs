@@ -5,7 +5,7 @@ use ingest::decode::json::{Record, Wanted};
 use ingest::decode::{Columns as _, Decoder, Event, Reason};
 use ingest::feed::{Feed, Source};
 use ingest::formats::Formats;
-use ingest::message::{Body, Message};
+use ingest::message::{Copies, Message};
 use model::value::{NULL, ValueType, proto_value::Val};
 use model::{Timestamp, Value};
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ fn feed() -> Feed {
 }
 
 fn event(feed: &Feed, payload: Option<&[u8]>, skew: i64) -> Result<Event, Reason> {
-    let message = Message { body: Body::new(None, payload), ..Message::default() };
+    let message = Message { body: Copies::default().of(None, payload), ..Message::default() };
     Decoder::new(&[feed], &Writers::new()).read(&message, Timestamp(T0), skew).event(0)
 }
 

@@ -12,7 +12,7 @@ use ingest::decode::avro::{Writer, Writers};
 use ingest::decode::{Decoder, Event, Reason};
 use ingest::feed::Feed;
 use ingest::formats::Formats;
-use ingest::message::{Body, Message};
+use ingest::message::{Body, Copies, Message};
 use model::value::{NULL, ValueType, proto_value::Val};
 use model::{Timestamp, Value};
 use proptest::prelude::*;
@@ -328,7 +328,7 @@ fn what_stands_beside_the_value_is_a_column() {
     let feed = stream.feed();
     let given = Some(&br#"{"amount": 3}"#[..]);
     let message = Message {
-        body: Body::new(Some(b"a"), given),
+        body: Copies::default().of(Some(b"a"), given),
         timestamp_ms: Some(T0 / 1000 - 5),
         headers: vec![("tenant".into(), Some(b"old".to_vec())), ("tenant".into(), Some(b"new".to_vec()))],
         ..Message::default()
@@ -339,12 +339,12 @@ fn what_stands_beside_the_value_is_a_column() {
     assert_eq!(event.version.event, Timestamp(T0 - 5000));
     assert_eq!(*event.values, [int(3), value(Val::StringVal("new".into()))]);
 
-    let tombstone = Message { body: Body::new(Some(b"a"), None), ..message.clone() };
+    let tombstone = Message { body: Copies::default().of(Some(b"a"), None), ..message.clone() };
     let event = read(&tombstone).expect("key and time do not stand in the value");
     assert_eq!((event.key, event.values[0].clone()), (entity("user", "a"), NULL));
 
     assert_eq!(
-        read(&Message { body: Body::new(None, given), ..message.clone() }).expect_err("no key").label(),
+        read(&Message { body: Copies::default().of(None, given), ..message.clone() }).expect_err("no key").label(),
         "missing_key"
     );
     assert_eq!(
@@ -352,7 +352,7 @@ fn what_stands_beside_the_value_is_a_column() {
         "missing_timestamp"
     );
     assert_eq!(
-        read(&Message { body: Body::new(Some(b"\xff"), given), ..message }).expect_err("no text").label(),
+        read(&Message { body: Copies::default().of(Some(b"\xff"), given), ..message }).expect_err("no text").label(),
         "wrong_type"
     );
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ingest::gate::{Gate, Leftovers};
 use ingest::writer::Checkpoints;
-use ingest::{Deps, OffsetReset, Settings};
+use ingest::{Deps, Settings};
 use model::Timestamp;
 use model::registry::Registry;
 use proptest::prelude::*;
@@ -516,7 +516,7 @@ async fn latest_keeps_its_start_through_a_restart() {
     let stream = Stream::windowed("v", &cluster.servers(), "t");
     let store = Arc::new(MemoryStore::default());
     cluster.event("t", 0, "a", 1).await;
-    let latest = || Settings { auto_offset_reset: OffsetReset::Latest, ..quick() };
+    let latest = || Settings { start: "latest".parse().expect("a start"), ..quick() };
     let ingest = Ingest::start(&store, &[&stream], latest());
     store.until("the end is stored", |c| c.positions.len() == 2).await;
     ingest.stop().await;

@@ -2,6 +2,7 @@
 //! It stands in the registry beside the view, so that whoever shares the registry goes over to another state at the
 //! same commit. Knows no Kafka and no store.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +27,40 @@ pub enum From {
     Time = 3,
     /// Where Kafka has the view's group.
     Committed = 4,
+}
+
+/// A beginning, and its time where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Where.
+    pub from: From,
+    /// For [`From::Time`].
+    pub time: Timestamp,
+}
+
+impl Start {
+    /// At the beginning of what the broker keeps.
+    pub const EARLIEST: Self = Self { from: From::Earliest, time: Timestamp(0) };
+}
+
+impl FromStr for Start {
+    type Err = Error;
+
+    /// Reads `earliest`, `latest`, `committed`, or a time as [`Timestamp::parse`] does.
+    fn from_str(text: &str) -> Result<Self> {
+        let at = |from| Ok(Self { from, time: Timestamp(0) });
+        match text {
+            "earliest" => at(From::Earliest),
+            "latest" => at(From::Latest),
+            "committed" => at(From::Committed),
+            _ => match Timestamp::parse(text) {
+                Ok(time) => Ok(Self { from: From::Time, time }),
+                Err(_) => Err(Error::invalid(format!(
+                    "{text:?} is none of earliest, latest and committed, and no time such as 2026-01-31T12:00:00Z"
+                ))),
+            },
+        }
+    }
 }
 
 /// How a view's stream is read.

@@ -1,5 +1,6 @@
 -- Applies one batch: KEYS[i] is what ARGV[i + 1] acts on; ARGV[1] is the time to live of entities in
--- seconds, 0 for ever. Gives how many rows were applied, and the places in KEYS of those that were stale. Nothing is written unless all can be.
+-- seconds, 0 for ever. Gives how many rows were applied, and the places of those that were stale, from 0. Nothing is
+-- written unless all can be.
 --
 -- Operations (see layout.rs): 'R' merges a row, column by column, unless what is stored is newer;
 -- 'S' sets a key to the bytes that follow; 'D' deletes it; 'P' sets the field of a hash; 'F' says what a field of a hash
@@ -178,7 +179,7 @@ for i, key in ipairs(KEYS) do
         local id = row.ts .. '\0' .. key
         local got = touched[id] and redis.call('HMGET', key, row.ts, row.times) or row.got
         touched[id] = true
-        if merge(key, row, got) then applied = applied + 1 else stale[#stale + 1] = i end
+        if merge(key, row, got) then applied = applied + 1 else stale[#stale + 1] = i - 1 end
     elseif kind == 'S' then
         redis.call('SET', key, sub(ARGV[i + 1], 2))
     elseif kind == 'D' then

@@ -3,8 +3,7 @@
 
 use axum::Json;
 use axum::extract::Path;
-use model::registry::From;
-use model::{Error, Kind, Timestamp};
+use model::{Error, Kind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use service::streams::{Stream, Streams};
@@ -45,13 +44,7 @@ pub(super) async fn seek(
     Path(Name { view }): Path<Name>,
     Body(request): Body<Seek>,
 ) -> Result<Json<Value>, Failure> {
-    let (from, time) = match request.to.as_str() {
-        "earliest" => (From::Earliest, Timestamp(0)),
-        "latest" => (From::Latest, Timestamp(0)),
-        "committed" => (From::Committed, Timestamp(0)),
-        time => (From::Time, Timestamp::parse(time)?),
-    };
-    streams(&online)?.seek(&view, from, time).await?;
+    streams(&online)?.seek(&view, request.to.parse()?).await?;
     one(&online, &view).await
 }
 

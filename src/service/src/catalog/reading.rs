@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use model::ports::{Change, ObjectKind};
-use model::registry::{From, Reading, Registry, View};
+use model::registry::{Reading, Registry, Start, View};
 use model::{Error, Kind, Result, Timestamp};
 
 use super::{Catalog, apply, gone, view_object};
@@ -79,7 +79,7 @@ impl Catalog {
     /// read again would be counted twice.
     ///
     /// Errors: no such view; one without a stream.
-    pub async fn seek_stream(&self, project: &str, view: &str, from: From, time: Timestamp) -> Result<()> {
+    pub async fn seek_stream(&self, project: &str, view: &str, start: Start) -> Result<()> {
         let (project, view) = (project.to_owned(), view.to_owned());
         let replaced = self.inner.replaced();
         self.change(move |registry, now| {
@@ -87,8 +87,8 @@ impl Catalog {
             let reading = noted(registry, view)?;
             let reading = Reading {
                 generation: now.micros().max(reading.generation + 1),
-                from: from as i32,
-                from_us: time.micros(),
+                from: start.from as i32,
+                from_us: start.time.micros(),
                 cut_over_us: None,
                 ..reading
             };
